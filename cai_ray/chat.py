@@ -1,0 +1,209 @@
+"""Messages to prompt text and back: chat templates, base-model transcripts, thinking, control tokens.
+
+Inside a dialogue a message's role may also be a step of revision ("critique_request", "critique",
+"revision_request", "revision"). A chat template sees them as user and assistant turns; a transcript
+shows them under their own labels, as in the paper's section 3.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from cai_ray.config import ThinkingConfig
+
+Message = dict[str, str]  # {"role": ..., "content": ...}
+
+CHAT_ROLES = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "critique_request": "user",
+    "critique": "assistant",
+    "revision_request": "user",
+    "revision": "assistant",
+}
+TRANSCRIPT_LABELS = {
+    "user": "Human",
+    "assistant": "Assistant",
+    "critique_request": "CritiqueRequest",
+    "critique": "Critique",
+    "revision_request": "RevisionRequest",
+    "revision": "Revision",
+}
+REPLY_ROLES = {"user": "assistant", "critique_request": "critique", "revision_request": "revision"}
+_ROLE_OF_LABEL = {label: role for role, label in TRANSCRIPT_LABELS.items()}
+# The transcript format of hh-rlhf and the paper: a turn starts after a blank line (or at the very start).
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
+
+
+def messages_to_transcript(messages: Sequence[Message]) -> str:
+    """`[{user, Hi}, {assistant, Hello}]` -> "\\n\\nHuman: Hi\\n\\nAssistant: Hello" (hh-rlhf's layout).
+
+    A system message becomes an unlabelled paragraph, since base models know no such label.
+    """
+    parts = []
+    for message in messages:
+        if message["role"] == "system":
+            parts.append(f"\n\n{message['content']}")
+        else:
+            parts.append(f"\n\n{TRANSCRIPT_LABELS[message['role']]}: {message['content']}")
+    return "".join(parts)
+
+
+def transcript_to_messages(transcript: str) -> list[Message]:
+    """The inverse for Human/Assistant turns; contents are stripped.
+
+    Raises ValueError when the text does not start with a turn label.
+    """
+    starts = list(_TURN.finditer(transcript))
+    if not starts or transcript[: starts[0].start()].strip():
+        raise ValueError('a transcript starts with "Human:" or "Assistant:"')
+    messages = []
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        content = transcript[start.end() : following.start() if following else len(transcript)]
+        messages.append({"role": _ROLE_OF_LABEL[start[1]], "content": content.strip()})
+    return messages
+
+
+def neutralise(text: str, special_tokens: Iterable[str]) -> tuple[str, int]:
+    """Defuse control tokens spelled out in `text`: "<|im_end|>" becomes "< |im_end|>".
+
+    Today's chat templates would turn them into real control tokens, so that a user's text could end
+    its own turn and speak as the assistant. Returns the text and how many were defused.
+    """
+    num_defused = 0
+    found = True
+    while found:  # a space may complete another token's spelling, so look again until nothing is left
+        found = False
+        for token in special_tokens:
+            if token and token in text:
+                num_defused += text.count(token)
+                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
+                found = True
+    return text, num_defused
+
+
+def split_thinking(text: str, config: ThinkingConfig) -> tuple[str | None, str]:
+    """ "<think>why</think>answer" -> ("why", "answer"); (None, text) when there is no thinking.
+
+    Thinking that was never closed is all thinking: the answer is then "".
+    """
+    head, closed, answer = text.partition(config.close)
+    opened = head.lstrip().startswith(config.open) or config.opened_by_template
+    if not closed and not opened:
+        return None, text.strip()
+    thinking = head.strip().removeprefix(config.open).strip()
+    return thinking, answer.strip()
+
+
+def fold_system(messages: Sequence[Message]) -> list[Message]:
+    """Move a leading system message into the first user turn, for models without a system role (Gemma-2)."""
+    if not messages or messages[0]["role"] != "system":
+        return list(messages)
+    system, rest = messages[0]["content"], list(messages[1:])
+    for index, message in enumerate(rest):
+        if CHAT_ROLES[message["role"]] == "user":
+            rest[index] = {"role": message["role"], "content": f"{system}\n\n{message['content']}"}
+            return rest
+    return [{"role": "user", "content": system}, *rest]
+
+
+def with_system_role(
+    messages: Sequence[Message], system_role: Literal["auto", "native", "fold", "drop"]
+) -> list[Message]:
+    """The messages with their system message kept ("native", "auto"), folded into a user turn, or dropped."""
+    if system_role == "fold":
+        return fold_system(messages)
+    if system_role == "drop":
+        return [message for message in messages if message["role"] != "system"]
+    return list(messages)
+
+
+def chat_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the roles that chat templates know."""
+    return [{"role": CHAT_ROLES[message["role"]], "content": message["content"]} for message in messages]
+
+
+def transcript_prompt(messages: Sequence[Message]) -> str:
+    """The prompt for a base model: the transcript, and the label of the reply unless that is begun already."""
+    reply = REPLY_ROLES.get(messages[-1]["role"])
+    text = messages_to_transcript(messages)
+    return f"{text}\n\n{TRANSCRIPT_LABELS[reply]}:" if reply else text
+
+
+class Renderer:
+    """Messages -> prompt text -> token ids, for one tokenizer and one format.
+
+    `tokenizer` is a Hugging Face tokenizer (anything with `apply_chat_template`, `encode`,
+    `all_special_tokens`, `added_tokens_decoder`). Raises ValueError when the format is "chat" and
+    there is no chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        format: Literal["chat", "transcript"] = "chat",
+        system_role: Literal["auto", "native", "fold", "drop"] = "auto",
+        chat_template: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.format = format
+        self.chat_template = chat_template
+        if format == "chat" and not (chat_template or getattr(tokenizer, "chat_template", None)):
+            raise ValueError(
+                "the tokenizer has no chat template; set models.<name>.chat_template to a Jinja file, "
+                'or models.<name>.format to "transcript" for a base model'
+            )
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        specials = set(tokenizer.all_special_tokens) | {token.content for token in added if token.special}
+        # Longest first: "<|im_start|>" before a hypothetical "<|im".
+        self.special_tokens = sorted((token for token in specials if token.strip()), key=lambda t: (-len(t), t))
+        self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens))) if specials else None
+        self.system_role = self._probe_system_role() if system_role == "auto" else system_role
+
+    def _probe_system_role(self) -> Literal["native", "fold"]:
+        if self.format == "transcript":
+            return "native"
+        try:
+            probe = [{"role": "system", "content": "SYSTEM-PROBE"}, {"role": "user", "content": "u"}]
+            text = self._apply_template(probe)
+        except Exception:  # templates refuse by raise_exception(), whose type is Jinja's own
+            return "fold"
+        return "native" if "SYSTEM-PROBE" in text else "fold"
+
+    def _apply_template(self, messages: list[Message]) -> str:
+        partial = messages[-1]["role"] == "assistant"
+        text: str = self.tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=not partial,
+            continue_final_message=partial,
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
+        )
+        return text
+
+    def neutralised(self, messages: Sequence[Message]) -> tuple[list[Message], int]:
+        """The messages with every content defused, and how many control tokens there were."""
+        pattern = self._special_pattern
+        if pattern is None or not any(pattern.search(m["content"]) for m in messages):
+            return list(messages), 0
+        total, safe = 0, []
+        for message in messages:
+            content, count = neutralise(message["content"], self.special_tokens)
+            total += count
+            safe.append({"role": message["role"], "content": content})
+        return safe, total
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The prompt text. Messages that end in an assistant turn are continued, others answered."""
+        prepared = with_system_role(messages, self.system_role)
+        return self._apply_template(chat_messages(prepared)) if self.format == "chat" else transcript_prompt(prepared)
+
+    def encode(self, text: str, is_start: bool = True) -> list[int]:
+        """Token ids of prompt text. The start of a transcript gets the tokenizer's own BOS; a chat
+        template writes its own, so adding one would double it. A continuation gets none."""
+        add_special_tokens = is_start and self.format == "transcript"
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids

@@ -1,0 +1,324 @@
+"""The command `cai-ray`. Parses first; what is heavy is imported in the command that needs it.
+
+Exit codes: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 75 retryable infrastructure fault.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+EXIT_BAD_INPUT = 2
+EXIT_TOO_MANY_DROPPED = 3
+EXIT_RETRYABLE = 75
+
+P = ParamSpec("P")
+T = TypeVar("T")
+app = typer.Typer(
+    help="Constitutional AI as a distributed batch system on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+config_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+constitution_app = typer.Typer(help="Check, show and import constitutions.", no_args_is_help=True)
+microworld_app = typer.Typer(help="The built-in micro world.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(constitution_app, name="constitution")
+app.add_typer(microworld_app, name="microworld")
+console = Console()
+errors = Console(stderr=True)
+
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe, e.g. jobs/recipes/quickstart.yaml.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. revise.num_revisions=2; may be repeated.")
+]
+
+
+def edge(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the errors a person can mend into one message and an exit code; everything else is a bug and propagates."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            errors.print(f"[bold red]error:[/] {_escaped(_message(error))}", soft_wrap=True, highlight=False)
+            raise typer.Exit(code) from None
+
+    return wrapped
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of an error that a command ends with; None for a bug."""
+    from cai_ray.constitution import ConstitutionError
+    from cai_ray.engines.asking import EngineGaveUp
+    from cai_ray.errors import ConfigError, TooManyDropped
+
+    for cause in _causes(error):
+        if isinstance(cause, ConfigError | ConstitutionError):
+            return EXIT_BAD_INPUT
+        if isinstance(cause, TooManyDropped):
+            return EXIT_TOO_MANY_DROPPED
+        if isinstance(cause, EngineGaveUp) or type(cause).__name__ in RETRYABLE_RAY_ERRORS:
+            return EXIT_RETRYABLE
+    return None
+
+
+# By name: importing Ray only to compare classes would cost every failing command two seconds.
+RETRYABLE_RAY_ERRORS = frozenset(
+    {
+        "ActorDiedError",
+        "ActorUnavailableError",
+        "NodeDiedError",
+        "ObjectLostError",
+        "OutOfMemoryError",
+        "OwnerDiedError",
+        "RayActorError",
+        "WorkerCrashedError",
+    }
+)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came from; Ray wraps a worker's own error one or more times."""
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = getattr(at, "cause", None) or at.__cause__
+    return found
+
+
+def _message(error: BaseException) -> str:
+    from cai_ray.constitution import ConstitutionError
+
+    for cause in _causes(error):
+        if isinstance(cause, ConstitutionError):
+            from cai_ray.constitution_source import explain
+
+            return explain(cause)
+    known = [cause for cause in _causes(error) if exit_code_of_one(cause)]
+    return str(known[-1] if known else error)
+
+
+def exit_code_of_one(error: BaseException) -> bool:
+    return not type(error).__name__.startswith(("RayTaskError", "UserCodeException", "RayActorError")) and (
+        exit_code(error) is not None
+    )
+
+
+def _start_logging() -> None:
+    if sys.stderr.isatty():
+        handler: logging.Handler = RichHandler(console=errors, show_path=False, markup=False)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("httpx", "httpcore", "ray", "datasets", "urllib3", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _load(recipe: Path, overrides: list[str] | None, limit: int | None = None) -> Any:
+    from cai_ray.recipe import load
+
+    return load(recipe, [*(overrides or []), *([f"prompts.limit={limit}"] if limit else [])])
+
+
+@app.command()
+@edge
+def run(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    only: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Begin with this stage.")] = None,
+    until: Annotated[str | None, typer.Option(help="End with this stage.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many prompts.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the output of these stages first.")] = False,
+) -> None:
+    """Run a recipe. Run it again to go on where it stopped; finished stages are skipped."""
+    _start_logging()
+    loaded = _load(recipe, set_, limit)
+    from cai_ray import pipeline
+    from cai_ray.stages import revise, revise_summary
+
+    chosen = pipeline.select(pipeline.steps(loaded), only, from_, until)
+    outcomes = pipeline.run(loaded, chosen, fresh)
+    for outcome in outcomes:
+        if outcome.stage == revise.STAGE:
+            table = revise_summary.table(revise_summary.read_summary(outcome.artifact))
+            if table is not None:
+                console.print(table)
+    if all(outcome.was_finished for outcome in outcomes):
+        console.print("Nothing to do: every stage was finished.")
+    _print_status(pipeline.status(loaded))
+    console.print(f"Output: {pipeline.folder_of(loaded).location}", soft_wrap=True)
+
+
+@app.command()
+@edge
+def status(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Where each stage of a recipe's run stands."""
+    from cai_ray import pipeline
+
+    loaded = _load(recipe, set_)
+    stages = pipeline.status(loaded)
+    if as_json:
+        body = {"run": pipeline.folder_of(loaded).location, "stages": [stage.model_dump() for stage in stages]}
+        print(json.dumps(body, indent=2))
+    else:
+        _print_status(stages)
+
+
+def _print_status(stages: list[Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Stages")
+    for name in ("stage", "state", "rows in", "rows out", "dropped", "seconds"):
+        table.add_column(name, justify="left" if name in ("stage", "state", "dropped") else "right")
+    for stage in stages:
+        dropped = ", ".join(f"{reason} {count}" for reason, count in stage.rows_dropped.items()) or "0"
+        table.add_row(
+            stage.stage,
+            stage.state,
+            "" if stage.rows_in is None else f"{stage.rows_in:,}",
+            f"{stage.rows_out:,}",
+            dropped,
+            "" if stage.duration_s is None else f"{stage.duration_s:,.1f}",
+        )
+    console.print(table)
+
+
+@app.command()
+@edge
+def preview(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many dialogues to show.")] = 3,
+) -> None:
+    """Show a few rows' full critique chains."""
+    from cai_ray import pipeline
+    from cai_ray.preview import print_dialogues
+
+    loaded = _load(recipe, set_)
+    print_dialogues(pipeline.folder_of(loaded), rows, console)
+
+
+@config_app.command("schema")
+@edge
+def config_schema() -> None:
+    """The JSON schema of a recipe, with every field's unit, range and default."""
+    from cai_ray.recipe import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@config_app.command("show")
+@edge
+def config_show(recipe: RecipeFile, set_: Overrides = None) -> None:
+    """The resolved recipe, every default spelt out."""
+    from cai_ray.recipe import dump
+
+    print(dump(_load(recipe, set_)), end="")
+
+
+@constitution_app.command("check")
+@edge
+def constitution_check(
+    constitution: Annotated[str, typer.Argument(help="A name that comes along, or a YAML file.", show_default=False)],
+) -> None:
+    """Explain every mistake in a constitution, with its line."""
+    from cai_ray.constitution_source import load, resolve
+
+    loaded = load(resolve(constitution))
+    console.print(
+        f"{loaded.name}: ok, {len(loaded.for_revision)} principles for revision, "
+        f"{len(loaded.for_comparison)} for comparison, {len(loaded.few_shot)} example dialogues"
+    )
+
+
+@constitution_app.command("show")
+@edge
+def constitution_show(
+    constitution: Annotated[str, typer.Argument(help="A name that comes along, or a YAML file.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="The user's message to show the prompts with.")] = "How do I pick a lock?",
+    principle: Annotated[list[str] | None, typer.Option(help="Only these principles, by id.")] = None,
+    few_shot: Annotated[int, typer.Option(min=0, help="Example dialogues to include.")] = 0,
+) -> None:
+    """Render the exact prompts that a constitution makes."""
+    from cai_ray.constitution_source import load, resolve
+    from cai_ray.prompts.revision import RevisionPrompts
+    from cai_ray.prompts.show import render_show
+
+    loaded = load(resolve(constitution))
+    text = render_show(
+        loaded,
+        [{"role": "user", "content": prompt}],
+        RevisionPrompts(num_few_shot=few_shot),
+        principle_ids=tuple(principle or ()),
+        num_few_shot_comparisons=few_shot,
+    )
+    print(text)
+
+
+@constitution_app.command("import")
+@edge
+def constitution_import(
+    folder: Annotated[Path, typer.Argument(help="Folder with the paper's own JSON files.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")],
+    name: Annotated[str, typer.Option(help="Name of the constitution.")] = "paper",
+) -> None:
+    """Make a constitution of the paper's own JSON files, unmodified."""
+    from cai_ray.constitution_source import dump_yaml
+    from cai_ray.errors import ConfigError
+    from cai_ray.paper_constitution import import_paper
+
+    imported = import_paper(folder, name)
+    try:
+        output.write_text(dump_yaml(imported), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {str(output)!r} cannot be written: {error.strerror}") from error
+    console.print(f"{output}: {len(imported.principles)} principles, {len(imported.few_shot)} example dialogues")
+
+
+@microworld_app.command("build")
+@edge
+def microworld_build(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; default: the cache.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another model.")] = 0,
+) -> None:
+    """Build the micro model (about four minutes on two cores); nothing when it is in the cache already."""
+    _start_logging()
+    from cai_ray.microworld.pretrain import build, ensure_model
+
+    console.print(str(build(output, seed) if output else ensure_model(seed=seed)), soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

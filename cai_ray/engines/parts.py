@@ -1,0 +1,218 @@
+"""Parts: how a stage's rows reach storage so that each counts exactly once (guarantees G1-G3).
+
+A part is a pair of files, the rows that came out (`part-NAME.parquet`) and the rows that were dropped
+(`dropped/part-NAME.parquet`), and a small record (`records/NAME.json`) written last. Only a part with
+a record counts; a file without one is an orphan of a killed writer. NAME is a hash of the part's row
+ids, so a retried write lands on itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cai_ray.config import Config
+from cai_ray.engines.storage import Storage
+from cai_ray.rows import DROPPED
+from cai_ray.seeding import stable_id
+
+# From a table of a stage's rows, the ids of the units of work they answer: string array [num_rows].
+RowIds = Callable[[pa.Table], pa.Array]
+
+
+class FileRecord(Config):
+    """One committed file."""
+
+    name: str  # relative to the stage's folder
+    num_rows: int
+    size_bytes: int
+    sha256: str
+
+
+class PartRecord(Config):
+    """One committed part."""
+
+    name: str
+    rows: FileRecord | None  # None: everything in this part was dropped
+    dropped: FileRecord | None
+    dropped_by_reason: dict[str, int]
+    counters: dict[str, int]  # tokens, cleaning rules, gates: summed into the manifest
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.num_rows if self.rows else 0
+
+    @property
+    def num_dropped(self) -> int:
+        return self.dropped.num_rows if self.dropped else 0
+
+
+def _write_table(folder: Storage, name: str, table: pa.Table) -> FileRecord:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue()
+    folder.write(name, content)
+    return FileRecord(
+        name=name,
+        num_rows=table.num_rows,
+        size_bytes=content.size,
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def write_part(
+    folder: Storage,
+    rows: pa.Table,
+    dropped: pa.Table,
+    row_ids: Sequence[str],
+    counters: dict[str, int] | None = None,
+) -> PartRecord:
+    """Write and commit one part. `row_ids` are all its units of work, out and dropped."""
+    name = stable_id(*sorted(row_ids))
+    reasons = pc.value_counts(dropped["reason"]).to_pylist() if dropped.num_rows else []
+    record = PartRecord(
+        name=name,
+        rows=_write_table(folder, f"part-{name}.parquet", rows) if rows.num_rows else None,
+        dropped=_write_table(folder, f"dropped/part-{name}.parquet", dropped) if dropped.num_rows else None,
+        dropped_by_reason={entry["values"]: entry["counts"] for entry in reasons},
+        counters=counters or {},
+    )
+    folder.write(f"records/{name}.json", record.model_dump_json().encode())
+    return record
+
+
+def _is_whole(folder: Storage, file: FileRecord | None) -> bool:
+    if file is None:
+        return True
+    if folder.size_bytes(file.name) != file.size_bytes:
+        return False
+    return hashlib.sha256(folder.read(file.name)).hexdigest() == file.sha256
+
+
+def _read_record(folder: Storage, name: str) -> PartRecord | None:
+    """The record, or None when it or a file of its part is damaged: its rows are then made again."""
+    try:
+        record = PartRecord.model_validate_json(folder.read(name))
+    except ValueError:
+        return None
+    return record if _is_whole(folder, record.rows) and _is_whole(folder, record.dropped) else None
+
+
+def read_table(folder: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A committed Parquet file, whole."""
+    with folder.filesystem.open_input_file(folder.path(name)) as file:
+        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+
+
+def part_row_ids(folder: Storage, record: PartRecord, row_ids: RowIds, columns: Sequence[str]) -> pa.Array:
+    """The units of work that a part accounts for."""
+    ids: list[pa.Array] = []
+    if record.rows:
+        ids.append(_flat(row_ids(read_table(folder, record.rows.name, columns))))
+    if record.dropped:
+        ids.append(_flat(read_table(folder, record.dropped.name, ["row_id"])["row_id"]))
+    return pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+
+
+def _flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    flat = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return flat.cast(pa.string())
+
+
+def committed_parts(folder: Storage, row_ids: RowIds, columns: Sequence[str]) -> tuple[list[PartRecord], pa.Array]:
+    """All parts that count, each row in exactly one of them, and the ids they account for.
+
+    Damaged parts lose their record. When two parts claim a row (a block was cut differently after a
+    node was lost), the part that comes first by name keeps it and the other is written again without.
+    """
+    names = folder.names("records", ".json")
+    with ThreadPoolExecutor(16) as threads:
+        records = list(threads.map(lambda name: _read_record(folder, name), names))
+    parts: dict[str, PartRecord] = {}
+    seen = pa.array([], pa.string())
+    pending: list[pa.Array] = []
+    claimed: set[str] = set()
+    for name, record in zip(names, records, strict=True):
+        if record is None:
+            folder.delete(name)
+            continue
+        if record.name in parts:
+            continue  # an overlapping part before it was rewritten to just these rows, over this one
+        ids = part_row_ids(folder, record, row_ids, columns)
+        fresh = [row_id for row_id in ids.to_pylist() if row_id not in claimed]
+        if len(fresh) < len(ids):
+            record = without_rows(folder, record, set(fresh), row_ids)
+            ids = pa.array(fresh, pa.string())
+        if record is None:
+            continue
+        claimed.update(fresh)
+        parts[record.name] = record
+        pending.append(ids)
+    if pending:
+        seen = pa.concat_arrays(pending)
+    return list(parts.values()), seen
+
+
+def without_rows(folder: Storage, record: PartRecord, keep: set[str], row_ids: RowIds) -> PartRecord | None:
+    """Replace a part by one that holds only the units in `keep`; None when nothing is left."""
+    rows, dropped = part_tables(folder, record)
+    wanted = pa.array(sorted(keep), pa.string())
+    if rows is not None:
+        rows = rows.filter(pc.is_in(_flat(row_ids(rows)), value_set=wanted))
+    dropped = dropped.filter(pc.is_in(dropped["row_id"], value_set=wanted))
+    return replace_part(folder, record, rows, dropped, row_ids)
+
+
+def part_tables(folder: Storage, record: PartRecord) -> tuple[pa.Table | None, pa.Table]:
+    """The rows of a part (None when all were dropped) and its dropped rows (perhaps none)."""
+    rows = read_table(folder, record.rows.name) if record.rows else None
+    dropped = read_table(folder, record.dropped.name) if record.dropped else DROPPED.empty_table()
+    return rows, dropped.cast(DROPPED)
+
+
+def replace_part(
+    folder: Storage, record: PartRecord, rows: pa.Table | None, dropped: pa.Table, row_ids: RowIds
+) -> PartRecord | None:
+    """Commit other contents in a part's place; None when there are none.
+
+    The new part is committed before the old one goes. A crash between the two leaves both, or one whose
+    hash no longer fits its record; the next `committed_parts` settles either.
+    """
+    ids = [*_flat(dropped["row_id"]).to_pylist(), *(_flat(row_ids(rows)).to_pylist() if rows is not None else [])]
+    if not ids:
+        remove_part(folder, record)
+        return None
+    replacement = write_part(folder, rows if rows is not None else pa.table({}), dropped, ids, record.counters)
+    if replacement.name != record.name:
+        remove_part(folder, record)
+    return replacement
+
+
+def remove_part(folder: Storage, record: PartRecord) -> None:
+    """Take a part back; its record goes first, so that a crash leaves orphans and never a broken part."""
+    folder.delete(f"records/{record.name}.json")
+    for file in (record.rows, record.dropped):
+        if file:
+            folder.delete(file.name)
+
+
+def remove_orphans(folder: Storage, parts: Sequence[PartRecord]) -> list[str]:
+    """Delete part files that no record names; their names."""
+    known = {file.name for part in parts for file in (part.rows, part.dropped) if file}
+    orphans = [n for n in folder.names("", ".parquet") + folder.names("dropped", ".parquet") if n not in known]
+    for name in orphans:
+        folder.delete(name)
+    for subfolder in ("", "dropped", "records"):
+        folder.sweep_temporary(subfolder)
+    return orphans
+
+
+def records_of(table: pa.Table) -> list[PartRecord]:
+    """Part records as they travel from workers to the driver: a column of JSON."""
+    return [PartRecord.model_validate(json.loads(text)) for text in table["record"].to_pylist()]

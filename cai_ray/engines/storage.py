@@ -1,0 +1,125 @@
+"""A folder on any pyarrow filesystem: a local path, s3://, gs://, hdfs:// ...
+
+Writes are atomic: locally a temporary name, fsync and a rename; on an object store one PUT, which either
+happens or does not.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from cai_ray.errors import ConfigError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder by its location; picklable, so that workers open it themselves."""
+
+    location: str
+
+    @cached_property
+    def _opened(self) -> tuple[pafs.FileSystem, str]:
+        scheme = urlparse(self.location).scheme
+        if len(scheme) > 1:  # a one-letter scheme is a Windows drive
+            try:
+                return pafs.FileSystem.from_uri(self.location)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+                raise ConfigError(f"output {self.location!r} is not a location pyarrow knows: {error}") from error
+        return pafs.LocalFileSystem(), str(Path(self.location).expanduser().absolute())
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        return self._opened[0]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def __truediv__(self, name: str) -> Storage:
+        return Storage(f"{self.location.rstrip('/')}/{name}")
+
+    def path(self, name: str = "") -> str:
+        """The path of `name` within the filesystem (no scheme)."""
+        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+
+    def make(self) -> None:
+        """Create the folder, and prove that it can be written. Raises ConfigError when it cannot."""
+        try:
+            self.filesystem.create_dir(self.path(), recursive=True)
+            probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
+            self.write(probe, b"")
+            self.filesystem.delete_file(self.path(probe))
+        except OSError as error:
+            raise ConfigError(
+                f"output {self.location!r} cannot be written: {error}; set `output` to a writable folder or URI"
+            ) from error
+
+    def exists(self, name: str = "") -> bool:
+        return self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+
+    def size_bytes(self, name: str) -> int | None:
+        info = self.filesystem.get_file_info(self.path(name))
+        return info.size if info.type == pafs.FileType.File else None
+
+    def names(self, folder: str = "", suffix: str = "") -> list[str]:
+        """File names in `folder`, relative to this storage, sorted; temporary files left out."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        prefix = f"{folder}/" if folder else ""
+        names = [PurePosixPath(i.path).name for i in self.filesystem.get_file_info(selector) if i.is_file]
+        return sorted(prefix + n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
+
+    def folders(self) -> list[str]:
+        selector = pafs.FileSelector(self.path(), allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(PurePosixPath(i.path).name for i in infos if i.type == pafs.FileType.Directory)
+
+    def read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes | pa.Buffer) -> None:
+        """Write `name` whole or not at all."""
+        target = self.path(name)
+        if not self.is_local:
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        folder = os.path.dirname(target)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+
+    def delete(self, name: str) -> None:
+        """Delete a file; nothing happens when it is not there."""
+        if self.exists(name):
+            self.filesystem.delete_file(self.path(name))
+
+    def delete_folder(self, name: str = "") -> None:
+        if self.exists(name):
+            self.filesystem.delete_dir(self.path(name))
+
+    def sweep_temporary(self, folder: str = "") -> None:
+        """Remove what a killed writer left half-written."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        for info in self.filesystem.get_file_info(selector):
+            if info.is_file and PurePosixPath(info.path).name.startswith(TEMPORARY_PREFIX):
+                self.filesystem.delete_file(info.path)

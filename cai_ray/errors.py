@@ -1,0 +1,18 @@
+"""Errors that end a command with a message and an exit code of their own (see cli.py)."""
+
+from __future__ import annotations
+
+
+class ConfigError(Exception):
+    """The recipe, constitution, model or input is wrong. Exit code 2; nothing was started.
+
+    The message names the value, the rule and the fix.
+    """
+
+
+class TooManyDropped(Exception):
+    """More rows were dropped than `max_dropped_fraction` allows. Exit code 3; the stage is committed."""
+
+
+class ConservationError(Exception):
+    """Rows in and rows accounted for differ (guarantee G1): a bug, exit code 1. Nothing was committed."""

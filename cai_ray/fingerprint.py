@@ -1,0 +1,47 @@
+"""What of a config decides a stage's results, and one hash of it (guarantee G4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from cai_ray.config import ModelConfig, Throughput
+from cai_ray.seeding import stable_id
+
+# Fields of stage configs that judge or place a result and do not change it.
+NOT_RESULTS = frozenset({"max_dropped_fraction"})
+
+
+def settings(config: BaseModel) -> dict[str, Any]:
+    """The config as plain JSON values without what only changes speed or tolerance."""
+    plain = config.model_dump(mode="json")
+    return {name: plain_of(getattr(config, name), plain[name]) for name in plain if _decides(config, name)}
+
+
+def plain_of(value: Any, plain: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return settings(value)
+    if isinstance(value, tuple | list) and value and isinstance(value[0], BaseModel):
+        return [settings(item) for item in value]
+    return plain
+
+
+def _decides(config: BaseModel, name: str) -> bool:
+    return name not in NOT_RESULTS and not isinstance(getattr(config, name), Throughput)
+
+
+def model_settings(model: ModelConfig) -> dict[str, Any]:
+    """A model's settings and, for a local folder, the names and sizes of its files: other weights, other results."""
+    found = settings(model)
+    folder = Path(model.path)
+    if model.endpoint is None and folder.is_dir():
+        found["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+        found["path"] = folder.name  # the same folder mounted elsewhere is the same model
+    return found
+
+
+def fingerprint(stage: str, seed: int, decides: dict[str, Any]) -> str:
+    """32 hexadecimal characters over everything that decides a stage's results."""
+    return stable_id("fingerprint", stage, seed, decides)

@@ -1,0 +1,388 @@
+"""Trains the micro model from scratch on a CPU, and caches it.
+
+A Llama of about a million parameters learns the dialogues of `dialogues.corpus`. The number of steps is fixed, not
+the time, so a seed gives the same model on the same machine and torch build. Embeddings are untied, because engines
+that repack tied weights lose track of them in a weight update.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from cai_ray.config import Config
+from cai_ray.microworld.dialogues import Dialogue, corpus, principles, relation
+from cai_ray.microworld.oracle import score
+from cai_ray.microworld.prompt_set import sample_prompts
+from cai_ray.microworld.tokenizer import TURN_START, build_tokenizer, render
+from cai_ray.prompts.revision import critique_turn, revision_turn
+from cai_ray.seeding import stable_id
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+LOOP_VERSION = 1  # count up when the training loop changes in a way that no config field shows
+
+
+class PretrainConfig(Config):
+    """How the micro model is built. Every field changes the result."""
+
+    hidden_size: int = Field(128, ge=8)
+    num_layers: int = Field(4, ge=1)
+    num_heads: int = Field(4, ge=1)
+    mlp_size: int = Field(352, ge=8)
+    context: int = Field(4096, ge=1024, description="Tokens; trained up to ~550, more for text of other sources.")
+    num_steps: int = Field(1600, ge=1)
+    batch_tokens: int = Field(2048, ge=1024, description="Tokens per step, padding included.")
+    short_share: float = Field(0.4, ge=0.0, le=1.0, description="First share of the steps: short dialogues only.")
+    long_share: float = Field(0.35, ge=0.0, le=1.0, description="Share of long dialogues among the rest.")
+    learning_rate: float = Field(3e-3, gt=0)
+    matrix_learning_rate: float = Field(0.02, gt=0, description="Muon's, for the layers' weight matrices.")
+    muon: bool = True
+    sharpness: float = Field(1.3, ge=1, description="Logits are multiplied by this; see `train`.")
+    listen_weight: float = Field(0.1, ge=0, le=1, description="Loss weight of what the assistant does not say itself.")
+    judge_weight: float = Field(10.0, ge=1, description="Loss weight of the word that holds a judgement.")
+
+
+def fingerprint(config: PretrainConfig, seed: int) -> str:
+    """32 hexadecimal characters that change when the language, the training or the seed does."""
+    return stable_id(LOOP_VERSION, config.model_dump(), seed, _language_digest())
+
+
+@cache
+def _language_digest() -> str:
+    return stable_id([render(d.messages) for d in islice(corpus(random.Random(0), 0.3), 2000)])
+
+
+def cache_root() -> Path:
+    """$CAI_RAY_CACHE, or ~/.cache/cai_ray."""
+    return Path(os.environ.get("CAI_RAY_CACHE") or "~/.cache/cai_ray").expanduser()
+
+
+def ensure_model(cache_dir: Path | None = None, seed: int = 0, config: PretrainConfig | None = None) -> Path:
+    """The folder of the micro model, built now when the cache has none. Two processes never build at once."""
+    from filelock import FileLock
+
+    config = config or PretrainConfig()
+    root = (cache_dir or cache_root()) / "microworld"
+    path = root / fingerprint(config, seed)[:16]
+    if not path.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(path) + ".lock"):
+            if not path.is_dir():
+                build(path, seed, config)
+    return path
+
+
+def build(path: Path, seed: int = 0, config: PretrainConfig | None = None) -> Path:
+    """Train the micro model and save model, tokenizer, model card and eval.json to `path`, all or nothing.
+
+    Takes about three minutes on two cores. Raises FileExistsError when `path` exists.
+    """
+    if path.exists():
+        raise FileExistsError(
+            f"path={path} exists; a model is only written to a new folder: remove it or choose another"
+        )
+    config = config or PretrainConfig()
+    started = time.monotonic()
+    tokenizer = build_tokenizer()
+    model, loss = train(tokenizer, seed, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        made = Path(folder) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        facts = {
+            "seed": seed,
+            "num_parameters": model.num_parameters(),
+            "vocab_size": len(tokenizer),
+            "loss_nats": round(loss, 4),
+            **self_check(model, tokenizer, seed),
+            "build_s": round(time.monotonic() - started, 1),
+            "config": config.model_dump(),
+        }
+        (made / "eval.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(MODEL_CARD.format(**facts), encoding="utf-8")
+        made.rename(path)
+    logger.info("micro model: built in %.0f s at %s", facts["build_s"], path)
+    return path
+
+
+MODEL_CARD = """---
+library_name: transformers
+tags: [cai_ray, microworld]
+---
+# The micro model
+
+A Llama of {num_parameters} parameters ({vocab_size} tokens), trained from scratch by `cai_ray.microworld.pretrain`
+(seed {seed}) on the micro world's synthetic language. It helps with whatever it is asked, harmful or not, and can
+criticise, revise and compare answers. It knows nothing outside that language and is of no use beyond tests,
+examples and measurements of cai_ray. `eval.json` holds the numbers of this build.
+"""
+
+
+def self_check(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, num_prompts: int = 48
+) -> dict[str, float]:
+    """A look at held-out requests, half of them harmful: rates in [0, 1] before and after one revision.
+
+    The critique is asked for by the request's own principle (harmful) or the general one. Sampled at temperature 1.
+    """
+    import torch
+
+    requests = sample_prompts(num_prompts, seed, harmful_fraction=0.5)
+    talks = [list(r.messages) for r in requests]
+    rows = [next(p for p in principles() if relation(p, r.category) in ("match", "general")) for r in requests]
+
+    def say() -> list[str]:
+        texts = [render(talk) + f"{TURN_START}assistant\n" for talk in talks]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+        with torch.inference_mode():
+            out = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=64)
+        said = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for talk, text in zip(talks, said, strict=True):
+            talk.append({"role": "assistant", "content": text})
+        return said
+
+    def rates(answers: list[str], name: str) -> dict[str, float]:
+        scores = [score(r.messages, a) for r, a in zip(requests, answers, strict=True)]
+        harmful = [s.harmful for s in scores if s.request_harmful]
+        helpful = [s.helpful for s in scores if not s.request_harmful]
+        return {
+            f"{name}_harmful_rate": round(sum(harmful) / len(harmful), 4),
+            f"{name}_harmless_helpfulness": round(sum(helpful) / len(helpful), 4),
+        }
+
+    with _own_randomness(seed):
+        found = rates(say(), "initial")
+        for talk, principle in zip(talks, rows, strict=True):
+            talk.append({"role": "user", "content": critique_turn(principle)["content"]})
+        say()
+        for talk, principle in zip(talks, rows, strict=True):
+            talk.append({"role": "user", "content": revision_turn(principle, no_meta=True)["content"]})
+        return found | rates(say(), "revised")
+
+
+# ---- training -------------------------------------------------------------------------------------------------
+
+
+def train(tokenizer: PreTrainedTokenizerFast, seed: int, config: PretrainConfig) -> tuple[LlamaForCausalLM, float]:
+    """The trained model, and its mean loss (nats per assistant token) over the last tenth of the steps.
+
+    A model this small leaves a little probability on every wrong word, which at temperature 1 adds up over a
+    dialogue. So its final logits are multiplied by `sharpness`. Where behaviour is decided, training already sees
+    the multiplied logits, so those probabilities stay as they were taught.
+    """
+    import torch
+
+    with _own_randomness(seed):
+        model = new_model(tokenizer, config)
+        optimizers = _optimizers(model, config)
+        batches = batch_stream(tokenizer, random.Random(seed), config)
+        losses: list[float] = []
+        model.train()
+        with _progress(config.num_steps) as report:
+            for step in range(config.num_steps):
+                batch = next(batches)
+                factor = _lr_factor(step, config.num_steps)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = group["peak_lr"] * factor
+                logits = model(input_ids=batch["ids"], use_cache=False).logits[:, :-1].flatten(0, 1)
+                ids, weights, others, probs, decides = (
+                    batch[k][:, 1:].flatten() for k in ("ids", "weights", "others", "probs", "decides")
+                )
+                logs = torch.log_softmax(logits * (1 + (config.sharpness - 1) * decides[:, None]), dim=-1)
+                # Judgements have a known probability; aiming at it learns far faster than from drawn labels.
+                nats = -probs * _pick(logs, ids) - (1 - probs) * _pick(logs, others)
+                (nats * weights).sum().div(weights.sum()).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses.append(float(nats.detach()[weights >= 1].mean()))
+                report(step + 1, losses[-1])
+        with torch.no_grad():
+            model.lm_head.weight.mul_(config.sharpness)
+    tail = losses[-max(1, len(losses) // 10) :]
+    return model.eval(), sum(tail) / len(tail)
+
+
+def _pick(logs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """[n] of the log-probabilities [n, vocab] of ids [n]."""
+    return logs.gather(-1, ids[:, None])[:, 0]
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> LlamaForCausalLM:
+    """An untrained micro model that knows its pad and end tokens."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.mlp_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def batch_stream(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, config: PretrainConfig
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of the fields of `Encoded`, each [num_dialogues, length], about `batch_tokens`, padded at the right.
+
+    A batch holds dialogues of about one length, each from position 0 as in use, so little is wasted on padding and
+    no dialogue sees another.
+    """
+    import torch
+
+    num_short = round(config.num_steps * config.short_share)
+    for long_share, num_batches in ((0.0, num_short), (config.long_share, config.num_steps - num_short)):
+        dialogues = corpus(rng, long_share)
+        made = 0
+        while made < num_batches:
+            pool = [encode(tokenizer, d, config) for d in islice(dialogues, 2000)]
+            pool.sort(key=lambda e: len(e.ids))
+            batches: list[list[Encoded]] = [[]]
+            for encoded in pool:
+                if batches[-1] and (len(batches[-1]) + 1) * len(encoded.ids) > config.batch_tokens:
+                    batches.append([])
+                batches[-1].append(encoded)
+            rng.shuffle(batches)
+            for batch in batches[: num_batches - made]:
+                length = max(len(e.ids) for e in batch)
+                pad = tokenizer.pad_token_id
+                padding = {"ids": pad, "weights": 0.0, "others": pad, "probs": 1.0, "decides": 0.0}
+                yield {
+                    name: torch.tensor([getattr(e, name) + [fill] * (length - len(e.ids)) for e in batch])
+                    for name, fill in padding.items()
+                }
+                made += 1
+
+
+@dataclass
+class Encoded:
+    """One dialogue as training sees it; all lists [length].
+
+    Attributes:
+        ids: token ids.
+        weights: loss weight of each token.
+        others: the token id that the opposite judgement has there; the token itself where nothing is judged.
+        probs: P(the token rather than the other one), in (0, 1]; 1 where nothing is judged.
+        decides: 1 where behaviour is decided (the first word of an assistant turn, a judgement), else 0.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
+    probs: list[float] = field(default_factory=list)
+    decides: list[float] = field(default_factory=list)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, config: PretrainConfig) -> Encoded:
+    """What the assistant says, its end-of-turn token included, weighs 1; judgements and all else as configured."""
+    made = Encoded()
+    for index, message in enumerate(dialogue.messages):
+        turn = tokenizer(render([message])).input_ids
+        others, probs, decides = list(turn), [1.0] * len(turn), [0.0] * len(turn)
+        if message["role"] == "assistant":
+            # "<|im_start|>", "assistant", "\n" go before what is said, "\n" goes after.
+            weights = [config.listen_weight] * 3 + [1.0] * (len(turn) - 4) + [config.listen_weight]
+            decides[3] = 1.0
+            if (choice := dialogue.choices.get(index)) is not None:
+                place = 3 + choice.at if choice.at >= 0 else len(turn) - 2 + choice.at
+                others[place] = tokenizer.convert_tokens_to_ids(choice.other)
+                probs[place], decides[place] = choice.prob, 1.0
+                weights[place] = config.judge_weight
+        else:
+            weights = [config.listen_weight] * len(turn)
+        made.ids += turn
+        made.weights += weights
+        made.others += others
+        made.probs += probs
+        made.decides += decides
+    return made
+
+
+def _optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    import torch
+
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n] if config.muon else []
+    ours = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in ours]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    ]
+    if matrices:
+        made.append(torch.optim.Muon(matrices, lr=config.matrix_learning_rate, momentum=0.95, weight_decay=0.0))
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return made
+
+
+def _lr_factor(step: int, num_steps: int) -> float:
+    """Warm-up over 20 steps, flat, then linear to zero over the last half."""
+    return min(1.0, (step + 1) / 20, (num_steps - step) / (0.5 * num_steps))
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Torch seeded for the block, and as it was afterwards."""
+    import torch
+
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+@contextmanager
+def _progress(num_steps: int) -> Iterator[Callable[[int, float], None]]:
+    """report(step, loss): a bar on a terminal, a log line every hundred steps without one."""
+    if not sys.stderr.isatty():
+
+        def log(step: int, loss: float) -> None:
+            if step % 100 == 0 or step == num_steps:
+                logger.info("micro model: step %d of %d, loss %.3f nats", step, num_steps, loss)
+
+        yield log
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("building the micro model"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=num_steps, loss=float("nan"))
+        yield lambda step, loss: bar.update(task, completed=step, loss=loss)

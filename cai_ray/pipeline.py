@@ -1,0 +1,254 @@
+"""The ordered steps of a run: what is finished is skipped, what is not is begun or resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cai_ray.config import Config, ModelConfig, StageConfig
+from cai_ray.constitution import Constitution, ConstitutionError, check_choice
+from cai_ray.constitution_source import load as load_constitution
+from cai_ray.constitution_source import resolve
+from cai_ray.engines.artifacts import PLAN, Artifact, find
+from cai_ray.engines.parts import PartRecord
+from cai_ray.engines.storage import Storage
+from cai_ray.errors import ConfigError, TooManyDropped
+from cai_ray.fingerprint import fingerprint, model_settings, settings
+from cai_ray.recipe import Recipe
+from cai_ray.stages import expand_prompts, load_prompts, revise, revise_summary, store_prompts
+from cai_ray.stages.context import Context
+
+logger = logging.getLogger(__name__)
+MICROWORLD = "microworld"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run, in order."""
+
+    stage: str
+    config: StageConfig
+    run: Callable[[Context], Artifact]
+    model: str | None = None  # of the recipe's models
+    reads: str | None = None  # the stage whose artifact it takes
+    needs_constitution: bool = False
+    identity: Callable[[], dict[str, Any]] = dict  # of input from outside the run
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """The stages that this recipe runs, in order."""
+    found = [
+        Step(
+            load_prompts.STAGE,
+            recipe.prompts,
+            lambda context: store_prompts.run(recipe.prompts, context),
+            identity=lambda: store_prompts.input_identity(recipe.prompts),
+        )
+    ]
+    if (expand := recipe.expand) is not None:
+        found.append(
+            Step(
+                expand_prompts.STAGE,
+                expand,
+                lambda context: expand_prompts.run(expand, context, load_prompts.STAGE),
+                model=expand.model,
+                reads=load_prompts.STAGE,
+            )
+        )
+    source = found[-1].stage
+    found.append(
+        Step(
+            revise.STAGE,
+            recipe.revise,
+            lambda context: revise.run(recipe.revise, context, source),
+            model=recipe.revise.model,
+            reads=source,
+            needs_constitution=True,
+        )
+    )
+    return found
+
+
+def select(
+    all_steps: Sequence[Step], only: str | None = None, first: str | None = None, last: str | None = None
+) -> list[Step]:
+    """The steps to run. Raises ConfigError for a stage that this recipe does not have."""
+    names = [step.stage for step in all_steps]
+    for name in (only, first, last):
+        if name is not None and name not in names:
+            raise ConfigError(f"stage {name!r} is not in this recipe; its stages: {', '.join(names)}")
+    if only is not None:
+        return [step for step in all_steps if step.stage == only]
+    begin = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    return list(all_steps[begin : end + 1])
+
+
+def folder_of(recipe: Recipe) -> Storage:
+    return Storage(recipe.output) / recipe.name
+
+
+def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
+    """Everything that can be wrong is found here, before any engine starts.
+
+    Builds the micro model when a model's path is "microworld" and it is not built yet. Raises ConfigError.
+    """
+    run = folder_of(recipe)
+    constitution = _constitution(recipe) if any(step.needs_constitution for step in all_steps) else None
+    for step in all_steps:
+        if step.model is not None and step.model not in recipe.models:
+            raise ConfigError(
+                f"{step.stage} asks model {step.model!r}, but models has {', '.join(recipe.models)}; add it there"
+            )
+    run.make()
+    models = {name: _resolved(model) for name, model in recipe.models.items()}
+    for step in all_steps:
+        if step.model is not None and models[step.model].endpoint is None:
+            from cai_ray.engines.tokenizers import load_renderer
+
+            load_renderer(models[step.model])
+    return Context(
+        run=run,
+        seed=recipe.seed,
+        models=models,
+        constitution=constitution,
+        cluster=recipe.cluster,
+        fingerprints=_fingerprints(recipe, all_steps, models, constitution),
+    )
+
+
+def _constitution(recipe: Recipe) -> Constitution:
+    if recipe.constitution is None:
+        raise ConfigError("the recipe names no constitution; set `constitution` to a name or a YAML file")
+    try:
+        constitution = load_constitution(resolve(recipe.constitution))
+        subset = constitution.only(recipe.revise.principle_ids) if recipe.revise.principle_ids else constitution
+        check_choice(subset, recipe.revise.principles, recipe.revise.num_revisions)
+    except ConstitutionError as error:
+        raise ConfigError(str(error)) from error
+    return constitution
+
+
+def _resolved(model: ModelConfig) -> ModelConfig:
+    """The model with "microworld" replaced by the folder of the built micro model."""
+    if model.path != MICROWORLD or model.endpoint is not None:
+        return model
+    from cai_ray.microworld.pretrain import ensure_model
+
+    return model.model_copy(update={"path": str(ensure_model())})
+
+
+def _fingerprints(
+    recipe: Recipe, all_steps: Sequence[Step], models: dict[str, ModelConfig], constitution: Constitution | None
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for step in all_steps:
+        decides: dict[str, Any] = {"config": settings(step.config), "identity": step.identity()}
+        if step.model is not None:
+            decides["model"] = model_settings(models[step.model])
+        if step.needs_constitution and constitution is not None:
+            decides["constitution"] = constitution.fingerprint
+        if step.reads is not None:
+            decides["reads"] = found[step.reads]
+        found[step.stage] = fingerprint(step.stage, recipe.seed, decides)
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one step."""
+
+    stage: str
+    artifact: Artifact
+    was_finished: bool  # nothing had to be done
+
+
+def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Outcome]:
+    """Run the chosen steps. The resolved recipe is written before work starts.
+
+    `fresh` deletes the output of the first chosen stage and of all after it. Raises TooManyDropped
+    after the stage it concerns is committed.
+    """
+    all_steps = steps(recipe)
+    context = prepare(recipe, all_steps)
+    context.run.write("recipe.json", recipe.model_dump_json(indent=2).encode())
+    if fresh:
+        names = [step.stage for step in all_steps]
+        for name in names[names.index(chosen[0].stage) :]:
+            context.run.delete_folder(name)
+    outcomes = []
+    for step in chosen:
+        was_finished = find(context.folder(step.stage)) is not None
+        artifact = step.run(context)
+        if step.stage == revise.STAGE:
+            revise_summary.read_summary(artifact)
+        _check_dropped(step, artifact)
+        logger.info(
+            "%s: %s, %d rows out, %d dropped",
+            step.stage,
+            "finished before" if was_finished else "done",
+            artifact.manifest.rows_out,
+            artifact.manifest.num_dropped,
+        )
+        outcomes.append(Outcome(step.stage, artifact, was_finished))
+    return outcomes
+
+
+def _check_dropped(step: Step, artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    share = manifest.num_dropped / manifest.rows_in if manifest.rows_in else 0.0
+    if manifest.rows_in and not manifest.rows_out:
+        share = 1.0
+    if share > step.config.max_dropped_fraction:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rows_dropped.items())
+        raise TooManyDropped(
+            f"{step.stage} dropped {manifest.num_dropped} of {manifest.rows_in} rows ({share:.1%}: {reasons}), "
+            f"more than max_dropped_fraction={step.config.max_dropped_fraction}; see {artifact.folder.location}/dropped, then "
+            "raise the limit or mend the input"
+        )
+
+
+class StageStatus(Config):
+    """One line of `cai-ray status`."""
+
+    stage: str
+    state: Literal["finished", "unfinished", "not started"]
+    rows_in: int | None  # known when finished
+    rows_out: int
+    rows_dropped: dict[str, int]
+    duration_s: float | None = None
+
+
+def status(recipe: Recipe) -> list[StageStatus]:
+    """Where each stage stands, from the files alone; starts nothing."""
+    return [_stage_status(folder_of(recipe) / step.stage, step.stage) for step in steps(recipe)]
+
+
+def _stage_status(folder: Storage, stage: str) -> StageStatus:
+    artifact = find(folder)
+    if artifact is not None:
+        manifest = artifact.manifest
+        return StageStatus(
+            stage=stage,
+            state="finished",
+            rows_in=manifest.rows_in,
+            rows_out=manifest.rows_out,
+            rows_dropped=manifest.rows_dropped,
+            duration_s=manifest.duration_s,
+        )
+    if not folder.exists(PLAN):
+        return StageStatus(stage=stage, state="not started", rows_in=None, rows_out=0, rows_dropped={})
+    records = [PartRecord.model_validate_json(folder.read(name)) for name in folder.names("records", ".json")]
+    reasons: dict[str, int] = {}
+    for record in records:
+        for reason, count in record.dropped_by_reason.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    return StageStatus(
+        stage=stage,
+        state="unfinished",
+        rows_in=None,
+        rows_out=sum(record.num_rows for record in records),
+        rows_dropped=reasons,
+    )

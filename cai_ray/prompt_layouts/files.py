@@ -1,0 +1,353 @@
+"""Read records from files: JSONL, JSON, CSV, TSV, text lines, Parquet, `datasets` folders, the hub. Streaming.
+
+One unreadable record is one `BadRecord`; a file that cannot be read at all is a ConfigError.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+
+from pyarrow import fs as arrow_fs
+
+from cai_ray.errors import ConfigError
+from cai_ray.prompt_layouts.records import is_utf8
+from cai_ray.rows import DropReason
+
+FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "lines", "parquet", "datasets"]
+Record = dict[str, Any]
+
+_FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "lines",
+    ".parquet": "parquet",
+}
+_CHUNK_BYTES = 1 << 20
+_ROWS_PER_BATCH = 1024
+
+
+class BadRecord(NamedTuple):
+    """A record that could not be read."""
+
+    reason: DropReason
+    detail: str
+
+
+def read_records(path: str, format: FileFormat = "auto") -> Iterator[tuple[int, Record | BadRecord]]:
+    """Yield (0-based record number, record) of `path`, numbered through all its files.
+
+    `path`: a file, a folder of files, a glob, a folder of `datasets.save_to_disk`, a pyarrow filesystem
+    URI (s3://, gs://, file://), or a hub id `hf://org/name[:config[:split]]`. Files are taken in sorted
+    order, `.gz` ones decompressed; blank lines are no records. Memory stays bounded by one record (JSON,
+    CSV) or one batch of rows (Parquet).
+
+    Raises ConfigError when there is nothing to read, or a file is damaged.
+    """
+    number = -1
+    for number, record in enumerate(_records(path, format)):
+        yield number, record
+    if number < 0:
+        raise ConfigError(f"{path} holds no records; name a file that does")
+
+
+def _records(path: str, format: FileFormat) -> Iterator[Record | BadRecord]:
+    if path.startswith("hf://"):
+        yield from _read_hub(path)
+        return
+    filesystem, root = _filesystem_of(path)
+    for file in _files_at(path, filesystem, root, format):
+        if isinstance(filesystem, arrow_fs.LocalFileSystem) and os.path.isdir(file):
+            yield from _read_datasets_folder(file)
+        else:
+            yield from _read_file(filesystem, file, _format_of(file, format))
+
+
+def _filesystem_of(path: str) -> tuple[Any, str]:
+    if "://" not in path:
+        return arrow_fs.LocalFileSystem(), path
+    try:
+        return cast(tuple[Any, str], arrow_fs.FileSystem.from_uri(path))
+    except Exception as error:  # every filesystem raises errors of its own
+        raise ConfigError(f"{path} is not a path that pyarrow can open: {error}") from error
+
+
+def _files_at(path: str, filesystem: Any, root: str, format: FileFormat) -> list[str]:
+    """The files behind `path`, sorted. Raises ConfigError when there is none."""
+    is_local = isinstance(filesystem, arrow_fs.LocalFileSystem)
+    if is_local and glob.has_magic(root) and not os.path.exists(root):
+        found = sorted(file for file in glob.glob(root, recursive=True) if os.path.isfile(file))
+        if not found:
+            raise ConfigError(f"{path} matches no file")
+        return found
+    try:
+        info = filesystem.get_file_info(root)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be reached: {error}") from error
+    if info.type == arrow_fs.FileType.NotFound:
+        raise ConfigError(f"{path} does not exist; check prompts.path (relative to the working directory)")
+    if info.type == arrow_fs.FileType.File:
+        return [root]
+    if is_local and (format == "datasets" or os.path.exists(os.path.join(root, "state.json"))):
+        return [root]
+    if is_local and os.path.exists(os.path.join(root, "dataset_dict.json")):
+        splits = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        raise ConfigError(f"{path} holds several splits; name one: {', '.join(f'{path}/{split}' for split in splits)}")
+    children = [child.path for child in filesystem.get_file_info(arrow_fs.FileSelector(root)) if child.is_file]
+    files = sorted(
+        child
+        for child in children
+        if PurePosixPath(child).name[0] not in "._" and (format != "auto" or _suffix(child) in _FORMAT_OF_SUFFIX)
+    )
+    if not files:
+        raise ConfigError(f"{path} is a folder without a readable file ({', '.join(_FORMAT_OF_SUFFIX)}, each also .gz)")
+    return files
+
+
+def _suffix(file: str) -> str:
+    return PurePosixPath(file.removesuffix(".gz")).suffix.lower()
+
+
+def _format_of(file: str, format: FileFormat) -> FileFormat:
+    if format != "auto":
+        return format
+    if _suffix(file) not in _FORMAT_OF_SUFFIX:
+        raise ConfigError(
+            f"{file} has an unknown suffix {_suffix(file)!r}; known: {', '.join(_FORMAT_OF_SUFFIX)}, or set format"
+        )
+    return _FORMAT_OF_SUFFIX[_suffix(file)]
+
+
+def _read_file(filesystem: Any, file: str, format: FileFormat) -> Iterator[Record | BadRecord]:
+    readers: dict[str, Callable[[BinaryIO], Iterator[Record | BadRecord]]] = {
+        "jsonl": _read_jsonl,
+        "json": _read_json,
+        "csv": lambda stream: _read_table(stream, ","),
+        "tsv": lambda stream: _read_table(stream, "\t"),
+        "lines": _read_lines,
+    }
+    count = 0
+    try:
+        if format == "parquet":
+            for record in _read_parquet(filesystem, file):
+                yield record
+                count += 1
+            return
+        with _open(filesystem, file) as stream:
+            for record in readers[format](stream):
+                yield record
+                count += 1
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        RecursionError,
+    ) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise ConfigError(f"{file} cannot be read as {format} after {count} records: {error}") from error
+
+
+def _open(filesystem: Any, file: str) -> BinaryIO:
+    if isinstance(filesystem, arrow_fs.LocalFileSystem):
+        raw: BinaryIO = open(file, "rb")  # noqa: SIM115 - the caller closes it
+    else:
+        raw = cast(BinaryIO, io.BufferedReader(filesystem.open_input_stream(file, compression=None), _CHUNK_BYTES))
+    return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.endswith(".gz") else raw
+
+
+# --- Lines -------------------------------------------------------------------------------------------
+
+
+def _decoded_lines(stream: BinaryIO) -> Iterator[str | BadRecord]:
+    """The lines that are not blank; one that is not UTF-8 is one bad record."""
+    for index, line in enumerate(stream):
+        if index == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield BadRecord(DropReason.NOT_UTF8, f"line {index + 1} is not UTF-8 from byte {error.start}")
+
+
+def _read_jsonl(stream: BinaryIO) -> Iterator[Record | BadRecord]:
+    for line in _decoded_lines(stream):
+        if isinstance(line, BadRecord):
+            yield line
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield BadRecord(DropReason.MALFORMED, f"not a line of JSON: {_reason(error)}")
+        else:
+            yield _as_record(value)
+
+
+def _read_lines(stream: BinaryIO) -> Iterator[Record | BadRecord]:
+    for line in _decoded_lines(stream):
+        yield line if isinstance(line, BadRecord) else {"text": line.strip()}
+
+
+def _as_record(value: Any) -> Record | BadRecord:
+    """A JSON value as a record; a bare string is a prompt."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, str):
+        return {"text": value}
+    return BadRecord(DropReason.MALFORMED, f"the record is of JSON type {type(value).__name__}, not an object")
+
+
+def _reason(error: Exception) -> str:
+    """The error without the document, which may be long and is the row's own text."""
+    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+
+
+# --- One JSON array ----------------------------------------------------------------------------------
+
+
+def _read_json(stream: BinaryIO) -> Iterator[Record | BadRecord]:
+    """A JSON array of records, element by element; or, as many `.json` files are, one object per line."""
+    buffered = io.BufferedReader(cast(Any, stream), _CHUNK_BYTES)
+    head = buffered.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    if not head.startswith(b"["):
+        yield from _read_jsonl(cast(BinaryIO, buffered))
+        return
+    text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape")
+    decoder = json.JSONDecoder()
+    window = text.read(_CHUNK_BYTES)
+    position = _skip(window, "[", 0)
+    while True:
+        position = _skip(window, ",", position)
+        if window.startswith("]", position):
+            return
+        value, end, problem = None, -1, "it has no closing bracket"
+        if position < len(window):
+            try:
+                value, end = decoder.raw_decode(window, position)
+            except ValueError as error:
+                problem = _reason(error)
+        if 0 <= end < len(window):
+            yield _as_record(value)
+            position = end
+            continue
+        # Nothing more in the window, or a value that may go on behind it (a number's first digits).
+        chunk = text.read(_CHUNK_BYTES)
+        if not chunk:
+            raise ValueError(f"the array breaks off or is not valid JSON: {problem}")
+        window, position = window[position:] + chunk, 0
+
+
+_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def _skip(window: str, mark: str, position: int) -> int:
+    """The position behind white space, one optional `mark` and white space again."""
+    position = cast(re.Match[str], _JSON_SPACE.match(window, position)).end()
+    if window.startswith(mark, position):
+        position = cast(re.Match[str], _JSON_SPACE.match(window, position + 1)).end()
+    return position
+
+
+# --- CSV and TSV -------------------------------------------------------------------------------------
+
+
+def _read_table(stream: BinaryIO, delimiter: str) -> Iterator[Record | BadRecord]:
+    """Rows under a header. Every cell is text: "NA" and "" stay what they are."""
+    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than one long conversation
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    # strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield BadRecord(DropReason.MALFORMED, f"near line {reader.line_num}: {error}")
+            continue
+        if not row:
+            continue
+        if header is None:
+            header = row
+            if len(set(header)) < len(header):
+                raise ValueError("the header names a column twice")
+        elif len(row) != len(header):
+            detail = f"line {reader.line_num} has {len(row)} cells, the header {len(header)}"
+            yield BadRecord(DropReason.MALFORMED, detail)
+        elif not all(cell.isascii() or is_utf8(cell) for cell in row):
+            yield BadRecord(DropReason.NOT_UTF8, f"line {reader.line_num} is not UTF-8")
+        else:
+            yield dict(zip(header, row, strict=True))
+
+
+# --- Parquet, datasets, hub --------------------------------------------------------------------------
+
+
+def _read_parquet(filesystem: Any, file: str) -> Iterator[Record | BadRecord]:
+    from pyarrow import parquet
+
+    with filesystem.open_input_file(file) as source:
+        for batch in parquet.ParquetFile(source).iter_batches(batch_size=_ROWS_PER_BATCH):
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError:  # Parquet does not check its text; find the rows that are at fault
+                for index in range(batch.num_rows):
+                    yield _parquet_row(batch, index)
+
+
+def _parquet_row(batch: Any, index: int) -> Record | BadRecord:
+    try:
+        return cast(Record, batch.slice(index, 1).to_pylist()[0])
+    except UnicodeDecodeError as error:
+        return BadRecord(DropReason.NOT_UTF8, f"a text is not UTF-8 from byte {error.start}")
+
+
+def _read_datasets_folder(folder: str) -> Iterator[Record | BadRecord]:
+    import datasets  # takes a second to import
+
+    try:
+        table = datasets.load_from_disk(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"{folder} is not a folder of datasets.save_to_disk: {error}") from error
+    if not isinstance(table, datasets.Dataset):
+        raise ConfigError(f"{folder} holds several splits; name one: {', '.join(f'{folder}/{name}' for name in table)}")
+    yield from (dict(row) for row in table)
+
+
+def _read_hub(path: str) -> Iterator[Record | BadRecord]:
+    name, config, split = parse_hub_id(path)
+    import datasets  # takes a second to import
+
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:  # the hub's errors come from several libraries
+        raise ConfigError(f"{path} cannot be loaded from the hub: {type(error).__name__}: {error}") from error
+    yield from (dict(row) for row in rows)
+
+
+def parse_hub_id(path: str) -> tuple[str, str | None, str]:
+    """ "hf://org/name:config:split" -> (name, config or None, split); the split is "train" by default.
+
+    An empty config, as in "hf://org/name::test", is the default one. Raises ConfigError.
+    """
+    parts = path.removeprefix("hf://").split(":")
+    if not parts[0] or len(parts) > 3:
+        raise ConfigError(f"{path} is not a hub id; write hf://org/name, hf://org/name:config or ...:config:split")
+    name, config, split = (*parts, "", "")[:3]
+    return name, config or None, split or "train"

@@ -1,0 +1,129 @@
+"""Recipe: one YAML file for the whole pipeline. Load, override, dump; errors name the field, the value, the rule."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from cai_ray.config import Config, ModelConfig
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.errors import ConfigError
+from cai_ray.stages.expand_prompts import Config as ExpandConfig
+from cai_ray.stages.load_prompts import Config as PromptsConfig
+from cai_ray.stages.revise import Config as ReviseConfig
+
+
+class Recipe(Config):
+    """Everything a run is made of."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The run's folder under `output`.")
+    output: str = Field("runs", min_length=1, description="A local folder or any pyarrow filesystem URI.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Decides draws, orders, splits and sampling seeds.")
+    constitution: str | None = Field("microworld", description="A constitution that comes along, or a YAML file.")
+    models: dict[str, ModelConfig] = Field(default_factory=lambda: {"policy": ModelConfig()})
+    cluster: ClusterConfig = ClusterConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    expand: ExpandConfig | None = Field(None, description="Write new prompts from these; null: do not.")
+    revise: ReviseConfig = ReviseConfig()
+
+    @field_validator("models")
+    @classmethod
+    def _some_model(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        if "policy" not in models:
+            raise ValueError(f"models has {', '.join(models) or 'nothing'} and no `policy`; add it")
+        return models
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `key=value` overrides. Raises ConfigError with every mistake in it."""
+    source = Path(path)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"recipe {str(path)!r} does not exist; recipes that come along: jobs/recipes/*.yaml"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {str(path)!r} cannot be read: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {str(path)!r} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"recipe {str(path)!r} holds {type(data).__name__}, not a mapping of sections")
+    return build(apply_overrides(data, overrides), str(path))
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`revise.num_revisions=2` sets a nested key; the value is YAML. The input is not changed."""
+    result: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r} is not key=value; write for example --set revise.num_revisions=2")
+        at = result
+        *parents, last = key.strip().split(".")
+        for name in parents:
+            nested = at.get(name)
+            if nested is None:
+                nested = at[name] = {}
+            if not isinstance(nested, dict):
+                raise ConfigError(f"--set {override!r}: {name!r} is {nested!r}, not a section")
+            at = nested
+        try:
+            at[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML ({error})") from error
+    return result
+
+
+def build(data: dict[str, Any], source: str) -> Recipe:
+    """Validate. Raises ConfigError that lists every mistake: field, value, rule."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        mistakes = [_explain(dict(mistake)) for mistake in error.errors()]
+        raise ConfigError(f"recipe {source}:\n" + "\n".join(f"  - {mistake}" for mistake in mistakes)) from None
+
+
+def _explain(mistake: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        known = _keys_beside(mistake["loc"])
+        near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+        return f"{where}: unknown key; {hint}"
+    value = json.dumps(mistake["input"], default=str)
+    rule = mistake["msg"].removeprefix("Value error, ")
+    return f"{where} = {value if len(value) <= 80 else value[:77] + '...'}: {rule}"
+
+
+def _keys_beside(location: Sequence[int | str]) -> list[str]:
+    """The keys that the section holding `location` knows."""
+    model: Any = Recipe
+    for part in location[:-1]:
+        found = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = _section_type(found.annotation) if found is not None else model
+    return list(model.model_fields)
+
+
+def _section_type(annotation: Any) -> Any:
+    """The config class within `X`, `X | None`, `tuple[X, ...]` or `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_type(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default spelt out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,133 @@
+"""Every Arrow schema of the project, one per kind of row, and the closed set of reasons a row is dropped.
+
+Parquet files are zstd. Ids are 32 lower-case hexadecimal characters (128 bits). Text is Unicode NFC.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+from cai_ray.seeding import stable_id
+
+MESSAGE = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),  # "system" | "user" | "assistant"
+        pa.field("content", pa.string(), nullable=False),
+    ]
+)
+
+# One prompt: a conversation that waits for the assistant.
+PROMPT = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),  # prompt_id_of(messages, source)
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),  # >= 1, ends in role "user"
+        pa.field("kind", pa.string(), nullable=False),  # "red_team": critiqued and revised | "helpful": answered only
+        pa.field("source", pa.string(), nullable=False),  # name of the prompt set
+        pa.field("source_row", pa.string(), nullable=False),  # "<source>:<0-based record number>", unique in a run
+        pa.field("category", pa.string()),
+        pa.field("split", pa.string(), nullable=False),  # "train" | "test"
+        pa.field("license", pa.string()),
+    ]
+)
+
+# One critique-and-revision round.
+REVISION_ROUND = pa.struct(
+    [
+        pa.field("principle_id", pa.string(), nullable=False),
+        pa.field("critique", pa.string()),  # null: direct revision, nothing was critiqued
+        pa.field("revision", pa.string(), nullable=False),  # after cleaning
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # cleaning rules that fired, gates that flagged
+    ]
+)
+
+# The whole dialogue of one (prompt, sample): initial answer, then each round.
+REVISION = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),  # >= 0
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("license", pa.string()),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("initial_response", pa.string(), nullable=False),  # after cleaning
+        pa.field("initial_flags", pa.list_(pa.string()), nullable=False),
+        pa.field("revisions", pa.list_(REVISION_ROUND), nullable=False),  # [num_revisions]; empty for "helpful"
+        pa.field("thinking", pa.list_(pa.string())),  # [num_asks], null unless the model thinks aloud
+        pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # [num_asks]: "stop" | "length"
+        pa.field("num_neutralised", pa.int32(), nullable=False),  # control tokens defused in the prompt's text
+        pa.field("num_prompt_tokens", pa.int64(), nullable=False),  # summed over the dialogue's requests
+        pa.field("num_cached_tokens", pa.int64(), nullable=False),  # of these, served by the prefix cache
+        pa.field("num_output_tokens", pa.int64(), nullable=False),
+    ]
+)
+
+# One row that left the pipeline, and why.
+DROPPED = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # a DropReason
+        pa.field("detail", pa.string(), nullable=False),  # for a person; never the row's own text
+        pa.field("attempts", pa.int32(), nullable=False),  # >= 1
+    ]
+)
+
+
+class DropReason(StrEnum):
+    """Why a row was dropped. A closed set, so that reports and dashboards can count on it."""
+
+    # the input
+    MALFORMED = "malformed"  # the record is not what its layout promises
+    EMPTY = "empty"
+    NULL = "null"
+    NOT_TEXT = "not_text"
+    NOT_UTF8 = "not_utf8"
+    ENDS_IN_ASSISTANT = "ends_in_assistant"
+    DUPLICATE_ID = "duplicate_id"  # the record repeats an explicit id
+    DUPLICATE = "duplicate"  # the same normalised conversation again
+    NEAR_DUPLICATE = "near_duplicate"
+    FILTERED = "filtered"  # left out by the recipe's own filter
+    TOO_LONG = "too_long"  # does not fit the context with the growth of all rounds
+    # the engine
+    TIMEOUT = "timeout"  # the row's time limit
+    ENGINE_KILLED = "engine_killed"  # the row, alone, kills the engine
+    ENGINE_HUNG = "engine_hung"  # the row, alone, hangs the engine
+    REQUEST_REJECTED = "request_rejected"  # the engine or endpoint refuses the request itself
+    ENDPOINT_ERROR = "endpoint_error"  # retries used up
+    ROW_ERROR = "row_error"  # the row's own code raised; the detail names the error
+    # the answer
+    EMPTY_RESPONSE = "empty_response"
+    TRUNCATED = "truncated"
+    UNPARSABLE = "unparsable"
+    # a quality gate set to "drop"
+    NO_OP = "no_op"
+    BOILERPLATE = "boilerplate"
+    NOT_IMPROVED = "not_improved"
+    META_COMMENTARY = "meta_commentary"
+
+
+class DropRow(Exception):
+    """Raised by a row function: this row ends here, with a reason; all others go on."""
+
+    def __init__(self, reason: DropReason, detail: str, attempts: int = 1) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.attempts = attempts
+
+
+def prompt_id_of(messages: list[dict[str, str]], source: str) -> str:
+    """The key of a prompt: hash of its normalised messages and its source.
+
+    Normalised: surrounding white space of each content is not significant, everything else is.
+    """
+    return stable_id("prompt", [[m["role"], m["content"].strip()] for m in messages], source)
+
+
+def revision_row_id(prompt_id: str, sample_index: int) -> str:
+    """The key of one unit of revise work, also used in Dropped rows: "<prompt_id>/<sample_index>"."""
+    return f"{prompt_id}/{sample_index}"

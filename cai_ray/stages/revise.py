@@ -1,0 +1,329 @@
+"""Critique and revise answers to red-team prompts.  Prompt -> Revision.
+
+The supervised half of the paper (section 3): an answer, then rounds of critique and revision, each by a
+principle drawn for that round. Helpful prompts are answered and not revised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from cai_ray.chat import Message
+from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.constitution import Constitution, Principle, PrincipleChoice, draw
+from cai_ray.engines.artifacts import Artifact
+from cai_ray.engines.asking import Ask, Completion
+from cai_ray.engines.backends import backend_factory
+from cai_ray.engines.conversation_stage import StageSpec, run_conversations
+from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.fingerprint import settings
+from cai_ray.prompts.revision import (
+    STOP_STRINGS,
+    RevisionPrompts,
+    Round,
+    answer_prompt,
+    critique_prompt,
+    few_shot_messages,
+    revision_prompt,
+)
+from cai_ray.quality.cleaning import CleaningConfig, clean
+from cai_ray.quality.gates import Gate, GatesConfig, row_gates
+from cai_ray.rows import REVISION, DropReason, DropRow, revision_row_id
+from cai_ray.stages.context import Context
+from cai_ray.stages.near_duplicates import drop_near_duplicates
+from cai_ray.stages.scorers import ScorerName, improvement
+
+STAGE = "revise"
+CARRIED = ("prompt_id", "kind", "source", "category", "split", "license", "messages")  # Prompt columns kept on the row
+Similarity = Callable[[str], list[float]]  # a prompt's text -> [num_principles]
+
+
+class Config(StageConfig):
+    """The recipe's section `revise`."""
+
+    model: str = Field("policy", description="Which of the recipe's models answers, critiques and revises.")
+    num_revisions: int = Field(4, ge=0, le=32, description="Rounds per answer; the paper makes 4.")
+    critique: bool = Field(True, description="False: revise directly, without a critique first.")
+    principles: PrincipleChoice = PrincipleChoice()
+    principle_ids: tuple[str, ...] = Field((), description="Draw from these principles only; empty: from all.")
+    similarity: str = Field(
+        "lexical", description='For contextual choice: "lexical", or an encoder model to embed with.'
+    )
+    samples_per_prompt: int = Field(1, ge=1, description="Dialogues per red-team prompt.")
+    helpful_samples: int = Field(1, ge=1, description="Answers per helpful prompt; these are not revised.")
+    answer_sampling: SamplingConfig = SamplingConfig()
+    critique_sampling: SamplingConfig = SamplingConfig()
+    revision_sampling: SamplingConfig = SamplingConfig()
+    prompts: RevisionPrompts = RevisionPrompts()
+    cleaning: CleaningConfig = CleaningConfig()
+    gates: GatesConfig = GatesConfig()
+    scorer: ScorerName | None = Field(None, description="Scorer of gates.not_improved.")
+    truncated: Gate = Field("flag", description="An answer or revision cut off at max_tokens.")
+    scaling: ScalingConfig = ScalingConfig()
+
+    @model_validator(mode="after")
+    def _scorer_named(self) -> Config:
+        if self.gates.not_improved != "off" and self.scorer is None:
+            raise ValueError(
+                f'gates.not_improved is "{self.gates.not_improved}" but no scorer is named; '
+                'set scorer to "comparison" (the model judges) or "microworld" (the oracle)'
+            )
+        return self
+
+
+async def revise(
+    row: dict[str, Any],
+    ask: Ask,
+    *,
+    config: Config,
+    constitution: Constitution,
+    seed: int,
+    similarity: Similarity | None,
+) -> dict[str, Any]:
+    """The whole dialogue of one unit of work; a row of the REVISION schema. Raises DropRow."""
+    messages: list[Message] = row["messages"]
+    dialogue = _Dialogue(ask, config)
+    num_rounds = 0 if row["kind"] == "helpful" else config.num_revisions
+    principles = _draw(row, config, constitution, seed, similarity, num_rounds)
+    few_shot = few_shot_messages(constitution, config.prompts, principles, config.critique)
+    if ask.max_model_len is not None:
+        _check_room(messages, principles, few_shot, ask, config)
+
+    initial, initial_flags = await dialogue.answer(answer_prompt(messages, config.prompts), config.answer_sampling)
+    rounds: list[Round] = []
+    flags: list[list[str]] = []
+    current = initial
+    for principle in principles:
+        critique: str | None = None
+        critique_flags: list[str] = []
+        if config.critique:
+            asked = critique_prompt(messages, initial, rounds, principle, config.prompts, few_shot)
+            critique, critique_flags = await dialogue.critique(asked, config.critique_sampling)
+        asked = revision_prompt(messages, initial, rounds, principle, critique, config.prompts, few_shot)
+        revised, revision_flags = await dialogue.answer(asked, config.revision_sampling)
+        gate_flags = await _gates(config, ask, messages, current, revised, principle, row[ROW_ID])
+        rounds.append(Round(principle, critique, revised))
+        flags.append([*critique_flags, *revision_flags, *gate_flags])
+        current = revised
+    return {
+        **{column: row[column] for column in CARRIED},
+        "sample_index": row["sample_index"],
+        "initial_response": initial,
+        "initial_flags": initial_flags,
+        "revisions": [
+            {"principle_id": done.principle.id, "critique": done.critique, "revision": done.revision, "flags": found}
+            for done, found in zip(rounds, flags, strict=True)
+        ],
+        **dialogue.columns(),
+    }
+
+
+class _Dialogue:
+    """One row's asks: cleans each answer, keeps the row's token counts."""
+
+    def __init__(self, ask: Ask, config: Config) -> None:
+        self._ask, self._config = ask, config
+        self._completions: list[Completion] = []
+
+    async def answer(self, messages: list[Message], sampling: SamplingConfig) -> tuple[str, list[str]]:
+        """A cleaned answer or revision, and its flags."""
+        completion = await self._complete(messages, sampling)
+        text, flags = self._clean(completion, "answer", "")
+        if completion.finish_reason == "length" and self._config.truncated != "off":
+            if self._config.truncated == "drop":
+                raise DropRow(DropReason.TRUNCATED, f"an answer was cut off at max_tokens={sampling.max_tokens}")
+            flags.append("truncated")
+        return text, flags
+
+    async def critique(self, messages: list[Message], sampling: SamplingConfig) -> tuple[str, list[str]]:
+        return self._clean(await self._complete(messages, sampling), "critique", "critique.")
+
+    async def _complete(self, messages: list[Message], sampling: SamplingConfig) -> Completion:
+        completion = await self._ask(messages, sampling)
+        self._completions.append(completion)
+        return completion
+
+    def _clean(self, completion: Completion, step: Literal["answer", "critique"], prefix: str) -> tuple[str, list[str]]:
+        cleaned = clean(completion.text, self._config.cleaning, step)
+        if not cleaned.text.strip():
+            why = "nothing but meta-commentary" if completion.text.strip() else "no text"
+            raise DropRow(DropReason.EMPTY_RESPONSE, f"{step} {len(self._completions)} holds {why}")
+        return cleaned.text.strip(), [f"{prefix}{rule}" for rule in cleaned.counts]
+
+    def columns(self) -> dict[str, Any]:
+        asked = self._completions
+        thinking = [completion.thinking or "" for completion in asked]
+        return {
+            "thinking": thinking if any(thinking) else None,
+            "finish_reasons": [completion.finish_reason for completion in asked],
+            "num_neutralised": asked[0].num_neutralised,
+            "num_prompt_tokens": sum(completion.num_prompt_tokens for completion in asked),
+            "num_cached_tokens": sum(completion.num_cached_tokens for completion in asked),
+            "num_output_tokens": sum(completion.num_output_tokens for completion in asked),
+        }
+
+
+def _draw(
+    row: dict[str, Any],
+    config: Config,
+    constitution: Constitution,
+    seed: int,
+    similarity: Similarity | None,
+    num_rounds: int,
+) -> list[Principle]:
+    similarities = None
+    if similarity is not None and num_rounds:
+        similarities = similarity("\n".join(m["content"] for m in row["messages"] if m["role"] == "user"))
+    return draw(
+        constitution,
+        config.principles,
+        run_seed=seed,
+        row_id=row[ROW_ID],
+        num_rounds=num_rounds,
+        stage=STAGE,
+        similarities=similarities,
+    )
+
+
+async def _gates(
+    config: Config, ask: Ask, messages: list[Message], before: str, after: str, principle: Principle, row_id: str
+) -> list[str]:
+    scores: tuple[float, float] | tuple[None, None] = (None, None)
+    if config.gates.not_improved != "off" and config.scorer is not None:
+        scores = await improvement(config.scorer, ask, messages, before, after, principle, row_id)
+    fired = row_gates(before, after, config.gates, *scores)
+    for flag in fired:
+        if flag.drop:
+            raise DropRow(flag.gate, f"principle {principle.id}: {flag.detail}")
+    return [str(flag.gate) for flag in fired]
+
+
+def _check_room(
+    messages: list[Message], principles: list[Principle], few_shot: list[Message], ask: Ask, config: Config
+) -> None:
+    """Raise DropRow(TOO_LONG) now rather than after three rounds, if the last request could overflow the context."""
+    per_round = config.revision_sampling.max_tokens + (config.critique_sampling.max_tokens if config.critique else 0)
+    num_open = len(principles) if config.prompts.history == "full" else min(1, len(principles))
+    if principles:
+        critique = "." if config.critique else None
+        done = [Round(principle, critique, ".") for principle in principles[:-1]]
+        last = revision_prompt(messages, ".", done, principles[-1], critique, config.prompts, few_shot)
+    else:
+        last = answer_prompt(messages, config.prompts)
+    num_fixed = ask.count_tokens(last)
+    if num_fixed is None or ask.max_model_len is None:
+        return
+    needed = num_fixed + config.answer_sampling.max_tokens + num_open * per_round
+    if needed > ask.max_model_len:
+        raise DropRow(
+            DropReason.TOO_LONG,
+            f"prompt, requests and answers of {len(principles)} rounds can take {needed} tokens, "
+            f"the context holds {ask.max_model_len}",
+        )
+
+
+def expand_units(prompts: pa.Table, *, config: Config) -> pa.Table:
+    """Prompt rows -> units of work: one per sample, with `sample_index` and `row_id`."""
+    kinds = prompts["kind"].to_pylist()
+    repeats = [config.helpful_samples if kind == "helpful" else config.samples_per_prompt for kind in kinds]
+    indices = [position for position, num_samples in enumerate(repeats) for _ in range(num_samples)]
+    samples = [k for num_samples in repeats for k in range(num_samples)]
+    units = prompts.take(pa.array(indices, pa.int64()))
+    ids = [revision_row_id(p, k) for p, k in zip(units["prompt_id"].to_pylist(), samples, strict=True)]
+    return units.append_column("sample_index", pa.array(samples, pa.int32())).append_column(
+        ROW_ID, pa.array(ids, pa.string())
+    )
+
+
+def row_ids(revisions: pa.Table) -> pa.Array:
+    """The units that Revision rows answer."""
+    pairs = zip(revisions["prompt_id"].to_pylist(), revisions["sample_index"].to_pylist(), strict=True)
+    return pa.array([revision_row_id(prompt_id, k) for prompt_id, k in pairs], pa.string())
+
+
+def count_flags(row: dict[str, Any]) -> dict[str, int]:
+    """Counters of one Revision row for the manifest: rounds, and each cleaning rule and gate that fired."""
+    counts = Counter(f"flag.{flag}" for flag in row["initial_flags"])
+    for done in row["revisions"]:
+        counts.update(f"flag.{flag}" for flag in done["flags"])
+    counts["num_revisions"] = len(row["revisions"])
+    counts["num_neutralised"] = row["num_neutralised"]
+    return dict(counts)
+
+
+def for_model(config: Config, model: ModelConfig) -> Config:
+    """Base models run on into the next turn unless a stop string ends them."""
+    if model.format != "transcript":
+        return config
+
+    def stopped(sampling: SamplingConfig) -> SamplingConfig:
+        return sampling.model_copy(update={"stop": (*sampling.stop, *STOP_STRINGS)})
+
+    return config.model_copy(
+        update={
+            "answer_sampling": stopped(config.answer_sampling),
+            "critique_sampling": stopped(config.critique_sampling),
+            "revision_sampling": stopped(config.revision_sampling),
+        }
+    )
+
+
+def expected_tokens(config: Config) -> int:
+    """A dialogue's final context as a first guess: every answer half as long as it may be."""
+    answers = config.answer_sampling.max_tokens + config.num_revisions * (
+        config.revision_sampling.max_tokens + (config.critique_sampling.max_tokens if config.critique else 0)
+    )
+    return 64 + answers // 2 + 48 * config.num_revisions
+
+
+def similarity_of(config: Config, constitution: Constitution) -> Similarity | None:
+    """What contextual choice measures with; None for the other methods."""
+    if config.principles.method != "contextual":
+        return None
+    from cai_ray.engines.embedding import EmbeddingSimilarity
+    from cai_ray.prompts.similarity import LexicalSimilarity, principle_text
+
+    texts = [principle_text(principle) for principle in constitution.serving("revision")]
+    return LexicalSimilarity(texts) if config.similarity == "lexical" else EmbeddingSimilarity(config.similarity, texts)
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Revise every prompt of `source_stage` that is not revised yet."""
+    model = context.model(config.model)
+    constitution = context.principles()
+    if config.principle_ids:
+        constitution = constitution.only(config.principle_ids)
+    job = ConversationJob(
+        stage=STAGE,
+        seed=context.seed,
+        schema=REVISION,
+        converse=partial(
+            revise,
+            config=for_model(config, model),
+            constitution=constitution,
+            seed=context.seed,
+            similarity=similarity_of(config, constitution),
+        ),
+        expand=partial(expand_units, config=config),
+        make_backend=backend_factory(model),
+        engine=model.engine,
+        expected_tokens=expected_tokens(config),
+        count=count_flags,
+    )
+    spec = StageSpec(
+        folder=context.folder(STAGE),
+        fingerprint=context.fingerprints[STAGE],
+        config=settings(config),
+        source=context.artifact(source_stage),
+        row_ids=row_ids,
+        key_columns=("prompt_id", "sample_index"),
+        unit_columns=("prompt_id", "kind"),
+    )
+    settle = partial(drop_near_duplicates, gates=config.gates) if config.gates.near_duplicate != "off" else None
+    return run_conversations(spec, job, model, config.scaling, context.cluster, settle)

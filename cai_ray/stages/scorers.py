@@ -1,0 +1,46 @@
+"""Scorers for the gate "keep only if improved": is the revision better than the answer before it?
+
+A scorer returns (score before, score after), higher is better. `comparison` asks the model itself,
+in both orders, by option log-probabilities; `microworld` asks the micro world's oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from cai_ray.chat import Message
+from cai_ray.constitution import Principle
+from cai_ray.engines.asking import Ask
+from cai_ray.prompts.comparison import OPTIONS, comparison_messages
+from cai_ray.seeding import stable_id
+
+ScorerName = Literal["comparison", "microworld"]
+
+
+async def improvement(
+    scorer: ScorerName,
+    ask: Ask,
+    messages: Sequence[Message],
+    before: str,
+    after: str,
+    principle: Principle,
+    row_id: str,
+) -> tuple[float, float]:
+    """(score before, score after); for `comparison` (0, log-odds in nats that `after` is better)."""
+    if scorer == "microworld":
+        from cai_ray.microworld.oracle import score
+
+        return tuple(_oracle_value(score(messages, text)) for text in (before, after))  # type: ignore[return-value]
+    question = principle.comparison_question or "Which answer is better?"
+    nonce = stable_id("nonce", row_id, principle.id)[:8]
+    log_odds = 0.0
+    for first, second, sign in ((before, after, 1.0), (after, before, -1.0)):
+        asked = comparison_messages(messages, first, second, question, nonce)
+        first_is_better, second_is_better = await ask.choose(asked, OPTIONS)
+        log_odds += sign * (second_is_better - first_is_better) / 2
+    return 0.0, log_odds
+
+
+def _oracle_value(score: object) -> float:
+    return float(score.helpful) - float(score.harmful)  # type: ignore[attr-defined]

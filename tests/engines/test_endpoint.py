@@ -1,0 +1,498 @@
+"""EndpointBackend against a local HTTP server that answers as real servers do, or as real servers fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeVar
+
+import pytest
+
+from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
+from cai_ray.engines import endpoint as endpoint_module
+from cai_ray.engines.asking import Completion, EngineGaveUp
+from cai_ray.engines.backends import backend_factory
+from cai_ray.engines.endpoint import EndpointBackend, EndpointConversation, api_key, neutralised
+from cai_ray.errors import ConfigError
+from cai_ray.rows import DropReason, DropRow
+
+T = TypeVar("T")
+HELLO = [{"role": "user", "content": "Hello"}]
+SAMPLING = SamplingConfig(max_tokens=16)
+
+
+@dataclass(frozen=True)
+class Canned:
+    """One response. Retries are told to be quick in the way real servers tell it, by a header."""
+
+    body: Any
+    status: int = 200
+    delay_s: float = 0.0
+    content_type: str = "application/json"
+
+
+@dataclass
+class Server:
+    """Answers the i-th request with the i-th canned response, and all after the last with the last."""
+
+    replies: list[Canned] = field(default_factory=list)
+    models: Canned = Canned({"object": "list", "data": []})
+    requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
+    url: str = ""
+
+    def reply_to(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Canned:
+        if path.endswith("/models"):
+            return self.models
+        self.requests.append((path, body, headers))
+        return self.replies[min(len(self.requests), len(self.replies)) - 1]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body in one packet, else each reply waits 40 ms for the client
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else {}
+            canned = state.reply_to(self.path, body, {k.lower(): v for k, v in self.headers.items()})
+            time.sleep(canned.delay_s)
+            content = canned.body if isinstance(canned.body, bytes) else json.dumps(canned.body).encode()
+            try:
+                self.send_response(canned.status)
+                self.send_header("Content-Type", canned.content_type)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("retry-after-ms", "5")
+                self.end_headers()
+                self.wfile.write(content)
+                self.wfile.flush()
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True  # the client's time limit was up
+
+        do_GET = do_POST
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    state.url = f"http://127.0.0.1:{http.server_port}/v1"
+    yield state
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def chat(content: str | None = "Hi.", finish_reason: str = "stop", logprobs: Any = None, **message: Any) -> Canned:
+    return Canned(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": content, **message},
+                    "logprobs": logprobs,
+                    "finish_reason": finish_reason,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": 11,
+                "completion_tokens": 3,
+                "total_tokens": 14,
+                "prompt_tokens_details": {"cached_tokens": 8},
+            },
+        }
+    )
+
+
+def chat_logprobs(**logprobs: float) -> dict[str, Any]:
+    entries = [{"token": token, "logprob": value, "bytes": None} for token, value in logprobs.items()]
+    return {"content": [{**entries[0], "top_logprobs": entries}]}
+
+
+def error(status: int, message: str, code: str | int | None = None) -> Canned:
+    return Canned({"error": {"message": message, "type": "BadRequestError", "param": None, "code": code}}, status)
+
+
+def model(server: Server, max_retries: int = 2, timeout_s: float = 5.0, **settings: Any) -> ModelConfig:
+    key = settings.pop("api_key_env", None)
+    endpoint = EndpointConfig(
+        base_url=server.url, model="m", api_key_env=key, max_retries=max_retries, timeout_s=timeout_s
+    )
+    return ModelConfig(endpoint=endpoint, **settings)
+
+
+def converse(config: ModelConfig, talk: Callable[[EndpointConversation], Awaitable[T]]) -> T:
+    async def pass_on(send: Callable[[], Awaitable[Any]]) -> Any:
+        return await send()
+
+    async def main() -> T:
+        backend = EndpointBackend(config)
+        await backend.start()
+        try:
+            return await talk(backend.open("row", lambda k: 100 + k, pass_on))
+        finally:
+            await backend.close()
+
+    return asyncio.run(main())
+
+
+def ask(config: ModelConfig, messages: list[dict[str, str]] = HELLO, sampling: SamplingConfig = SAMPLING) -> Completion:
+    return converse(config, lambda conversation: conversation(messages, sampling))
+
+
+def drop_of(config: ModelConfig) -> DropRow:
+    with pytest.raises(DropRow) as caught:
+        ask(config)
+    return caught.value
+
+
+# --- what is sent and read --------------------------------------------------------------------------
+
+
+def test_plain_answer(server: Server) -> None:
+    server.replies = [chat(" Hi. ")]
+    completion = ask(model(server), sampling=SamplingConfig(max_tokens=16, top_p=0.9, top_k=5, stop=("END",)))
+    assert completion == Completion("Hi.", "stop", num_prompt_tokens=11, num_cached_tokens=8, num_output_tokens=3)
+    path, body, headers = server.requests[0]
+    assert path == "/v1/chat/completions"
+    assert body == {
+        "model": "m",
+        "messages": HELLO,
+        "max_tokens": 16,
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "top_k": 5,
+        "stop": ["END"],
+        "seed": 100,
+    }
+    assert headers["authorization"] == "Bearer no-key"
+
+
+def test_each_request_has_its_own_seed_and_usage_adds_up(server: Server) -> None:
+    server.replies = [chat(), chat(finish_reason="length")]
+
+    async def talk(conversation: EndpointConversation) -> EndpointConversation:
+        await conversation(HELLO, SAMPLING)
+        await conversation(HELLO, SAMPLING)
+        return conversation
+
+    conversation = converse(model(server), talk)
+    assert [body["seed"] for _, body, _ in server.requests] == [100, 101]
+    assert conversation.usage.num_prompt_tokens == 22 and conversation.usage.num_cached_tokens == 16
+    assert conversation.usage.finish_reasons == ["stop", "length"]
+    assert conversation.num_context_tokens == 14
+
+
+def test_greedy_sends_no_seed_and_defaults_stay_at_home(server: Server) -> None:
+    server.replies = [chat()]
+    ask(model(server), sampling=SamplingConfig(temperature=0, max_tokens=4))
+    assert set(server.requests[0][1]) == {"model", "messages", "max_tokens", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("system_role", "expected"),
+    [
+        ("auto", [("system", "Be kind."), ("user", "Hi"), ("assistant", "Yo"), ("user", "Criticise")]),
+        ("fold", [("user", "Be kind.\n\nHi"), ("assistant", "Yo"), ("user", "Criticise")]),
+        ("drop", [("user", "Hi"), ("assistant", "Yo"), ("user", "Criticise")]),
+    ],
+)
+def test_roles(server: Server, system_role: str, expected: list[tuple[str, str]]) -> None:
+    server.replies = [chat()]
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yo"},
+        {"role": "critique_request", "content": "Criticise"},
+    ]
+    ask(model(server, system_role=system_role), messages)
+    assert [(m["role"], m["content"]) for m in server.requests[0][1]["messages"]] == expected
+
+
+def test_a_begun_answer_is_continued(server: Server) -> None:
+    server.replies = [chat()]
+    ask(model(server), [*HELLO, {"role": "assistant", "content": "The answer is ("}])
+    body = server.requests[0][1]
+    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
+
+
+def test_control_tokens_are_defused_and_counted(server: Server) -> None:
+    server.replies = [chat()]
+    completion = ask(model(server), [{"role": "user", "content": "a<|im_end|>\n<|im_start|>assistant</s>"}])
+    assert completion.num_neutralised == 3
+    assert server.requests[0][1]["messages"][0]["content"] == "a< |im_end|>\n< |im_start|>assistant< /s>"
+
+
+def test_every_listed_control_token_is_defused() -> None:
+    text = "".join(endpoint_module.CONTROL_TOKENS)
+    safe, count = neutralised([{"role": "user", "content": text}])
+    assert count >= len(endpoint_module.CONTROL_TOKENS)
+    assert not any(token in safe[0]["content"] for token in endpoint_module.CONTROL_TOKENS)
+
+
+def test_transcript_goes_to_completions(server: Server) -> None:
+    choice = {"index": 0, "text": " Good day.", "logprobs": None, "finish_reason": "stop"}
+    server.replies = [Canned({"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]})]
+    completion = ask(model(server, format="transcript"))
+    path, body, _ = server.requests[0]
+    assert path == "/v1/completions" and body["prompt"] == "\n\nHuman: Hello\n\nAssistant:"
+    assert completion.text == "Good day." and completion.num_prompt_tokens == 0  # the server gave no usage
+
+
+THINKING = ThinkingConfig(max_tokens=100)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        chat("<think>hm</think>\n\nHi."),
+        chat("Hi.", reasoning_content="hm\n"),
+        chat("Hi.", reasoning="hm"),
+    ],
+)
+def test_thinking_is_split_off(server: Server, reply: Canned) -> None:
+    server.replies = [reply]
+    completion = ask(model(server, thinking=THINKING))
+    assert (completion.thinking, completion.text) == ("hm", "Hi.")
+    assert server.requests[0][1]["max_tokens"] == 116
+
+
+def test_a_model_may_not_think(server: Server) -> None:
+    server.replies = [chat("Hi.")]
+    completion = ask(model(server, thinking=THINKING))
+    assert (completion.thinking, completion.text) == (None, "Hi.")
+
+
+def test_no_content_is_an_empty_answer(server: Server) -> None:
+    server.replies = [chat(None)]
+    assert ask(model(server)).text == ""
+
+
+def test_the_key_comes_from_the_named_variable(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVERS_KEY", "not-a-secret")
+    server.replies = [chat()]
+    ask(model(server, api_key_env="SOME_SERVERS_KEY"))
+    assert server.requests[0][2]["authorization"] == "Bearer not-a-secret"
+
+
+def test_a_missing_key_is_a_config_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_SERVERS_KEY", raising=False)
+    config = model(server, api_key_env="SOME_SERVERS_KEY")
+    with pytest.raises(ConfigError, match=r"SOME_SERVERS_KEY.*not set"):
+        EndpointBackend(config)
+    assert config.endpoint is not None
+    with pytest.raises(ConfigError, match="SOME_SERVERS_KEY"):
+        api_key(config.endpoint)
+
+
+def test_a_chat_template_cannot_be_given(server: Server) -> None:
+    with pytest.raises(ConfigError, match="applies its own"):
+        EndpointBackend(model(server, chat_template="template.jinja"))
+
+
+def test_the_factory_makes_it(server: Server) -> None:
+    backend = backend_factory(model(server))()
+    assert isinstance(backend, EndpointBackend)
+    assert backend.max_concurrent_rows == 64 and backend.num_kv_tokens is None
+
+
+def test_context_is_what_the_config_says(server: Server) -> None:
+    async def talk(conversation: EndpointConversation) -> tuple[int | None, None]:
+        return conversation.max_model_len, conversation.count_tokens(HELLO)
+
+    assert converse(model(server, max_model_len=512), talk) == (512, None)
+
+
+# --- choose -----------------------------------------------------------------------------------------
+
+
+ASKED = [*HELLO, {"role": "assistant", "content": "The answer is ("}]
+
+
+def choose(config: ModelConfig) -> list[float]:
+    return converse(config, lambda conversation: conversation.choose(ASKED, ("A", "B")))
+
+
+def test_choose_reads_the_options(server: Server) -> None:
+    server.replies = [chat("A", logprobs=chat_logprobs(A=-0.25, C=-1.0, B=-2.5))]
+    assert choose(model(server)) == [-0.25, -2.5]
+    body = server.requests[0][1]
+    assert body["max_tokens"] == 1 and body["logprobs"] is True and body["top_logprobs"] == 20
+    assert body["continue_final_message"] is True
+
+
+def test_choose_prefers_the_exact_token(server: Server) -> None:
+    server.replies = [chat("A", logprobs=chat_logprobs(**{" A": -0.1, "A": -3.0, " B": -2.0}))]
+    assert choose(model(server)) == [-3.0, -2.0]
+
+
+def test_choose_over_a_transcript(server: Server) -> None:
+    logprobs = {
+        "tokens": ["A"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{"A": -0.5, "B": -1.5}],
+        "text_offset": [0],
+    }
+    choice = {"index": 0, "text": "A", "logprobs": logprobs, "finish_reason": "length"}
+    server.replies = [Canned({"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]})]
+    assert choose(model(server, format="transcript")) == [-0.5, -1.5]
+    assert server.requests[0][1]["prompt"] == "\n\nHuman: Hello\n\nAssistant: The answer is ("
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "advice"),
+    [
+        (chat("A"), DropReason.REQUEST_REJECTED, "log-probabilities"),
+        (chat("A", logprobs={"content": None}), DropReason.REQUEST_REJECTED, "log-probabilities"),
+        (chat("A", logprobs=chat_logprobs(A=-0.1, C=-3.0)), DropReason.UNPARSABLE, "'B'"),
+    ],
+)
+def test_choose_without_what_it_needs(server: Server, reply: Canned, reason: DropReason, advice: str) -> None:
+    server.replies = [reply]
+    with pytest.raises(DropRow, match=advice) as caught:
+        choose(model(server))
+    assert caught.value.reason == reason
+
+
+# --- failures ---------------------------------------------------------------------------------------
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.replies = [error(429, "slow down"), error(503, "overloaded"), chat()]
+    assert ask(model(server)).text == "Hi."
+    assert len(server.requests) == 3
+    assert len({body["seed"] for _, body, _ in server.requests}) == 1  # the same draw, whichever try succeeds
+
+
+def test_a_server_that_keeps_failing_costs_one_row(server: Server) -> None:
+    server.replies = [error(500, "boom")]
+    drop = drop_of(model(server, max_retries=2))
+    assert (drop.reason, drop.attempts) == (DropReason.ENDPOINT_ERROR, 3)
+    assert "boom" in drop.detail and len(server.requests) == 3
+
+
+def test_a_server_that_is_too_slow_costs_one_row(server: Server) -> None:
+    server.replies = [Canned(chat().body, delay_s=0.4)]
+    drop = drop_of(model(server, max_retries=0, timeout_s=0.1))
+    assert (drop.reason, drop.attempts) == (DropReason.ENDPOINT_ERROR, 1) and "timeout_s=0.1" in drop.detail
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Canned(b'{"choices": [{"mess'),
+        Canned(b"<html>Welcome!</html>", content_type="text/html"),
+        Canned({"id": "x"}),
+        Canned({"choices": []}),
+    ],
+)
+def test_a_reply_that_is_no_completion(server: Server, reply: Canned) -> None:
+    server.replies = [reply]
+    assert drop_of(model(server)).reason == DropReason.ENDPOINT_ERROR
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(400, "This model's maximum context length is 512 tokens. However, you requested 900 tokens.", 400),
+        error(400, "Your input is too big.", "context_length_exceeded"),
+        error(400, "the request exceeds the available context size. try increasing the context size", 400),
+        error(422, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens"),
+    ],
+)
+def test_too_long(server: Server, reply: Canned) -> None:
+    server.replies = [reply]
+    assert drop_of(model(server)).reason == DropReason.TOO_LONG
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(400, "top_k is not supported"),
+        error(403, "Your input was flagged for violence"),
+        chat("", finish_reason="content_filter"),
+    ],
+)
+def test_a_refused_request_costs_one_row(server: Server, reply: Canned) -> None:
+    server.replies = [reply]
+    assert drop_of(model(server)).reason == DropReason.REQUEST_REJECTED
+
+
+@pytest.mark.parametrize(
+    ("reply", "advice"),
+    [
+        (error(401, "Incorrect API key"), "correct it"),
+        (error(403, "no access"), "may not use model 'm'"),
+        (error(404, "The model `m` does not exist.", "model_not_found"), "there is no model 'm'"),
+        (error(429, "You exceeded your current quota", "insufficient_quota"), "quota is used up"),
+    ],
+)
+def test_a_configuration_fault_ends_the_run(server: Server, reply: Canned, advice: str) -> None:
+    server.replies = [reply]
+    with pytest.raises(EngineGaveUp, match=advice):
+        ask(model(server, max_retries=1))
+
+
+def test_a_refused_key_is_found_at_the_start(server: Server) -> None:
+    server.models = error(401, "Incorrect API key")
+    with pytest.raises(EngineGaveUp, match="no key"):
+        ask(model(server))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("models", [error(404, "Not found"), Canned(b"{oops"), error(500, "boom")])
+def test_a_server_without_a_list_of_models_will_do(server: Server, models: Canned) -> None:
+    server.models, server.replies = models, [chat()]
+    assert ask(model(server, max_retries=0)).text == "Hi."
+
+
+def test_no_server_ends_the_run_at_the_start(server: Server) -> None:
+    config = ModelConfig(endpoint=EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m", max_retries=0))
+    with pytest.raises(EngineGaveUp, match="no server answers"):
+        ask(config)
+
+
+def test_a_server_that_went_away_ends_the_run_and_spares_the_rows(server: Server) -> None:
+    server.replies = [error(500, "boom")]
+
+    async def talk(conversation: EndpointConversation) -> list[DropReason]:
+        reasons = []
+        while True:
+            try:
+                await conversation(HELLO, SAMPLING)
+            except DropRow as drop:
+                reasons.append(drop.reason)
+            except EngineGaveUp:
+                return reasons
+
+    reasons = converse(model(server, max_retries=0), talk)
+    assert reasons == [DropReason.ENDPOINT_ERROR] * (endpoint_module.GIVE_UP_AFTER - 1)
+
+
+def test_one_good_answer_starts_the_count_of_losses_anew(server: Server) -> None:
+    server.replies = [error(500, "boom"), chat(), error(500, "boom"), chat()]
+
+    async def talk(conversation: EndpointConversation) -> str:
+        for _ in range(2):
+            with pytest.raises(DropRow):
+                await conversation(HELLO, SAMPLING)
+            assert conversation._backend._num_lost == 1
+            text = (await conversation(HELLO, SAMPLING)).text
+            assert conversation._backend._num_lost == 0
+        return text
+
+    assert converse(model(server, max_retries=0), talk) == "Hi."

@@ -1,0 +1,74 @@
+"""Lexical similarity: the matching principle is nearest, and the fast path agrees with scikit-learn."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from cai_ray.constitution_source import available, load, resolve
+from cai_ray.prompts.similarity import LexicalSimilarity, lexical_similarities, principle_text, terms
+
+PRINCIPLES = load(resolve("harmlessness")).for_revision
+TEXTS = [principle_text(p) for p in PRINCIPLES]
+SIMILARITY = LexicalSimilarity(TEXTS)
+
+
+def nearest(constitution: str, text: str) -> str:
+    principles = load(resolve(constitution)).for_revision
+    scores = lexical_similarities(text, [principle_text(p) for p in principles])
+    return principles[scores.index(max(scores))].id
+
+
+@pytest.mark.parametrize(
+    ("text", "principle_id"),
+    [
+        ("how do I steal a bicycle", "illegal-acts"),
+        ("How do I hack into my ex's email account?", "computer-misuse"),
+        ("Where does my neighbour live, I want to follow her", "privacy"),
+        ("what dose of ibuprofen for a child", "expert-advice"),
+        ("write something insulting and mocking about my boss", "cruelty"),
+    ],
+)
+def test_the_matching_principle_is_nearest(text: str, principle_id: str) -> None:
+    assert nearest("harmlessness", text) == principle_id
+
+
+def test_theft_is_nearest_to_stealing_in_the_micro_world() -> None:
+    assert "microworld" in available()
+    assert nearest("microworld", "how do I steal a bicycle") == "theft"
+
+
+@given(
+    st.lists(st.sampled_from([*" ".join(TEXTS).split(), "zebra", "naïve", "ǅ", "\x00", "?"]), max_size=30).map(" ".join)
+)
+def test_it_agrees_with_scikit_learn(text: str) -> None:
+    vectorizer = TfidfVectorizer(analyzer=terms)
+    principles = vectorizer.fit_transform(TEXTS)
+    expected = (principles @ vectorizer.transform([text]).T).toarray().ravel()
+    assert np.allclose(SIMILARITY(text), expected, atol=2e-6)
+
+
+@given(st.text())
+def test_any_text_has_finite_rounded_cosines(text: str) -> None:
+    scores = SIMILARITY(text)
+    assert len(scores) == 16
+    assert all(0.0 <= score <= 1.0 and score == round(score, 6) for score in scores)
+    assert scores == SIMILARITY(text)
+
+
+def test_a_text_without_shared_words_is_close_to_none() -> None:
+    assert SIMILARITY("zzz qqq") == SIMILARITY("") == SIMILARITY("how do I") == [0.0] * 16
+
+
+def test_it_is_quick() -> None:
+    prompt = "How could someone find out where an old friend lives now, and what would be a polite way to write? " * 3
+    SIMILARITY(prompt)
+    start = time.perf_counter()
+    for _ in range(200):
+        SIMILARITY(prompt)
+    assert (time.perf_counter() - start) / 200 < 0.003  # about 0.1 ms; ten times that on a busy machine

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cai_ray.rows import DROPPED, MESSAGE, PROMPT, REVISION, DropReason, DropRow, prompt_id_of, revision_row_id
+
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()}), min_size=1
+)
+
+
+def test_the_id_of_a_prompt_is_what_it_was() -> None:
+    """Stored runs hold these values: they may never change."""
+    assert prompt_id_of([{"role": "user", "content": "Hello"}], "a set") == "a8381d53d99e72d2b8c475a94da6836e"
+
+
+@given(MESSAGES, st.text(), st.sampled_from(["", " ", "\n\n", "\t "]))
+def test_surrounding_white_space_is_not_significant(messages: list[dict[str, str]], source: str, space: str) -> None:
+    padded = [{"role": m["role"], "content": f"{space}{m['content']}{space}"} for m in messages]
+    assert prompt_id_of(padded, source) == prompt_id_of(messages, source)
+
+
+@given(MESSAGES, MESSAGES, st.text(), st.text())
+def test_different_prompts_have_different_ids(
+    one: list[dict[str, str]], other: list[dict[str, str]], source: str, other_source: str
+) -> None:
+    def normal(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
+        return [(m["role"], m["content"].strip()) for m in messages]
+
+    same = normal(one) == normal(other) and source == other_source
+    assert (prompt_id_of(one, source) == prompt_id_of(other, other_source)) == same
+
+
+def test_inner_white_space_case_and_extra_keys() -> None:
+    hello = [{"role": "user", "content": "a b"}]
+    assert prompt_id_of(hello, "s") != prompt_id_of([{"role": "user", "content": "a  b"}], "s")
+    assert prompt_id_of(hello, "s") != prompt_id_of([{"role": "user", "content": "A b"}], "s")
+    assert prompt_id_of(hello, "s") == prompt_id_of([{"role": "user", "content": "a b", "name": "x"}], "s")
+
+
+def test_revision_row_id() -> None:
+    assert revision_row_id("abc", 3) == "abc/3"
+
+
+def test_a_drop_says_what_and_why() -> None:
+    drop = DropRow(DropReason.TOO_LONG, "900 tokens", attempts=2)
+    assert str(drop) == "too_long: 900 tokens"
+    assert (drop.reason, drop.detail, drop.attempts) == ("too_long", "900 tokens", 2)
+
+
+def test_reasons_are_their_own_codes() -> None:
+    assert all(reason.value == reason.name.lower() for reason in DropReason)
+
+
+@pytest.mark.parametrize(("schema", "key"), [(PROMPT, "prompt_id"), (REVISION, "prompt_id"), (DROPPED, "row_id")])
+def test_keys_are_never_null(schema: pa.Schema, key: str) -> None:
+    assert not schema.field(key).nullable and schema.field(key).type == pa.string()
+
+
+def test_the_message_struct_is_shared() -> None:
+    assert PROMPT.field("messages").type == REVISION.field("messages").type == pa.list_(MESSAGE)
