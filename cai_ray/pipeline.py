@@ -105,10 +105,8 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     run.make()
     models = {name: _resolved(model) for name, model in recipe.models.items()}
     for step in all_steps:
-        if step.model is not None and models[step.model].endpoint is None:
-            from cai_ray.engines.tokenizers import load_renderer
-
-            load_renderer(models[step.model])
+        if step.model is not None:
+            _check_model(models[step.model])
     return Context(
         run=run,
         seed=recipe.seed,
@@ -117,6 +115,18 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
         cluster=recipe.cluster,
         fingerprints=_fingerprints(recipe, all_steps, models, constitution),
     )
+
+
+def _check_model(model: ModelConfig) -> None:
+    """Raises ConfigError for a model that cannot be asked, as far as that shows without starting it."""
+    if model.endpoint is not None:
+        from cai_ray.engines.endpoint import check_endpoint
+
+        check_endpoint(model)
+        return
+    from cai_ray.engines.tokenizers import load_renderer
+
+    load_renderer(model)
 
 
 def _constitution(recipe: Recipe) -> Constitution:
@@ -205,7 +215,8 @@ def _check_dropped(step: Step, artifact: Artifact) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rows_dropped.items())
         raise TooManyDropped(
             f"{step.stage} dropped {manifest.num_dropped} of {manifest.rows_in} rows ({share:.1%}: {reasons}), "
-            f"more than max_dropped_fraction={step.config.max_dropped_fraction}; see {artifact.folder.location}/dropped, then "
+            f"more than max_dropped_fraction={step.config.max_dropped_fraction}; "
+            f"see {artifact.folder.location}/dropped, then "
             "raise the limit or mend the input"
         )
 

@@ -25,7 +25,9 @@ PROMPT = pa.schema(
         pa.field("messages", pa.list_(MESSAGE), nullable=False),  # >= 1, ends in role "user"
         pa.field("kind", pa.string(), nullable=False),  # "red_team": critiqued and revised | "helpful": answered only
         pa.field("source", pa.string(), nullable=False),  # name of the prompt set
-        pa.field("source_row", pa.string(), nullable=False),  # "<source>:<0-based record number>", unique in a run
+        pa.field(
+            "source_row", pa.string(), nullable=False
+        ),  # "<source>:<record number>" or "expand/<ask>/<k>", unique in a run
         pa.field("category", pa.string()),
         pa.field("split", pa.string(), nullable=False),  # "train" | "test"
         pa.field("license", pa.string()),
@@ -118,6 +120,9 @@ class DropRow(Exception):
         self.reason = reason
         self.detail = detail
         self.attempts = attempts
+
+    def __reduce__(self) -> tuple[type[DropRow], tuple[DropReason, str, int]]:
+        return DropRow, (self.reason, self.detail, self.attempts)  # Ray pickles what a worker raises
 
 
 def prompt_id_of(messages: list[dict[str, str]], source: str) -> str:

@@ -79,7 +79,7 @@ class EndpointBackend:
         self._num_lost = 0  # requests in a row that used up their retries
 
     async def start(self) -> None:
-        """Find out whether the server is there and takes the key. Raises EngineGaveUp when not."""
+        """Find out whether the server is there (else EngineGaveUp) and takes the key (else ConfigError)."""
         from openai import AsyncOpenAI, OpenAIError
 
         if self.client is None:
@@ -110,7 +110,7 @@ class EndpointBackend:
         return EndpointConversation(self, seed_of, guard)
 
     async def request(self, send: Callable[[], Awaitable[T]]) -> T:
-        """One request with its retries. Raises DropRow, or EngineGaveUp where no other request would fare better."""
+        """One request with its retries. Raises DropRow; EngineGaveUp or ConfigError where no other would fare better."""
         from openai import OpenAIError
 
         try:

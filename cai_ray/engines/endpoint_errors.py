@@ -7,6 +7,7 @@ from typing import Any
 
 from cai_ray.config import EndpointConfig
 from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.errors import ConfigError
 from cai_ray.rows import DropReason, DropRow
 
 # How servers say that a prompt is too long: OpenAI and vLLM, llama.cpp, text-generation-inference, others.
@@ -20,7 +21,7 @@ _MODERATED = re.compile(r"moderation|flagged|content (?:policy|filter)|content_f
 _MAX_DETAIL = 300  # characters of the server's own words
 
 
-def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | EngineGaveUp:
+def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | EngineGaveUp | ConfigError:
     """What to raise for `error`, which the client let through after its retries."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
@@ -35,8 +36,10 @@ def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | En
     status, said = error.status_code, _words(error)
     if status == 403 and _MODERATED.search(said):
         return DropRow(DropReason.REQUEST_REJECTED, f"status 403: {said}")
-    if status in (401, 403, 404) or error.code == "insufficient_quota":
+    if error.code == "insufficient_quota":
         return EngineGaveUp(configuration_fault(status, said, endpoint))
+    if status in (401, 403, 404):
+        return ConfigError(configuration_fault(status, said, endpoint))
     if status in (400, 413, 422) and (error.code == "context_length_exceeded" or _TOO_LONG.search(said)):
         return DropRow(DropReason.TOO_LONG, f"status {status}: {said}")
     if status >= 500 or status in (408, 409, 429):
@@ -44,7 +47,7 @@ def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | En
     return DropRow(DropReason.REQUEST_REJECTED, f"status {status}: {said}")
 
 
-def start_failure(error: Exception, endpoint: EndpointConfig) -> EngineGaveUp | None:
+def start_failure(error: Exception, endpoint: EndpointConfig) -> EngineGaveUp | ConfigError | None:
     """Why a server that answered the list of its models with `error` is no use; None when it may be.
 
     Many servers have no such list, so only a refused key or no answer at all speaks against them.
@@ -57,7 +60,7 @@ def start_failure(error: Exception, endpoint: EndpointConfig) -> EngineGaveUp | 
             f"{endpoint.max_retries + 1} tries); start it, or correct the address, which usually ends in /v1"
         )
     if isinstance(error, APIStatusError) and error.status_code == 401:
-        return EngineGaveUp(configuration_fault(error.status_code, _words(error), endpoint))
+        return ConfigError(configuration_fault(error.status_code, _words(error), endpoint))
     return None
 
 

@@ -24,6 +24,7 @@ from cai_ray.engines.parts import PartRecord, records_of, write_part
 from cai_ray.engines.row_gate import RowGate
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.supervisor import RowClock, Supervisor
+from cai_ray.errors import ConfigError
 from cai_ray.rows import DROPPED, DropReason, DropRow
 from cai_ray.seeding import seed_for
 
@@ -102,7 +103,7 @@ class ConversationActor:
             except TimeoutError:
                 limit = job.engine.row_time_limit_s
                 dropped = DropRow(DropReason.TIMEOUT, f"the conversation took longer than row_time_limit_s={limit:g}")
-            except (EngineGaveUp, asyncio.CancelledError):
+            except (EngineGaveUp, ConfigError, asyncio.CancelledError):
                 raise
             except Exception as error:  # one row's surprise must not cost the other 100,000; it is counted
                 where = traceback.extract_tb(error.__traceback__)[-1]

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from cai_ray.config import EngineConfig
 from cai_ray.engines.asking import Backend, EngineDied, EngineGaveUp
+from cai_ray.errors import ConfigError
 from cai_ray.rows import DropReason, DropRow
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Supervisor:
                 await self._changed.wait()
 
     def _raise_failure(self) -> None:
-        if isinstance(self._failure, EngineGaveUp):
+        if isinstance(self._failure, EngineGaveUp | ConfigError):
             raise self._failure
         if self._failure is not None:
             raise EngineGaveUp(f"the engine does not start: {self._failure}") from self._failure

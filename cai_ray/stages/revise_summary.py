@@ -93,7 +93,7 @@ def read_summary(artifact: Artifact) -> dict[str, Any]:
     """The summary, written now if a crash came between the manifest and it."""
     if not artifact.folder.exists(SUMMARY):
         return summarise(artifact)
-    return json.loads(artifact.folder.read(SUMMARY))  # type: ignore[no-any-return]
+    return json.loads(artifact.folder.read(SUMMARY))
 
 
 def table(summary: dict[str, Any]) -> Table | None:
