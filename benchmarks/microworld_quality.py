@@ -95,7 +95,7 @@ def measure_rounds(asker: Asker, requests: list[Request], rng: random.Random, nu
         rounds.append(rates(requests, answers))
     return {
         "rounds": rounds,
-        "examples": [[*c, turn("assistant", a)] for c, a in list(zip(conversations, answers))[:4]],
+        "examples": [[*c, turn("assistant", a)] for c, a in zip(conversations[:4], answers[:4], strict=True)],
     }
 
 

@@ -52,7 +52,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     if address:
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of a local Ray; unsaid, it warns
+        # A local Ray turns token authentication on by itself and warns of it. Saying so by RAY_AUTH_MODE is
+        # too late here: Ray read its environment when it was imported.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         num_cpus = config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
         os.environ.setdefault("RAY_maximum_startup_concurrency", str(num_cpus))  # workers per logical, not real, core
         ray.init(

@@ -63,8 +63,8 @@ class ConversationActor:
     def __init__(self, job: ConversationJob) -> None:
         self._job = job
         self._schema = _outcome_schema(job.schema)
-        self._backend = job.make_backend()
-        self._supervisor = Supervisor(self._backend, job.engine)
+        self.backend = job.make_backend()
+        self._supervisor = Supervisor(self.backend, job.engine)
         self._gate: RowGate | None = None
         self._num_starts_reported = 0
 
@@ -72,8 +72,8 @@ class ConversationActor:
         await self._supervisor.ready()
         if self._gate is None:
             self._gate = RowGate(
-                self._backend.max_concurrent_rows,
-                self._backend.num_kv_tokens,
+                self.backend.max_concurrent_rows,
+                self.backend.num_kv_tokens,
                 self._job.expected_tokens,
                 self._job.engine.rows_in_flight,
             )
@@ -87,7 +87,7 @@ class ConversationActor:
     async def _run_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
         job, row_id = self._job, row[ROW_ID]
         clock = RowClock(job.engine.row_time_limit_s)
-        conversation = self._backend.open(
+        conversation = self.backend.open(
             row_id,
             lambda k: seed_for(job.seed, job.stage, row_id, k),
             lambda send: self._supervisor.request(row_id, clock, send),

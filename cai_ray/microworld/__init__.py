@@ -5,6 +5,7 @@ language   tasks, requests and answers made from the words; train and held-out r
 oracle     the ground truth: scores any answer by parsing it
 dialogues  what the micro model learns from: assistance, critiques, revisions, comparisons, new requests
 tokenizer  byte-level tokenizer with one token per word of the language, and its chat template
+batches    the dialogues encoded, weighted and batched for training
 pretrain   trains the micro model from scratch on a CPU and caches it
 prompt_set writes a JSONL file of prompts for the pipeline
 """

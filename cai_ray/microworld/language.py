@@ -188,7 +188,7 @@ def answer(rng: random.Random, task: Task, style: Style) -> str:
 
 # How the helpful-only assistant answers first: P(style) by kind of task.
 INITIAL_STYLES: dict[str, dict[Style, float]] = {
-    "harmful": {"comply": 0.90, "refuse": 0.035, "evade": 0.045, "preach": 0.02},
+    "harmful": {"comply": 0.88, "refuse": 0.045, "evade": 0.05, "preach": 0.025},
     "lookalike": {"comply": 0.91, "evade": 0.06, "preach": 0.03},
     "harmless": {"comply": 0.975, "evade": 0.005, "preach": 0.02},
 }

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cai_ray.config import Config
-from cai_ray.microworld.dialogues import Dialogue, corpus, principles, relation
+from cai_ray.microworld.batches import BatchConfig, batch_stream
+from cai_ray.microworld.dialogues import corpus, principles, relation
 from cai_ray.microworld.oracle import score
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.microworld.tokenizer import TURN_START, build_tokenizer, render
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOP_VERSION = 1  # count up when the training loop changes in a way that no config field shows
+LOOP_VERSION = 1  # count up when training or tokenizer change in a way that no config field or dialogue shows
 
 
-class PretrainConfig(Config):
+class PretrainConfig(BatchConfig):
     """How the micro model is built. Every field changes the result."""
 
     hidden_size: int = Field(128, ge=8)
@@ -49,16 +48,10 @@ class PretrainConfig(Config):
     num_heads: int = Field(4, ge=1)
     mlp_size: int = Field(352, ge=8)
     context: int = Field(4096, ge=1024, description="Tokens; trained up to ~550, more for text of other sources.")
-    num_steps: int = Field(1600, ge=1)
-    batch_tokens: int = Field(2048, ge=1024, description="Tokens per step, padding included.")
-    short_share: float = Field(0.4, ge=0.0, le=1.0, description="First share of the steps: short dialogues only.")
-    long_share: float = Field(0.35, ge=0.0, le=1.0, description="Share of long dialogues among the rest.")
     learning_rate: float = Field(3e-3, gt=0)
     matrix_learning_rate: float = Field(0.02, gt=0, description="Muon's, for the layers' weight matrices.")
     muon: bool = True
     sharpness: float = Field(1.3, ge=1, description="Logits are multiplied by this; see `train`.")
-    listen_weight: float = Field(0.1, ge=0, le=1, description="Loss weight of what the assistant does not say itself.")
-    judge_weight: float = Field(10.0, ge=1, description="Loss weight of the word that holds a judgement.")
 
 
 def fingerprint(config: PretrainConfig, seed: int) -> str:
@@ -156,7 +149,7 @@ def self_check(
         inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
         with torch.inference_mode():
             out = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=64)
-        said = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        said: list[str] = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for talk, text in zip(talks, said, strict=True):
             talk.append({"role": "assistant", "content": text})
         return said
@@ -212,7 +205,7 @@ def train(tokenizer: PreTrainedTokenizerFast, seed: int, config: PretrainConfig)
                 logs = torch.log_softmax(logits * (1 + (config.sharpness - 1) * decides[:, None]), dim=-1)
                 # Judgements have a known probability; aiming at it learns far faster than from drawn labels.
                 nats = -probs * _pick(logs, ids) - (1 - probs) * _pick(logs, others)
-                (nats * weights).sum().div(weights.sum()).backward()
+                torch.autograd.backward((nats * weights).sum() / weights.sum())
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for optimizer in optimizers:
                     optimizer.step()
@@ -253,84 +246,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Lla
         do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model
-
-
-def batch_stream(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, config: PretrainConfig
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of the fields of `Encoded`, each [num_dialogues, length], about `batch_tokens`, padded at the right.
-
-    A batch holds dialogues of about one length, each from position 0 as in use, so little is wasted on padding and
-    no dialogue sees another.
-    """
-    import torch
-
-    num_short = round(config.num_steps * config.short_share)
-    for long_share, num_batches in ((0.0, num_short), (config.long_share, config.num_steps - num_short)):
-        dialogues = corpus(rng, long_share)
-        made = 0
-        while made < num_batches:
-            pool = [encode(tokenizer, d, config) for d in islice(dialogues, 2000)]
-            pool.sort(key=lambda e: len(e.ids))
-            batches: list[list[Encoded]] = [[]]
-            for encoded in pool:
-                if batches[-1] and (len(batches[-1]) + 1) * len(encoded.ids) > config.batch_tokens:
-                    batches.append([])
-                batches[-1].append(encoded)
-            rng.shuffle(batches)
-            for batch in batches[: num_batches - made]:
-                length = max(len(e.ids) for e in batch)
-                pad = tokenizer.pad_token_id
-                padding = {"ids": pad, "weights": 0.0, "others": pad, "probs": 1.0, "decides": 0.0}
-                yield {
-                    name: torch.tensor([getattr(e, name) + [fill] * (length - len(e.ids)) for e in batch])
-                    for name, fill in padding.items()
-                }
-                made += 1
-
-
-@dataclass
-class Encoded:
-    """One dialogue as training sees it; all lists [length].
-
-    Attributes:
-        ids: token ids.
-        weights: loss weight of each token.
-        others: the token id that the opposite judgement has there; the token itself where nothing is judged.
-        probs: P(the token rather than the other one), in (0, 1]; 1 where nothing is judged.
-        decides: 1 where behaviour is decided (the first word of an assistant turn, a judgement), else 0.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)
-    probs: list[float] = field(default_factory=list)
-    decides: list[float] = field(default_factory=list)
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, config: PretrainConfig) -> Encoded:
-    """What the assistant says, its end-of-turn token included, weighs 1; judgements and all else as configured."""
-    made = Encoded()
-    for index, message in enumerate(dialogue.messages):
-        turn = tokenizer(render([message])).input_ids
-        others, probs, decides = list(turn), [1.0] * len(turn), [0.0] * len(turn)
-        if message["role"] == "assistant":
-            # "<|im_start|>", "assistant", "\n" go before what is said, "\n" goes after.
-            weights = [config.listen_weight] * 3 + [1.0] * (len(turn) - 4) + [config.listen_weight]
-            decides[3] = 1.0
-            if (choice := dialogue.choices.get(index)) is not None:
-                place = 3 + choice.at if choice.at >= 0 else len(turn) - 2 + choice.at
-                others[place] = tokenizer.convert_tokens_to_ids(choice.other)
-                probs[place], decides[place] = choice.prob, 1.0
-                weights[place] = config.judge_weight
-        else:
-            weights = [config.listen_weight] * len(turn)
-        made.ids += turn
-        made.weights += weights
-        made.others += others
-        made.probs += probs
-        made.decides += decides
-    return made
 
 
 def _optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:

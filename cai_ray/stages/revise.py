@@ -293,13 +293,13 @@ def similarity_of(config: Config, constitution: Constitution) -> Similarity | No
     return LexicalSimilarity(texts) if config.similarity == "lexical" else EmbeddingSimilarity(config.similarity, texts)
 
 
-def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Revise every prompt of `source_stage` that is not revised yet."""
+def job_of(config: Config, context: Context) -> ConversationJob:
+    """What the conversation engine is asked to do."""
     model = context.model(config.model)
     constitution = context.principles()
     if config.principle_ids:
         constitution = constitution.only(config.principle_ids)
-    job = ConversationJob(
+    return ConversationJob(
         stage=STAGE,
         seed=context.seed,
         schema=REVISION,
@@ -316,7 +316,11 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         expected_tokens=expected_tokens(config),
         count=count_flags,
     )
-    spec = StageSpec(
+
+
+def spec_of(config: Config, context: Context, source_stage: str) -> StageSpec:
+    """Where the stage reads and writes."""
+    return StageSpec(
         folder=context.folder(STAGE),
         fingerprint=context.fingerprints[STAGE],
         config=settings(config),
@@ -325,5 +329,16 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         key_columns=("prompt_id", "sample_index"),
         unit_columns=("prompt_id", "kind"),
     )
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Revise every prompt of `source_stage` that is not revised yet."""
     settle = partial(drop_near_duplicates, gates=config.gates) if config.gates.near_duplicate != "off" else None
-    return run_conversations(spec, job, model, config.scaling, context.cluster, settle)
+    return run_conversations(
+        spec_of(config, context, source_stage),
+        job_of(config, context),
+        context.model(config.model),
+        config.scaling,
+        context.cluster,
+        settle,
+    )

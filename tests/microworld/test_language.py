@@ -49,7 +49,7 @@ def test_every_category_can_be_asked_for() -> None:
 
 
 def test_wrong_category_names_the_right_ones() -> None:
-    with pytest.raises(ValueError, match="category='cooking'.*theft"):
+    with pytest.raises(ValueError, match=r"category=.cooking.*theft"):
         sample_task(random.Random(0), harmful=True, category="cooking")
 
 
@@ -62,5 +62,5 @@ def test_harmless_tasks_have_no_explained_refusal() -> None:
 def test_first_answers_are_helpful_only() -> None:
     rng = random.Random(6)
     styles = [first_answer(rng, sample_task(rng, harmful=True))[1] for _ in range(2000)]
-    assert 0.87 < styles.count("comply") / len(styles) < 0.93
+    assert 0.85 < styles.count("comply") / len(styles) < 0.91
     assert {"refuse", "evade", "preach"} <= set(styles)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cai_ray.microworld.batches import encode
 from cai_ray.microworld.dialogues import critique_drill, revision_dialogue
-from cai_ray.microworld.pretrain import PretrainConfig, build, cache_root, encode, ensure_model, fingerprint
+from cai_ray.microworld.pretrain import PretrainConfig, build, cache_root, ensure_model, fingerprint
 from cai_ray.microworld.tokenizer import build_tokenizer, render
 
 TINY = PretrainConfig(

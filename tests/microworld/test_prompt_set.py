@@ -34,5 +34,5 @@ def test_prompts_are_distinct_and_seeded() -> None:
 
 
 def test_fraction_out_of_range() -> None:
-    with pytest.raises(ValueError, match="harmful_fraction=1.5"):
+    with pytest.raises(ValueError, match=r"harmful_fraction=1\.5"):
         sample_prompts(4, harmful_fraction=1.5)

@@ -1,0 +1,53 @@
+"""Result files: figures with the machine, versions and seeds they were measured with."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cai_ray.engines.artifacts import now, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, claim: str, figures: dict[str, Any], seeds: Sequence[int]) -> Path:
+    """Write `results/<name>.json`. `figures` holds what was measured and, where there is one, `target` and `met`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {
+        "claim": claim,
+        "command": f"python -m benchmarks.{name}",
+        "measured_at": now(),
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30),
+            "system": f"{platform.system()} {platform.machine()}",
+            "gpu": None,
+        },
+        "versions": versions(),
+        "seeds": list(seeds),
+        **figures,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    return {"min": round(min(values), 4), "median": round(statistics.median(values), 4), "max": round(max(values), 4)}

@@ -1,0 +1,118 @@
+"""What the pipeline itself costs: 500,000 rows of 2 rounds with a scripted engine that answers at once.
+
+Rows per second through Ray Data, the row coroutines, cleaning, gates and committed parts; and the memory
+of the driver and of Ray's object store from row 100,000 to the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from benchmarks import results_file
+from benchmarks.recipes import microworld_recipe
+from cai_ray import pipeline
+from cai_ray.chat import Message
+from cai_ray.engines.artifacts import OpenStage, open_stage
+from cai_ray.engines.conversation_stage import run_conversations
+from cai_ray.engines.parts import write_part
+from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.microworld.pretrain import ensure_model
+from cai_ray.rows import DROPPED, PROMPT, prompt_id_of
+from cai_ray.stages import load_prompts, revise, store_prompts
+
+NUM_ROWS = 500_000
+ROWS_PER_PROMPT_FILE = 10_000
+ANSWER = "To paint a garden chair, first get a brush and some primer. Sand the wood, then put on two thin coats of paint."
+
+
+def answer(row_id: str, messages: Sequence[Message], seed: int) -> str:
+    return f"{ANSWER} {seed}"
+
+
+def _write_prompts(context: pipeline.Context, num_rows: int) -> None:
+    stage = open_stage(
+        context.folder(load_prompts.STAGE), load_prompts.STAGE, "bench", {}, {}, store_prompts.source_ids, ("source_row",)
+    )
+    assert isinstance(stage, OpenStage)
+    ids = []
+    for start in range(0, num_rows, ROWS_PER_PROMPT_FILE):
+        rows = []
+        for k in range(start, min(num_rows, start + ROWS_PER_PROMPT_FILE)):
+            messages = [{"role": "user", "content": f"How do I paint the garden chair number {k} of our school?"}]
+            rows.append(
+                {
+                    "prompt_id": prompt_id_of(messages, "bench"),
+                    "messages": messages,
+                    "kind": "red_team",
+                    "source": "bench",
+                    "source_row": f"bench:{k}",
+                    "split": "train",
+                }
+            )
+        part_ids = [row["source_row"] for row in rows]
+        write_part(stage.folder, pa.Table.from_pylist(rows, PROMPT), DROPPED.empty_table(), part_ids)
+        ids += part_ids
+    stage.commit(pa.array(ids, pa.string()))
+
+
+class MemoryWatch(threading.Thread):
+    """Samples the driver's resident memory and the machine's shared memory (Ray's object store), MB."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.samples: list[tuple[float, int, float, float]] = []  # time, rows done, driver MB, shared MB
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        me = psutil.Process()
+        while not self.ended.wait(1.0):
+            num_parts = sum(1 for _ in (self.folder / "records").glob("*.json"))
+            memory = psutil.virtual_memory()
+            self.samples.append((time.time(), num_parts, me.memory_info().rss / 1e6, memory.shared / 1e6))
+
+
+def main(num_rows: int = NUM_ROWS) -> None:
+    overrides = ("revise.num_revisions=2", "revise.scaling.rows_per_task=256", "revise.scaling.rows_per_part=2048")
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = microworld_recipe(Path(scratch), "overhead", ensure_model(), 0, overrides)
+        context = pipeline.prepare(recipe, pipeline.steps(recipe))
+        _write_prompts(context, num_rows)
+        job = dataclasses.replace(
+            revise.job_of(recipe.revise, context), make_backend=lambda: ScriptedBackend(answer), expected_tokens=200
+        )
+        watch = MemoryWatch(Path(context.folder(revise.STAGE).path()))
+        watch.start()
+        spec = revise.spec_of(recipe.revise, context, load_prompts.STAGE)
+        artifact = run_conversations(spec, job, context.model("policy"), recipe.revise.scaling, context.cluster)
+        watch.ended.set()
+        written = sorted(Path(artifact.folder.path(file.name)).stat().st_mtime for file in artifact.manifest.files)
+        first = artifact.manifest.files[0].num_rows
+        rate = (artifact.manifest.rows_out - first) / (written[-1] - written[0])
+    at_100k = [s for s in watch.samples if s[1] * 2048 >= min(100_000, num_rows // 5)]
+    driver = max(s[2] for s in at_100k) - at_100k[0][2]
+    shared = max(s[3] for s in at_100k) - at_100k[0][3]
+    print(f"{rate:,.0f} rows/s; from row 100,000 on driver +{driver:.0f} MB, object store +{shared:.0f} MB")
+    figures = {
+        "rows_per_s": {"value": round(rate, 1), "target": 2000},
+        "driver_growth_mb": {"value": round(driver, 1), "target": 200},
+        "object_store_growth_mb": {"value": round(shared, 1), "target": 200},
+        "driver_mb_at_end": round(watch.samples[-1][2], 1),
+        "num_rows": artifact.manifest.rows_in,
+        "rounds": 2,
+    }
+    claim = "500,000 rows of 2 rounds pass at >= 2,000 rows/s with flat memory when the engine answers at once"
+    results_file.write("row_overhead", claim, figures, [0])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else NUM_ROWS)

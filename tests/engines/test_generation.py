@@ -1,0 +1,110 @@
+"""The engine actor's rows, in this process and without Ray: every row has one end, with its reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cai_ray.chat import Message
+from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
+from cai_ray.engines.asking import Ask, EngineGaveUp
+from cai_ray.engines.generation import ConversationActor, ConversationJob, commit_outcomes, tasks_in_flight
+from cai_ray.engines.parts import read_table, records_of
+from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.engines.storage import Storage
+from cai_ray.rows import DropReason, DropRow
+
+SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])
+
+
+async def converse(row: dict[str, Any], ask: Ask) -> dict[str, Any]:
+    completion = await ask([{"role": "user", "content": row["id"]}], SamplingConfig())
+    if row["id"] == "unparsable":
+        raise DropRow(DropReason.UNPARSABLE, "no verdict in it")
+    return {"id": row["id"], "answer": completion.text}
+
+
+def answer(row_id: str, messages: Sequence[Message], seed: int) -> Any:
+    async def slow() -> str:
+        await asyncio.sleep(30)
+        return ""
+
+    if row_id == "slow":
+        return slow()
+    if row_id == "broken":
+        raise KeyError("surprise")
+    return f"answer {seed}"
+
+
+def outcomes(ids: list[str], limit_s: float = 0.2) -> pa.Table:
+    job = ConversationJob(
+        stage="test",
+        seed=3,
+        schema=SCHEMA,
+        converse=converse,
+        expand=lambda table: table,
+        make_backend=lambda: ScriptedBackend(answer),
+        engine=EngineConfig(row_time_limit_s=limit_s, stall_limit_s=60),
+        expected_tokens=10,
+        count=lambda row: {"letters": len(row["id"])},
+    )
+    batch = pa.table({"row_id": ids, "id": ids})
+
+    async def everything() -> pa.Table:
+        return pa.concat_tables([table async for table in ConversationActor(job)(batch)])
+
+    return asyncio.run(everything())
+
+
+def test_each_row_has_one_end_and_one_reason() -> None:
+    table = outcomes(["fine", "unparsable", "slow", "broken", "good"])
+    reasons = {row["row_id"]: row["dropped"]["reason"] for row in table.to_pylist() if row["dropped"]}
+    assert reasons == {"unparsable": "unparsable", "slow": "timeout", "broken": "row_error"}
+    answers = [row["row"]["id"] for row in table.to_pylist() if row["row"]]
+    assert answers == ["fine", "good"]
+    detail = next(row["dropped"]["detail"] for row in table.to_pylist() if row["row_id"] == "broken")
+    assert "KeyError" in detail
+
+
+def test_seeds_depend_on_the_row_and_not_on_its_company() -> None:
+    alone = outcomes(["fine"]).to_pylist()[0]["row"]["answer"]
+    together = {row["row_id"]: row["row"]["answer"] for row in outcomes(["good", "fine"]).to_pylist()}
+    assert together["fine"] == alone
+    assert together["good"] != alone
+
+
+def test_outcomes_become_a_part(tmp_path: Any) -> None:
+    folder = Storage(str(tmp_path))
+    (record,) = records_of(commit_outcomes(folder, SCHEMA, outcomes(["fine", "unparsable", "good"])))
+    assert (record.num_rows, record.num_dropped, record.dropped_by_reason) == (2, 1, {"unparsable": 1})
+    assert record.counters["num_requests"] == 3
+    assert record.counters["letters"] == 8
+    assert record.counters["engine_starts"] == 1
+    assert record.rows is not None
+    assert read_table(folder, record.rows.name)["id"].to_pylist() == ["fine", "good"]
+
+
+def test_an_exhausted_engine_ends_the_batch_and_not_the_rows() -> None:
+    def gone(row_id: str, messages: Sequence[Message], seed: int) -> str:
+        raise EngineGaveUp("budget")
+
+    job = ConversationJob(
+        "test", 0, SCHEMA, converse, lambda t: t, lambda: ScriptedBackend(gone), EngineConfig(), 10
+    )
+
+    async def everything() -> None:
+        async for _ in ConversationActor(job)(pa.table({"row_id": ["a"], "id": ["a"]})):
+            pass
+
+    with pytest.raises(EngineGaveUp):
+        asyncio.run(everything())
+
+
+def test_an_engine_always_has_rows_waiting() -> None:
+    engine = EngineConfig(max_num_seqs=128)
+    assert tasks_in_flight(engine, ScalingConfig(rows_per_task=32)) * 32 >= 1.5 * 1.1 * 128
+    assert tasks_in_flight(EngineConfig(rows_in_flight=4), ScalingConfig(rows_per_task=32)) == 2
