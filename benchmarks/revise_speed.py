@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,8 @@ def direct(folder: Path) -> float:
         async def one(unit: dict[str, Any]) -> None:
             async with slots:
                 ask = backend.open(unit["row_id"], lambda k: k, lambda send: send())
-                try:
+                with suppress(DropRow):  # done all the same
                     await job.converse(unit, ask)
-                except DropRow:
-                    pass  # done all the same
                 done_at.append(time.time())
 
         await asyncio.gather(*(one(unit) for unit in units))
@@ -125,10 +124,8 @@ def hugging_face(folder: Path) -> float:
     units = [unit for table in context.artifact(load_prompts.STAGE).tables() for unit in job.expand(table).to_pylist()]
     done_at: list[float] = []
     for unit in units:
-        try:
-            asyncio.run(job.converse(unit, ask))  # type: ignore[arg-type]
-        except DropRow:
-            pass
+        with suppress(DropRow):
+            asyncio.run(job.converse(unit, ask))
         done_at.append(time.time())
     return _steady_rate(done_at)
 

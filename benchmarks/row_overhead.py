@@ -31,7 +31,9 @@ from cai_ray.stages import load_prompts, revise, store_prompts
 
 NUM_ROWS = 500_000
 ROWS_PER_PROMPT_FILE = 10_000
-ANSWER = "To paint a garden chair, first get a brush and some primer. Sand the wood, then put on two thin coats of paint."
+ANSWER = (
+    "To paint a garden chair, first get a brush and some primer. Sand the wood, then put on two thin coats of paint."
+)
 
 
 def answer(row_id: str, messages: Sequence[Message], seed: int) -> str:
@@ -40,7 +42,13 @@ def answer(row_id: str, messages: Sequence[Message], seed: int) -> str:
 
 def _write_prompts(context: pipeline.Context, num_rows: int) -> None:
     stage = open_stage(
-        context.folder(load_prompts.STAGE), load_prompts.STAGE, "bench", {}, {}, store_prompts.source_ids, ("source_row",)
+        context.folder(load_prompts.STAGE),
+        load_prompts.STAGE,
+        "bench",
+        {},
+        {},
+        store_prompts.source_ids,
+        ("source_row",),
     )
     assert isinstance(stage, OpenStage)
     ids = []

@@ -116,14 +116,7 @@ def _message(error: BaseException) -> str:
             from cai_ray.constitution_source import explain
 
             return explain(cause)
-    known = [cause for cause in _causes(error) if exit_code_of_one(cause)]
-    return str(known[-1] if known else error)
-
-
-def exit_code_of_one(error: BaseException) -> bool:
-    return not type(error).__name__.startswith(("RayTaskError", "UserCodeException", "RayActorError")) and (
-        exit_code(error) is not None
-    )
+    return str(_causes(error)[-1] if type(error).__name__.startswith("RayTaskError") else error)
 
 
 def _start_logging() -> None:

@@ -63,7 +63,9 @@ def inner_imports(name: str, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_go_down_never_up(name: str) -> None:
     for imported in inner_imports(name):
-        assert floor(imported) <= floor(name), f"cai_ray.{name} (floor {floor(name)}) imports cai_ray.{imported} above it"
+        assert floor(imported) <= floor(name), (
+            f"cai_ray.{name} (floor {floor(name)}) imports cai_ray.{imported} above it"
+        )
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -73,7 +73,10 @@ def test_fingerprints_follow_what_decides_results_and_nothing_else(recipe_data: 
         ({"revise": {"num_revisions": 30, "principles": {"replacement": False}}}, "without replacement"),
         ({"revise": {"model": "labeller"}}, "labeller"),
         ({"models": {"policy": {"path": "/nonexistent/model"}}}, "no tokenizer"),
-        ({"models": {"policy": {"endpoint": {"base_url": "http://x", "model": "m", "api_key_env": "NO_SUCH_KEY"}}}}, "KEY"),
+        (
+            {"models": {"policy": {"endpoint": {"base_url": "http://x", "model": "m", "api_key_env": "NO_SUCH_KEY"}}}},
+            "KEY",
+        ),
         ({"output": "/dev/null/runs"}, "cannot be written"),
         ({"prompts": {"path": "/nonexistent/prompts.jsonl"}}, "/nonexistent/prompts.jsonl"),
     ],

@@ -20,7 +20,9 @@ def test_every_recipe_that_comes_along_loads_and_round_trips(path: Path) -> None
 
 def test_overrides_are_yaml_and_nested() -> None:
     data = {"name": "x", "revise": {"num_revisions": 4}}
-    changed = apply_overrides(data, ["revise.num_revisions=2", "prompts.path=a.jsonl", "models.policy.path=m", "seed=7"])
+    changed = apply_overrides(
+        data, ["revise.num_revisions=2", "prompts.path=a.jsonl", "models.policy.path=m", "seed=7"]
+    )
     recipe = build(changed, "test")
     assert (recipe.revise.num_revisions, recipe.prompts.path, recipe.seed) == (2, "a.jsonl", 7)
     assert recipe.models["policy"].path == "m"
@@ -31,7 +33,10 @@ def test_overrides_are_yaml_and_nested() -> None:
     ("data", "message"),
     [
         ({"name": "x", "revize": {}}, "revize: unknown key; did you mean 'revise'?"),
-        ({"name": "x", "revise": {"num_revision": 2}}, "revise.num_revision: unknown key; did you mean 'num_revisions'?"),
+        (
+            {"name": "x", "revise": {"num_revision": 2}},
+            "revise.num_revision: unknown key; did you mean 'num_revisions'?",
+        ),
         ({"name": "x", "models": {"policy": {"pth": "m"}}}, "models.policy.pth: unknown key; did you mean 'path'?"),
         ({"name": "x", "revise": {"num_revisions": -1}}, "revise.num_revisions = -1: Input should be greater than"),
         ({"name": "a/b"}, "name = "),
@@ -58,7 +63,9 @@ def test_a_bad_override_is_one_message(override: str) -> None:
         apply_overrides({"seed": 1}, [override])
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("a: [", "not YAML"), ("- 1", "not a mapping")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), ("a: [", "not YAML"), ("- 1", "not a mapping")]
+)
 def test_an_unreadable_recipe_is_one_message(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "recipe.yaml"
     if content is not None:

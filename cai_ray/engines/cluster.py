@@ -44,7 +44,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        _quiet_ray_data()
+        _set_up_ray_data()
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
@@ -67,22 +67,27 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-    _quiet_ray_data()
+    _set_up_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _quiet_ray_data() -> None:
-    """One progress display, ours; Ray Data's own stays in its log file."""
+def _set_up_ray_data() -> None:
+    """One progress display and one error message, ours; Ray Data's own stay in its log file."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Ray's own wrapper of a worker's error loses what it wraps on the way here, and with it the exit code.
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # These two print an error that is raised anyway, with advice that would lose rows (max_errored_blocks).
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     # Restart limits have no named parameter; Ray 2.60 warns of the keywords that do take them.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 

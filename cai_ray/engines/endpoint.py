@@ -110,7 +110,7 @@ class EndpointBackend:
         return EndpointConversation(self, seed_of, guard)
 
     async def request(self, send: Callable[[], Awaitable[T]]) -> T:
-        """One request with its retries. Raises DropRow; EngineGaveUp or ConfigError where no other would fare better."""
+        """One request with its retries. Raises DropRow; EngineGaveUp or ConfigError if all would fare so."""
         from openai import OpenAIError
 
         try:

@@ -24,6 +24,7 @@ from cai_ray.rows import DropReason, DropRow
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+ENGINE_LOG = "the engine's own words in worker-*.err of Ray's logs (/tmp/ray/session_latest/logs on its node)"
 SUSPECT_AFTER_DEATHS = 2  # one death may be the machine's fault; two with the same request are telling
 
 
@@ -116,7 +117,7 @@ class Supervisor:
         if isinstance(self._failure, EngineGaveUp | ConfigError):
             raise self._failure
         if self._failure is not None:
-            raise EngineGaveUp(f"the engine does not start: {self._failure}") from self._failure
+            raise EngineGaveUp(f"the engine does not start: {self._failure}\nSee {ENGINE_LOG}") from self._failure
 
     async def _admit(self, row_id: str) -> int:
         """Wait until this row may send; the engine's generation."""
@@ -190,7 +191,7 @@ class Supervisor:
             if self.num_starts > self.config.max_restarts:
                 raise EngineGaveUp(
                     f"the engine died {self.num_starts} times, more than max_restarts={self.config.max_restarts}; "
-                    "see the engine's own log above, then run the same command again to go on"
+                    f"see {ENGINE_LOG}, then run the same command again to go on"
                 )
             self.num_starts += 1
             await self.backend.start()

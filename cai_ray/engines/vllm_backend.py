@@ -29,6 +29,8 @@ def engine_environment(model: ModelConfig) -> dict[str, str]:
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0" if (os.cpu_count() or 1) <= 4 else "1",
         # Threads bound to a core starve when another process has it; the scheduler knows better.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Waiting threads that spin take the core from whoever they wait for, when cores are shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(round(model.engine.start_limit_s)),
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
@@ -40,6 +42,18 @@ def engine_environment(model: ModelConfig) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
         "OMP_NUM_THREADS": str(model.engine.cpu_threads or _cpu_threads(model.path))
     }
+
+
+def _context_length(model: ModelConfig) -> int:
+    """The most tokens a prompt can have."""
+    if model.max_model_len is not None:
+        return model.max_model_len
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    ).get_text_config()
+    return int(getattr(config, "max_position_embeddings", 0))
 
 
 def _cpu_threads(path: str) -> int:
@@ -73,6 +87,11 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
     }
     if on_gpu:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
+    else:
+        # vLLM 0.32 on CPU: a seeded request whose prefill is cut into chunks kills the engine ("CPU Generator
+        # does not use offset"), so a prompt is prefilled in one step, which must then hold a whole context.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(engine.max_num_batched_tokens, _context_length(model))
     if engine.num_kv_blocks is not None:
         arguments["num_gpu_blocks_override"] = engine.num_kv_blocks
     return arguments | engine.extra

@@ -92,9 +92,7 @@ def test_an_exhausted_engine_ends_the_batch_and_not_the_rows() -> None:
     def gone(row_id: str, messages: Sequence[Message], seed: int) -> str:
         raise EngineGaveUp("budget")
 
-    job = ConversationJob(
-        "test", 0, SCHEMA, converse, lambda t: t, lambda: ScriptedBackend(gone), EngineConfig(), 10
-    )
+    job = ConversationJob("test", 0, SCHEMA, converse, lambda t: t, lambda: ScriptedBackend(gone), EngineConfig(), 10)
 
     async def everything() -> None:
         async for _ in ConversationActor(job)(pa.table({"row_id": ["a"], "id": ["a"]})):

@@ -63,7 +63,11 @@ ROW: dict[str, Any] = {
 def answer(messages: Sequence[Message]) -> str:
     kind = messages[-1]["role"]
     number = sum(message["role"] == kind for message in messages)
-    return {"user": "First answer.", "critique_request": f"Critique {number}.", "revision_request": f"Better {number}."}[kind]
+    return {
+        "user": "First answer.",
+        "critique_request": f"Critique {number}.",
+        "revision_request": f"Better {number}.",
+    }[kind]
 
 
 def run(ask: ScriptedAsk, row: dict[str, Any] = ROW, **settings: Any) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""The command `run` to its end: bad input is exit code 2 before any engine starts, 3 and 75 where a run got further."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cai_ray.cli import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED, app
+from tests import faults
+from tests.runs import check_adds_up, engine, records, requests, saying, write_jsonl, write_recipe
+
+pytestmark = pytest.mark.slow
+
+
+def command(recipe: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["run", str(recipe), *arguments])
+
+
+def one_line(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "prompts.jsonl", requests(24))
+
+
+def without_chat_template(model: Path, target: Path) -> Path:
+    shutil.copytree(model, target)
+    (target / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((target / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (target / "tokenizer_config.json").write_text(json.dumps(config))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"revise": {"num_revisons": 2}}, "did you mean 'num_revisions'?"),
+        ({"revise": {"principle_ids": ["no-such-principle"]}}, "no-such-principle"),
+        ({"revise": {"model": "judge"}}, "models has policy"),
+        ({"constitution": "no-such-constitution"}, "no-such-constitution"),
+        ({"prompts": {"path": "no/such/prompts.jsonl"}}, "no/such/prompts.jsonl"),
+        ({"models": {"policy": {"path": "no/such/model"}}}, "no/such/model"),
+        ({"models": {"policy": {"chat_template": "no/such/template.jinja"}}}, "no/such/template.jinja"),
+        ({"output": "/proc/nowhere"}, "cannot be written"),
+        ({"output": "nowhere://bucket/run"}, "nowhere://"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    changes: dict[str, Any],
+    told: str,
+    micro_model: Path,
+    tmp_path: Path,
+    prompts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults.use_backend(monkeypatch, faults.Unstartable)
+    result = command(write_recipe(tmp_path, micro_model, prompts, **changes))
+    assert result.exit_code == EXIT_BAD_INPUT, result.output
+    assert told in one_line(result)
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run" / "revise").exists()
+
+
+def test_a_model_without_chat_template_is_exit_code_2(micro_model: Path, tmp_path: Path, prompts: Path) -> None:
+    bare = without_chat_template(micro_model, tmp_path / "bare")
+    result = command(write_recipe(tmp_path, bare, prompts))
+    assert result.exit_code == EXIT_BAD_INPUT, result.output
+    assert "chat template" in one_line(result) and "transcript" in one_line(result)
+    assert not (tmp_path / "run" / "revise").exists()
+
+
+def test_a_changed_recipe_is_refused(
+    ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.use_script(monkeypatch, faults.echo)
+    recipe = write_recipe(tmp_path, micro_model, prompts)
+    assert command(recipe).exit_code == 0
+    result = command(recipe, "--set", "revise.num_revisions=3")
+    assert result.exit_code == EXIT_BAD_INPUT, result.output
+    assert "num_revisions: 2 -> 3" in one_line(result) and "--fresh" in one_line(result)
+    assert check_adds_up(recipe).manifest.rows_out == 24
+    again = command(recipe)
+    assert again.exit_code == 0 and "Nothing to do" in again.output
+
+
+def test_too_many_dropped_rows_is_exit_code_3_with_the_stage_committed(
+    ray_session: None, micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.use_script(monkeypatch, faults.asleep_when_told)
+    late = [saying(f"Show me {faults.HANGS} {number} times.") for number in range(8)]
+    path = write_jsonl(tmp_path / "prompts.jsonl", [*requests(16), *late])
+    recipe = write_recipe(tmp_path, micro_model, path, models=engine(row_time_limit_s=0.5))
+    result = command(recipe)
+    assert result.exit_code == EXIT_TOO_MANY_DROPPED, result.output
+    assert "8 of 24 rows (33.3%: timeout 8)" in one_line(result)
+    assert check_adds_up(recipe).manifest.rows_dropped == {"timeout": 8}
+
+
+def test_a_used_up_restart_budget_is_exit_code_75_and_committed_parts_stay(
+    ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.use_script(monkeypatch, faults.DiesAfter(5 * 14))
+    recipe = write_recipe(tmp_path, micro_model, prompts, models=engine(max_restarts=2, rows_in_flight=3))
+    result = command(recipe)
+    assert result.exit_code == EXIT_RETRYABLE, result.output
+    assert "max_restarts=2" in one_line(result) and "run the same command again" in one_line(result)
+    committed = records(recipe)
+    assert committed
+
+    faults.use_script(monkeypatch, faults.echo)
+    assert command(recipe).exit_code == 0
+    hashes = {file.name: file.sha256 for file in check_adds_up(recipe).manifest.files}
+    assert all(hashes[record["rows"]["name"]] == record["rows"]["sha256"] for record in committed.values())
+
+
+def test_a_real_engine_that_cannot_start_is_exit_code_75(
+    ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path
+) -> None:
+    result = command(write_recipe(tmp_path, micro_model, prompts, models=engine(num_kv_blocks=2)))
+    assert result.exit_code == EXIT_RETRYABLE, result.output
+    assert "the engine does not start" in one_line(result)
+    assert "Traceback" not in result.output

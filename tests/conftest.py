@@ -1,0 +1,33 @@
+"""Fixtures that several folders of tests share: the micro model and one local Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# `tests.faults` and `tests.runs` must be importable here, in Ray's workers, in the engine's own processes and in the
+# commands that tests start: all of these inherit PYTHONPATH.
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(scope="session")
+def micro_model() -> Path:
+    """The folder of the micro model; built now (minutes) when the cache has none."""
+    from cai_ray.microworld.pretrain import ensure_model
+
+    return ensure_model()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for every test that does not take Ray itself down; `connected` uses it where it finds it."""
+    from cai_ray.engines.cluster import ClusterConfig, connected
+
+    with connected(ClusterConfig(object_store_gib=0.5)):
+        yield
