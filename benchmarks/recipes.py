@@ -24,8 +24,8 @@ def microworld_recipe(output: Path, name: str, model: Path, seed: int, overrides
         "revise": {
             "num_revisions": 4,
             "answer_sampling": {"max_tokens": MAX_TOKENS},
-            "critique_sampling": {"max_tokens": MAX_TOKENS},
-            "revision_sampling": {"max_tokens": MAX_TOKENS},
+            "critique_sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.7},
+            "revision_sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.4},
             "scaling": {"rows_per_task": 16, "rows_per_part": 32},
         },
     }

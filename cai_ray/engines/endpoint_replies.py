@@ -76,15 +76,15 @@ def option_logprobs(response: Any, options: Sequence[str]) -> list[float]:
         loose[token.strip()] = max(logprob, loose.get(token.strip(), logprob))
     found = []
     for option in options:
-        logprob = exact.get(option, loose.get(option.strip()))
-        if logprob is None:
+        option_logprob = exact.get(option, loose.get(option.strip()))
+        if option_logprob is None:
             raise DropRow(
                 DropReason.UNPARSABLE,
                 f"option {option!r} is not among the {len(likeliest)} likeliest next tokens the server names; "
                 "the model does not follow the format: use options of one token, another model, "
                 "or load this one by `path`, where any token can be asked for",
             )
-        found.append(logprob)
+        found.append(option_logprob)
     return found
 
 

@@ -214,8 +214,10 @@ def converse_all(
             num_cpus=scaling.cpus_per_engine,
             num_gpus=num_gpus_per_engine,
             # Ray Data's defaults are unlimited: a node that keeps dying would keep the job alive for ever.
+            # Retries of a task are bounded by the restarts of its actor; counted, they are used up in the seconds
+            # before Ray finds out that a node is gone.
             max_restarts=scaling.max_actor_restarts,
-            max_task_retries=scaling.max_actor_restarts,
+            max_task_retries=-1,
         )
         .map_batches(commit, batch_format="pyarrow", batch_size=scaling.rows_per_part, num_cpus=0.25)
     )

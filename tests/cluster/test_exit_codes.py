@@ -60,9 +60,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     micro_model: Path,
     tmp_path: Path,
     prompts: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    faults.use_backend(monkeypatch, faults.Unstartable)
     result = command(write_recipe(tmp_path, micro_model, prompts, **changes))
     assert result.exit_code == EXIT_BAD_INPUT, result.output
     assert told in one_line(result)

@@ -14,11 +14,12 @@ from tests.runs import check_adds_up, records, requests, start, wait_for, write_
 
 pytestmark = pytest.mark.slow
 NUM_PROMPTS = 160
+NODE_CPUS = 3  # logical: room for one engine, which takes 2, so that each node has one
 
 
 def test_every_row_comes_out_once_when_a_node_is_lost(micro_model: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "prompts.jsonl", requests(NUM_PROMPTS))
-    scaling = {"min_engines": 2, "max_engines": 2, "cpus_per_engine": 3, "rows_per_task": 4, "rows_per_part": 8}
+    scaling = {"min_engines": 2, "max_engines": 2, "cpus_per_engine": 2, "rows_per_task": 4, "rows_per_part": 8}
     engine = {"rows_in_flight": 4}  # 10 s of work or so: long enough to lose a node in
     recipe = write_recipe(
         tmp_path, micro_model, path, models={"policy": {"engine": engine}}, revise={"scaling": scaling}
@@ -33,7 +34,7 @@ def test_every_row_comes_out_once_when_a_node_is_lost(micro_model: Path, tmp_pat
 
 
 def main(recipe: Path) -> None:
-    """Run `recipe` with slow scripted answers on a head and a worker node; lose the worker after the first part."""
+    """Run `recipe` with slow scripted answers on two nodes; lose one after the first part, and get another."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -45,12 +46,12 @@ def main(recipe: Path) -> None:
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
-            "num_cpus": 5,
+            "num_cpus": NODE_CPUS,
             "object_store_memory": 2**28,
             "_system_config": {"health_check_period_ms": 1000, "health_check_failure_threshold": 5},
         },
     )
-    worker = cluster.add_node(num_cpus=5, object_store_memory=2**28)
+    worker = cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
     ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": dict(DATA_SOURCE_V1)})
 
     def lose_the_worker() -> None:
@@ -58,6 +59,7 @@ def main(recipe: Path) -> None:
         [raylet] = worker.all_processes["raylet"]
         os.kill(raylet.process.pid, signal.SIGKILL)
         print("node lost", flush=True)
+        cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
 
     threading.Thread(target=lose_the_worker, daemon=True).start()
     with pytest.MonkeyPatch.context() as monkeypatch:
