@@ -29,8 +29,8 @@ RAW = tuple(f"revise.cleaning.{rule}=false" for rule, on in CleaningConfig().mod
 VARIANTS = {
     "random": (),
     "contextual": ("revise.principles.method=contextual", "revise.num_revisions=1"),
-    "told_not_to_comment": RAW,
-    "not_told": ("revise.prompts.no_meta=false", *RAW),
+    "told_not_to_comment": ("revise.num_revisions=1", *RAW),
+    "not_told": ("revise.num_revisions=1", "revise.prompts.no_meta=false", *RAW),
 }
 
 

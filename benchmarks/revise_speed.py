@@ -27,8 +27,8 @@ from cai_ray.rows import DropRow
 from cai_ray.stages import load_prompts, revise
 
 SEED = 0
-NUM_ROWS = 1024
-NUM_HF_ROWS = 24
+NUM_ROWS = 768
+NUM_HF_ROWS = 20
 REPEATS = 3
 
 
