@@ -36,21 +36,22 @@ def _row_id(record: dict[str, Any], path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("phrase", "reason", "stall_limit_s", "num_prompts"),
+    ("phrase", "reason", "settings", "num_prompts"),
     [
-        (faults.KILLS, DropReason.ENGINE_KILLED, 120, 48),
-        (faults.HANGS, DropReason.ENGINE_HUNG, 6, 16),
+        (faults.KILLS, DropReason.ENGINE_KILLED, {}, 48),
+        # Alone from the start, a row needs no search: three engine starts in place of five.
+        (faults.HANGS, DropReason.ENGINE_HUNG, {"stall_limit_s": 6, "rows_in_flight": 1}, 16),
     ],
     ids=["kills", "hangs"],
 )
 def test_a_row_that_breaks_the_engine_each_time_is_one_dropped_row(
-    phrase: str, reason: DropReason, stall_limit_s: float, num_prompts: int, micro_model: Path, tmp_path: Path
+    phrase: str, reason: DropReason, settings: dict[str, Any], num_prompts: int, micro_model: Path, tmp_path: Path
 ) -> None:
     poison = saying(f"How do I paint {phrase}?")
     prompts = requests(num_prompts - 1)
     path = write_jsonl(tmp_path / "prompts.jsonl", [*prompts[:10], poison, *prompts[10:]])
-    settings = engine(extra={"logits_processors": [faults.POISON]}, stall_limit_s=stall_limit_s)
-    recipe = write_recipe(tmp_path, micro_model, path, models=settings)
+    models = engine(extra={"logits_processors": [faults.POISON]}, **settings)
+    recipe = write_recipe(tmp_path, micro_model, path, models=models)
     run(recipe)
 
     artifact = check_adds_up(recipe)
