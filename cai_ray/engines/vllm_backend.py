@@ -91,8 +91,6 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         # vLLM 0.32 on CPU: a seeded request whose prefill is cut into chunks kills the engine ("CPU Generator
         # does not use offset"), so a prompt is prefilled in one step, which must then hold a whole context.
         arguments["enable_chunked_prefill"] = False
-        # One process fewer to start and to talk to; there is nothing to spread over on a CPU.
-        arguments["distributed_executor_backend"] = "uni"
         arguments["max_num_batched_tokens"] = max(engine.max_num_batched_tokens, _context_length(model))
     if engine.num_kv_blocks is not None:
         arguments["num_gpu_blocks_override"] = engine.num_kv_blocks
