@@ -56,7 +56,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         # too late here: Ray read its environment when it was imported.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         num_cpus = config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
-        os.environ.setdefault("RAY_maximum_startup_concurrency", str(num_cpus))  # workers per logical, not real, core
+        # Workers to start at once, by logical cores; by real ones Ray warns of too many.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_cpus))
         ray.init(
             address="local",
             num_cpus=num_cpus,
