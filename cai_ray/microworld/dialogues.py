@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -38,6 +38,7 @@ from cai_ray.microworld.language import (
     sample_task,
 )
 from cai_ray.prompts.comparison import ANSWER_START, COT_START, comparison_messages, cot_messages
+from cai_ray.prompts.expansion import expansion_request
 from cai_ray.prompts.revision import critique_turn, revision_turn
 
 MAX_ROUNDS = 4
@@ -251,12 +252,6 @@ def comparison_dialogue(rng: random.Random, think: bool, num_more: int = 0) -> D
 
 
 # ---- the rest -------------------------------------------------------------------------------------------------
-
-
-def expansion_request(requests: Sequence[str], num_new: int) -> str:
-    """The user's words that ask for new requests like the given ones."""
-    listed = "\n".join(f"{i}. {r}" for i, r in enumerate(requests, start=1))
-    return f"Here are some requests:\n\n{listed}\n\nWrite {num_new} new requests like these, one per line."
 
 
 def expansion_dialogue(rng: random.Random) -> Dialogue:

@@ -30,6 +30,7 @@ from cai_ray.prompts.revision import (
     answer_prompt,
     critique_prompt,
     few_shot_messages,
+    parse_reply,
     revision_prompt,
 )
 from cai_ray.quality.cleaning import CleaningConfig, clean
@@ -107,7 +108,7 @@ async def revise(
             critique, critique_flags = await dialogue.critique(asked, config.critique_sampling)
         asked = revision_prompt(messages, initial, rounds, principle, critique, config.prompts, few_shot)
         revised, revision_flags = await dialogue.answer(asked, config.revision_sampling)
-        gate_flags = await _gates(config, ask, messages, current, revised, principle, row[ROW_ID])
+        gate_flags = await _gates(config, ask, messages, current, revised, principle, row[ROW_ID], seed)
         rounds.append(Round(principle, critique, revised))
         flags.append([*critique_flags, *revision_flags, *gate_flags])
         current = revised
@@ -151,10 +152,11 @@ class _Dialogue:
 
     def _clean(self, completion: Completion, step: Literal["answer", "critique"], prefix: str) -> tuple[str, list[str]]:
         cleaned = clean(completion.text, self._config.cleaning, step)
-        if not cleaned.text.strip():
+        text = parse_reply(cleaned.text)
+        if not text:
             why = "nothing but meta-commentary" if completion.text.strip() else "no text"
             raise DropRow(DropReason.EMPTY_RESPONSE, f"{step} {len(self._completions)} holds {why}")
-        return cleaned.text.strip(), [f"{prefix}{rule}" for rule in cleaned.counts]
+        return text, [f"{prefix}{rule}" for rule in cleaned.counts]
 
     def columns(self) -> dict[str, Any]:
         asked = self._completions
@@ -192,11 +194,18 @@ def _draw(
 
 
 async def _gates(
-    config: Config, ask: Ask, messages: list[Message], before: str, after: str, principle: Principle, row_id: str
+    config: Config,
+    ask: Ask,
+    messages: list[Message],
+    before: str,
+    after: str,
+    principle: Principle,
+    row_id: str,
+    seed: int,
 ) -> list[str]:
     scores: tuple[float, float] | tuple[None, None] = (None, None)
     if config.gates.not_improved != "off" and config.scorer is not None:
-        scores = await improvement(config.scorer, ask, messages, before, after, principle, row_id)
+        scores = await improvement(config.scorer, ask, messages, before, after, principle, row_id, seed)
     fired = row_gates(before, after, config.gates, *scores)
     for flag in fired:
         if flag.drop:

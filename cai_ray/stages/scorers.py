@@ -12,8 +12,7 @@ from typing import Literal
 from cai_ray.chat import Message
 from cai_ray.constitution import Principle
 from cai_ray.engines.asking import Ask
-from cai_ray.prompts.comparison import OPTIONS, comparison_messages
-from cai_ray.seeding import stable_id
+from cai_ray.prompts.comparison import OPTIONS, comparison_messages, nonce_for
 
 ScorerName = Literal["comparison", "microworld"]
 
@@ -26,6 +25,7 @@ async def improvement(
     after: str,
     principle: Principle,
     row_id: str,
+    run_seed: int,
 ) -> tuple[float, float]:
     """(score before, score after); for `comparison` (0, log-odds in nats that `after` is better)."""
     if scorer == "microworld":
@@ -33,7 +33,7 @@ async def improvement(
 
         return tuple(_oracle_value(score(messages, text)) for text in (before, after))  # type: ignore[return-value]
     question = principle.comparison_question or "Which answer is better?"
-    nonce = stable_id("nonce", row_id, principle.id)[:8]
+    nonce = nonce_for(run_seed, row_id, (*(message["content"] for message in messages), before, after))
     log_odds = 0.0
     for first, second, sign in ((before, after, 1.0), (after, before, -1.0)):
         asked = comparison_messages(messages, first, second, question, nonce)
