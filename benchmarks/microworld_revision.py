@@ -26,11 +26,18 @@ from cai_ray.stages.revise_summary import answers, oracle_scores
 
 SEEDS = (0, 1, 2)
 RAW = tuple(f"revise.cleaning.{rule}=false" for rule, on in CleaningConfig().model_dump().items() if on)
+# Leaks are counted at the temperature of the paper; cooler samples leak far less.
+LEAKS = (
+    "revise.num_revisions=1",
+    "revise.critique_sampling.temperature=1.0",
+    "revise.revision_sampling.temperature=1.0",
+    *RAW,
+)
 VARIANTS = {
     "random": (),
     "contextual": ("revise.principles.method=contextual", "revise.num_revisions=1"),
-    "told_not_to_comment": ("revise.num_revisions=1", *RAW),
-    "not_told": ("revise.num_revisions=1", "revise.prompts.no_meta=false", *RAW),
+    "told_not_to_comment": LEAKS,
+    "not_told": ("revise.prompts.no_meta=false", *LEAKS),
 }
 
 
