@@ -23,6 +23,7 @@ from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.quality.cleaning import CleaningConfig, clean
 from cai_ray.recipe import Recipe
 from cai_ray.stages.revise_summary import answers, oracle_scores
+from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)
 RAW = tuple(f"revise.cleaning.{rule}=false" for rule, on in CleaningConfig().model_dump().items() if on)
@@ -42,7 +43,7 @@ VARIANTS = {
 
 
 def revisions(recipe: Recipe) -> Artifact:
-    return pipeline.run(recipe, pipeline.steps(recipe))[-1].artifact
+    return pipeline.run(recipe, steps(recipe))[-1].artifact
 
 
 def leaks(artifact: Artifact) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cai_ray import pipeline
 from cai_ray.engines.generation import ConversationActor
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.stages import load_prompts, revise
+from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)
 NUM_ROWS = 384
@@ -28,9 +29,9 @@ def prefilled(folder: Path, seed: int, num_kv_blocks: int | None) -> tuple[int, 
     blocks = () if num_kv_blocks is None else (f"models.policy.engine.num_kv_blocks={num_kv_blocks}",)
     overrides = (f"prompts.num_prompts={NUM_ROWS}", *blocks)
     recipe = microworld_recipe(folder, f"prefill-{seed}-{num_kv_blocks}", ensure_model(), seed, overrides)
-    steps = pipeline.steps(recipe)
-    context = pipeline.prepare(recipe, steps)
-    steps[0].run(context)
+    found = steps(recipe)
+    context = pipeline.prepare(recipe, found)
+    found[0].run(context)
     job = revise.job_of(recipe.revise, context)
     (table,) = context.artifact(load_prompts.STAGE).tables()
 

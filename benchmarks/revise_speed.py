@@ -25,6 +25,7 @@ from cai_ray.engines.vllm_backend import VllmBackend
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.rows import DropRow
 from cai_ray.stages import load_prompts, revise
+from cai_ray.steps import steps
 
 SEED = 0
 NUM_ROWS = 768
@@ -35,9 +36,9 @@ REPEATS = 3
 def _context(folder: Path, num_rows: int) -> tuple[Any, Any]:
     overrides = (f"prompts.num_prompts={num_rows}",)
     recipe = microworld_recipe(folder, "speed", ensure_model(), SEED, overrides)
-    steps = pipeline.steps(recipe)
-    context = pipeline.prepare(recipe, steps)
-    steps[0].run(context)
+    found = steps(recipe)
+    context = pipeline.prepare(recipe, found)
+    found[0].run(context)
     return recipe, context
 
 

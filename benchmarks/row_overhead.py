@@ -28,6 +28,7 @@ from cai_ray.engines.scripted import ScriptedBackend
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.rows import DROPPED, PROMPT, prompt_id_of
 from cai_ray.stages import load_prompts, revise, store_prompts
+from cai_ray.steps import steps
 
 NUM_ROWS = 500_000
 ROWS_PER_PROMPT_FILE = 10_000
@@ -93,7 +94,7 @@ def main(num_rows: int = NUM_ROWS) -> None:
     overrides = ("revise.num_revisions=2", "revise.scaling.rows_per_task=256", "revise.scaling.rows_per_part=2048")
     with tempfile.TemporaryDirectory() as scratch:
         recipe = microworld_recipe(Path(scratch), "overhead", ensure_model(), 0, overrides)
-        context = pipeline.prepare(recipe, pipeline.steps(recipe))
+        context = pipeline.prepare(recipe, steps(recipe))
         _write_prompts(context, num_rows)
         job = dataclasses.replace(
             revise.job_of(recipe.revise, context), make_backend=lambda: ScriptedBackend(answer), expected_tokens=200

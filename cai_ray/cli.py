@@ -150,15 +150,13 @@ def run(
     _start_logging()
     loaded = _load(recipe, set_, limit)
     from cai_ray import pipeline
-    from cai_ray.stages import revise, revise_summary
+    from cai_ray.steps import select, steps
 
-    chosen = pipeline.select(pipeline.steps(loaded), only, from_, until)
+    chosen = select(steps(loaded), only, from_, until)
     outcomes = pipeline.run(loaded, chosen, fresh)
     for outcome in outcomes:
-        if outcome.stage == revise.STAGE:
-            table = revise_summary.table(revise_summary.read_summary(outcome.artifact))
-            if table is not None:
-                console.print(table)
+        if outcome.table is not None:
+            console.print(outcome.table)
     if all(outcome.was_finished for outcome in outcomes):
         console.print("Nothing to do: every stage was finished.")
     _print_status(pipeline.status(loaded))

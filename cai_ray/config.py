@@ -118,6 +118,50 @@ class ModelConfig(Config):
     engine: EngineConfig = EngineConfig()
 
 
+class OptimConfig(Config):
+    """How weights are updated. A step is one optimiser update over `batch_size` examples, however they are spread."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="After the warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up from zero.")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this L2 norm.")
+    batch_size: int = Field(32, ge=1, description="Examples (or pairs) per step, over all workers.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many steps, whatever `epochs` says.")
+
+
+class LoraConfig(Config):
+    """Low-rank adapters in place of full fine-tuning; merged into the weights when the model is saved."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0, description="The adapters' output is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field((), description="Names of linear layers; empty: all of them.")
+
+
+class WorkersConfig(Throughput):
+    """How training spreads over the cluster. Changes speed and memory, not results."""
+
+    num_workers: int = Field(1, ge=1, description="Ray Train workers; one GPU each where there are GPUs.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs reserved per worker.")
+    threads: int | None = Field(None, ge=1, description="Torch threads of a CPU worker; null: cores / num_workers.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Examples per forward pass and worker; null: batch_size / num_workers, at most 16."
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="What DeepSpeed shards: +optimiser, +gradients, +weights.")
+    offload_optimizer: bool = Field(False, description="Optimiser states in CPU memory (ZeRO 1-3).")
+    offload_weights: bool = Field(False, description="Weights in CPU memory (ZeRO 3).")
+    gradient_checkpointing: bool = False
+    max_failures: int = Field(2, ge=0, description="Lost workers or nodes before the stage gives up.")
+    steps_per_checkpoint: int = Field(50, ge=1)
+    keep_checkpoints: int = Field(2, ge=2, description="Older ones are deleted; two, so that one may be damaged.")
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Metrics go to metrics.jsonl always, and here too."
+    )
+
+
 class StageConfig(Config):
     """Base of every stage's section in a recipe."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cai_ray.config import Config, ModelConfig, StageConfig
+from rich.table import Table
+
+from cai_ray.config import Config, ModelConfig
 from cai_ray.constitution import Constitution, ConstitutionError, check_choice
 from cai_ray.constitution_source import load as load_constitution
 from cai_ray.constitution_source import resolve
@@ -17,73 +19,13 @@ from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.recipe import Recipe
-from cai_ray.stages import expand_prompts, load_prompts, revise, revise_summary, store_prompts
-from cai_ray.stages.context import Context
+from cai_ray.stages.context import Context, Trained
+from cai_ray.stages.exports import EXPORTS
+from cai_ray.steps import EXPORTS_OF, SECTION_OF, Step, steps
 
 logger = logging.getLogger(__name__)
 MICROWORLD = "microworld"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of a run, in order."""
-
-    stage: str
-    config: StageConfig
-    run: Callable[[Context], Artifact]
-    model: str | None = None  # of the recipe's models
-    reads: str | None = None  # the stage whose artifact it takes
-    needs_constitution: bool = False
-    identity: Callable[[], dict[str, Any]] = dict  # of input from outside the run
-
-
-def steps(recipe: Recipe) -> list[Step]:
-    """The stages that this recipe runs, in order."""
-    found = [
-        Step(
-            load_prompts.STAGE,
-            recipe.prompts,
-            lambda context: store_prompts.run(recipe.prompts, context),
-            identity=lambda: store_prompts.input_identity(recipe.prompts),
-        )
-    ]
-    if (expand := recipe.expand) is not None:
-        found.append(
-            Step(
-                expand_prompts.STAGE,
-                expand,
-                lambda context: expand_prompts.run(expand, context, load_prompts.STAGE),
-                model=expand.model,
-                reads=load_prompts.STAGE,
-            )
-        )
-    source = found[-1].stage
-    found.append(
-        Step(
-            revise.STAGE,
-            recipe.revise,
-            lambda context: revise.run(recipe.revise, context, source),
-            model=recipe.revise.model,
-            reads=source,
-            needs_constitution=True,
-        )
-    )
-    return found
-
-
-def select(
-    all_steps: Sequence[Step], only: str | None = None, first: str | None = None, last: str | None = None
-) -> list[Step]:
-    """The steps to run. Raises ConfigError for a stage that this recipe does not have."""
-    names = [step.stage for step in all_steps]
-    for name in (only, first, last):
-        if name is not None and name not in names:
-            raise ConfigError(f"stage {name!r} is not in this recipe; its stages: {', '.join(names)}")
-    if only is not None:
-        return [step for step in all_steps if step.stage == only]
-    begin = names.index(first) if first else 0
-    end = names.index(last) if last else len(names) - 1
-    return list(all_steps[begin : end + 1])
+FEEDBACK = "feedback"  # the labeller's name; the policy labels where the recipe names no other
 
 
 def folder_of(recipe: Recipe) -> Storage:
@@ -97,24 +39,43 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     """
     run = folder_of(recipe)
     constitution = _constitution(recipe) if any(step.needs_constitution for step in all_steps) else None
-    for step in all_steps:
-        if step.model is not None and step.model not in recipe.models:
-            raise ConfigError(
-                f"{step.stage} asks model {step.model!r}, but models has {', '.join(recipe.models)}; add it there"
-            )
+    given = {FEEDBACK: recipe.models["policy"], **recipe.models}
+    trained = _trained(given, all_steps)
     run.make()
-    models = {name: _resolved(model) for name, model in recipe.models.items()}
-    for step in all_steps:
-        if step.model is not None:
-            _check_model(models[step.model])
+    used = {name for step in all_steps for name in step.models} - set(trained)
+    models = {name: _resolved(model) if name in used else model for name, model in given.items()}
+    for name in sorted(used):
+        _check_model(models[name])
     return Context(
         run=run,
         seed=recipe.seed,
         models=models,
+        trained={name: replace(made, base=models[made.base_name]) for name, made in trained.items()},
         constitution=constitution,
         cluster=recipe.cluster,
         fingerprints=_fingerprints(recipe, all_steps, models, constitution),
     )
+
+
+def _trained(given: Mapping[str, ModelConfig], all_steps: Sequence[Step]) -> dict[str, Trained]:
+    """The models that the run itself trains. Raises ConfigError for a model that is not there when it is asked."""
+    made: dict[str, Trained] = {}
+    for step in all_steps:
+        for name in step.models:
+            if name not in given and name not in made:
+                before = f", and the stages before it train {', '.join(made)}" if made else ""
+                raise ConfigError(
+                    f"{step.stage} uses model {name!r}, but models has {', '.join(given)}{before}; "
+                    f"add it to models, or name another in {SECTION_OF[step.stage]}"
+                )
+        if step.makes is not None and step.trains is not None:
+            if step.makes in given:
+                raise ConfigError(
+                    f"{step.stage} trains model {step.makes!r}, which models names too; rename the one in models"
+                )
+            base_name = made[step.trains].base_name if step.trains in made else step.trains
+            made[step.makes] = Trained(step.stage, base_name, given[base_name])
+    return made
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -154,15 +115,18 @@ def _fingerprints(
     recipe: Recipe, all_steps: Sequence[Step], models: dict[str, ModelConfig], constitution: Constitution | None
 ) -> dict[str, str]:
     found: dict[str, str] = {}
+    made_by: dict[str, str] = {}
     for step in all_steps:
         decides: dict[str, Any] = {"config": settings(step.config), "identity": step.identity()}
-        if step.model is not None:
-            decides["model"] = model_settings(models[step.model])
+        if step.models:
+            decides["models"] = {n: made_by[n] if n in made_by else model_settings(models[n]) for n in step.models}
         if step.needs_constitution and constitution is not None:
             decides["constitution"] = constitution.fingerprint
-        if step.reads is not None:
-            decides["reads"] = found[step.reads]
+        if step.reads:
+            decides["reads"] = [found[stage] for stage in step.reads]
         found[step.stage] = fingerprint(step.stage, recipe.seed, decides)
+        if step.makes is not None:
+            made_by[step.makes] = found[step.stage]
     return found
 
 
@@ -173,6 +137,7 @@ class Outcome:
     stage: str
     artifact: Artifact
     was_finished: bool  # nothing had to be done
+    table: Table | None  # what the stage shows for itself
 
 
 def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Outcome]:
@@ -192,8 +157,9 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Out
     for step in chosen:
         was_finished = find(context.folder(step.stage)) is not None
         artifact = step.run(context)
-        if step.stage == revise.STAGE:
-            revise_summary.read_summary(artifact)
+        for name in step.exports:
+            EXPORTS_OF[name](artifact, context.run / EXPORTS / name)
+        table = step.summary(artifact) if step.summary is not None else None
         _check_dropped(step, artifact)
         logger.info(
             "%s: %s, %d rows out, %d dropped",
@@ -202,7 +168,7 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Out
             artifact.manifest.rows_out,
             artifact.manifest.num_dropped,
         )
-        outcomes.append(Outcome(step.stage, artifact, was_finished))
+        outcomes.append(Outcome(step.stage, artifact, was_finished, table))
     return outcomes
 
 

@@ -14,9 +14,16 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from cai_ray.config import Config, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
+from cai_ray.stages.evaluate import Config as EvaluateConfig
 from cai_ray.stages.expand_prompts import Config as ExpandConfig
+from cai_ray.stages.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.load_prompts import Config as PromptsConfig
+from cai_ray.stages.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.revise import Config as ReviseConfig
+from cai_ray.stages.sample_pairs import Config as PairsConfig
+from cai_ray.stages.train_dpo import Config as DpoConfig
+from cai_ray.stages.train_preference_model import Config as PreferenceModelConfig
+from cai_ray.stages.train_sft import Config as SftConfig
 
 
 class Recipe(Config):
@@ -31,6 +38,15 @@ class Recipe(Config):
     prompts: PromptsConfig = PromptsConfig()
     expand: ExpandConfig | None = Field(None, description="Write new prompts from these; null: do not.")
     revise: ReviseConfig = ReviseConfig()
+    sft: SftConfig | None = Field(None, description="Fine-tune the policy on revisions; makes the model `sl_cai`.")
+    pairs: PairsConfig | None = Field(None, description="Sample answers of `sl_cai` and pair them.")
+    labels: LabelsConfig | None = Field(None, description="Have the feedback model compare the pairs.")
+    preference_model: PreferenceModelConfig | None = Field(
+        None, description="Train on the labels; makes the model `preference_model`."
+    )
+    dpo: DpoConfig | None = Field(None, description="Train the policy on the labels directly; makes the model `dpo`.")
+    multiple_choice: MultipleChoiceConfig | None = Field(None, description="Ask models a multiple-choice file.")
+    evaluate: EvaluateConfig | None = Field(None, description="Answer held-out prompts with several policies, scored.")
 
     @field_validator("models")
     @classmethod

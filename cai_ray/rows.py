@@ -67,6 +67,109 @@ REVISION = pa.schema(
     ]
 )
 
+# One training example of supervised fine-tuning.
+SFT_EXAMPLE = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),  # "<prompt_id>/<sample_index>/<revision_index or helpful>"
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),  # ends in role "assistant": what is learned
+        pa.field("source", pa.string(), nullable=False),  # "revised" | "helpful"
+        pa.field("revision_index", pa.int32()),  # 0 is the first revision; null for "helpful"
+        pa.field("weight", pa.float64(), nullable=False),  # expected times per epoch, > 0
+        pa.field("split", pa.string(), nullable=False),  # "train" | "eval", decided by prompt
+    ]
+)
+
+# Several answers of one policy to one prompt, from which pairs are made.
+RESPONSES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("responses", pa.list_(pa.string()), nullable=False),  # [samples_per_prompt], in order of sample index
+        pa.field("temperatures", pa.list_(pa.float64()), nullable=False),  # [samples_per_prompt]
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # [samples_per_prompt]
+        pa.field("num_prompt_tokens", pa.int64(), nullable=False),
+        pa.field("num_cached_tokens", pa.int64(), nullable=False),
+        pa.field("num_output_tokens", pa.int64(), nullable=False),
+    ]
+)
+
+# Two answers to one prompt, to be compared. Which is A was drawn.
+PAIR = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),  # pair_id_of(prompt_id, i, j), i < j sample indices
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("response_a", pa.string(), nullable=False),
+        pa.field("response_b", pa.string(), nullable=False),
+        pa.field("temperature_a", pa.float64(), nullable=False),
+        pa.field("temperature_b", pa.float64(), nullable=False),
+        pa.field("policy", pa.string(), nullable=False),  # name of the model that answered
+    ]
+)
+
+# One reading of a pair by the feedback model: one principle, one order.
+COMPARISON = pa.struct(
+    [
+        pa.field("principle_id", pa.string(), nullable=False),
+        pa.field("swapped", pa.bool_(), nullable=False),  # True: the stored B was shown as (A)
+        pa.field("logprob_a", pa.float64(), nullable=False),  # nats, of the option that names the stored A
+        pa.field("logprob_b", pa.float64(), nullable=False),
+        pa.field("prob_a", pa.float64(), nullable=False),  # [0, 1], before clamping, always in the stored order
+        pa.field("rationale", pa.string()),  # chain of thought, null without
+    ]
+)
+
+# One labelled pair.
+PREFERENCE = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=False),
+        pa.field("chosen_is_a", pa.bool_(), nullable=False),  # of the pair's stored order
+        pa.field("prob_chosen", pa.float64(), nullable=False),  # [0.5, 1]; the soft target
+        pa.field("order_flip_rate", pa.float64()),  # [0, 1] of the readings done in both orders; null with one order
+        pa.field("label_source", pa.string(), nullable=False),  # "ai" | "human"
+        pa.field("comparisons", pa.list_(COMPARISON), nullable=False),  # [num_readings]; empty for "human"
+        pa.field("num_prompt_tokens", pa.int64(), nullable=False),
+        pa.field("num_cached_tokens", pa.int64(), nullable=False),
+        pa.field("num_output_tokens", pa.int64(), nullable=False),
+    ]
+)
+
+# One metric of one answer.
+SCORE = pa.struct(
+    [
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),  # unit by metric; null: it applies, and could not be judged
+        pa.field("judge", pa.string()),  # name of the model that judged; null: none was needed
+    ]
+)
+
+# What one answer of a model is worth: a sample for a prompt, or its choice on one item of multiple choice.
+EVALUATION = pa.schema(
+    [
+        pa.field("policy", pa.string(), nullable=False),  # name of the model that was evaluated
+        pa.field("prompt_id", pa.string(), nullable=False),  # or the item's id
+        pa.field("sample_index", pa.int32(), nullable=False),  # >= 0; 0 where there is one answer
+        pa.field("cluster", pa.string(), nullable=False),  # answers of one cluster hang together, the others do not
+        pa.field("category", pa.string()),
+        pa.field("scores", pa.list_(SCORE), nullable=False),  # the metrics that apply, each once
+    ]
+)
+
 # One row that left the pipeline, and why.
 DROPPED = pa.schema(
     [
@@ -105,6 +208,10 @@ class DropReason(StrEnum):
     EMPTY_RESPONSE = "empty_response"
     TRUNCATED = "truncated"
     UNPARSABLE = "unparsable"
+    # pairs and labels
+    IDENTICAL = "identical"  # the two answers of a pair are the same text
+    TIE = "tie"  # the feedback model favours neither answer
+    NO_LOGPROBS = "no_logprobs"  # the options' log-probabilities did not come back
     # a quality gate set to "drop"
     NO_OP = "no_op"
     BOILERPLATE = "boilerplate"
@@ -136,3 +243,18 @@ def prompt_id_of(messages: list[dict[str, str]], source: str) -> str:
 def revision_row_id(prompt_id: str, sample_index: int) -> str:
     """The key of one unit of revise work, also used in Dropped rows: "<prompt_id>/<sample_index>"."""
     return f"{prompt_id}/{sample_index}"
+
+
+def pair_id_of(prompt_id: str, first: int, second: int) -> str:
+    """The key of a pair: "<prompt_id>/<i>-<j>", i < j the sample indices of its answers."""
+    return f"{prompt_id}/{first}-{second}"
+
+
+def example_id_of(prompt_id: str, sample_index: int, revision_index: int | None) -> str:
+    """The key of an SFT example: "<prompt_id>/<sample_index>/<revision_index>", "helpful" where there is none."""
+    return f"{prompt_id}/{sample_index}/{'helpful' if revision_index is None else revision_index}"
+
+
+def evaluation_row_id(policy: str, prompt_id: str, sample_index: int) -> str:
+    """The key of one evaluated answer, also used in Dropped rows: "<policy>/<prompt_id>/<sample_index>"."""
+    return f"{policy}/{prompt_id}/{sample_index}"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,13 +100,22 @@ async def asleep_when_told(row_id: str, messages: Sequence[Message], seed: int) 
 
 @dataclass
 class DiesAfter:
-    """`echo` so many times, then an engine that dies at every request."""
+    """`echo` so many times, then an engine that dies at every request, once `num_records` are in the folder `records`.
+
+    Parts are written while conversations go on: without the wait, a busy machine lets the engine die first.
+    """
 
     num_answers: int
+    records: str | None = None
+    num_records: int = 1
 
     async def __call__(self, row_id: str, messages: Sequence[Message], seed: int) -> str:
         await asyncio.sleep(0.005)
         self.num_answers -= 1
         if self.num_answers < 0:
+            for _ in range(600):
+                if self.records is None or len(list(Path(self.records).glob("[!.]*.json"))) >= self.num_records:
+                    break
+                await asyncio.sleep(0.1)
             raise EngineDied("scripted")
         return echo(row_id, messages, seed)

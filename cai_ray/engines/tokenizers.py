@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cai_ray.chat import Renderer
 from cai_ray.config import ModelConfig
+from cai_ray.engines.model_files import local_folder
 from cai_ray.errors import ConfigError
 
 
@@ -13,7 +14,7 @@ def load_renderer(model: ModelConfig) -> Renderer:
     """The Renderer of `model`. Raises ConfigError when the tokenizer or its chat template is missing."""
     from transformers import AutoTokenizer
 
-    path = model.tokenizer or model.path
+    path = local_folder(model.tokenizer or model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=model.revision, trust_remote_code=model.trust_remote_code

@@ -14,6 +14,7 @@ from cai_ray.chat import Message, Renderer, split_thinking
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.engines.asking import Completion, EngineDied, Guard, Usage
 from cai_ray.engines.dialogue_tokens import DialogueTokens
+from cai_ray.engines.model_files import localised
 from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.rows import DropReason, DropRow
 
@@ -101,6 +102,7 @@ class VllmBackend:
     """A restartable AsyncLLM. All its methods run on one event loop."""
 
     def __init__(self, model: ModelConfig) -> None:
+        model = localised(model)
         os.environ.update(engine_environment(model))  # read when vllm and huggingface_hub are imported
         self.model = model
         self.max_concurrent_rows = max(1, round(1.1 * model.engine.max_num_seqs))

@@ -12,6 +12,17 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 
+MODEL_FOLDER = "model"  # of a stage that trains one
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that a stage of the run trains."""
+
+    stage: str  # its folder holds model/
+    base_name: str  # the recipe's model that it descends from
+    base: ModelConfig  # template, context, engine and thinking are inherited from it
+
 
 @dataclass(frozen=True)
 class Context:
@@ -20,6 +31,7 @@ class Context:
     run: Storage
     seed: int
     models: Mapping[str, ModelConfig]  # paths resolved: "microworld" is a folder by now
+    trained: Mapping[str, Trained]  # made by stages of this run
     constitution: Constitution | None
     cluster: ClusterConfig
     fingerprints: Mapping[str, str]  # stage -> fingerprint
@@ -35,7 +47,12 @@ class Context:
         return found
 
     def model(self, name: str) -> ModelConfig:
-        """Raises ConfigError when the recipe names no such model."""
+        """Raises ConfigError when the recipe names no such model, or its stage has not trained it yet."""
+        if name in self.trained:
+            made = self.trained[name]
+            folder = self.artifact(made.stage).folder / MODEL_FOLDER
+            changes = {"path": folder.location, "revision": None, "tokenizer": None, "chat_template": None}
+            return made.base.model_copy(update=changes)
         if name not in self.models:
             raise ConfigError(f"model {name!r} is not in the recipe's models ({', '.join(self.models)}); add it there")
         return self.models[name]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from cai_ray.cli import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED, app
 from tests import faults
-from tests.runs import check_adds_up, engine, records, requests, saying, write_jsonl, write_recipe
+from tests.runs import check_adds_up, engine, records, records_folder, requests, saying, write_jsonl, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -106,8 +106,8 @@ def test_too_many_dropped_rows_is_exit_code_3_with_the_stage_committed(
 def test_a_used_up_restart_budget_is_exit_code_75_and_committed_parts_stay(
     ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults.use_script(monkeypatch, faults.DiesAfter(5 * 14))
     recipe = write_recipe(tmp_path, micro_model, prompts, models=engine(max_restarts=2, rows_in_flight=3))
+    faults.use_script(monkeypatch, faults.DiesAfter(5 * 14, str(records_folder(recipe))))
     result = command(recipe)
     assert result.exit_code == EXIT_RETRYABLE, result.output
     assert "max_restarts=2" in one_line(result) and "run the same command again" in one_line(result)

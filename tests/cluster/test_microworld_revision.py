@@ -10,6 +10,7 @@ import pytest
 from cai_ray import pipeline
 from cai_ray.preview import print_dialogues
 from cai_ray.recipe import load
+from cai_ray.steps import steps
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
     overrides = [f"output={tmp_path}", f"models.policy.path={micro_model}", "prompts.num_prompts=192"]
     recipe = load(ROOT / "jobs/recipes/quickstart.yaml", overrides)
-    outcomes = pipeline.run(recipe, pipeline.steps(recipe))
+    outcomes = pipeline.run(recipe, steps(recipe))
     assert [outcome.was_finished for outcome in outcomes] == [False, False]
     summary = json.loads((tmp_path / "quickstart/revise/summary.json").read_text())
     harmful = [estimate["value"] for estimate in summary["harmful_rate"]]
@@ -33,7 +34,7 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
         assert estimate["n"] == 120
     assert summary["rows_in"] == 192 == summary["rows_out"] + sum(summary["rows_dropped"].values())
 
-    again = pipeline.run(recipe, pipeline.steps(recipe))
+    again = pipeline.run(recipe, steps(recipe))
     assert all(outcome.was_finished for outcome in again), "a finished run is a no-op"
 
     from rich.console import Console

@@ -10,7 +10,17 @@ import pytest
 from cai_ray.cli import EXIT_RETRYABLE, exit_code
 from cai_ray.engines.storage import TEMPORARY_PREFIX
 from tests import faults
-from tests.runs import check_adds_up, engine, num_rows, records, requests, run, write_jsonl, write_recipe
+from tests.runs import (
+    check_adds_up,
+    engine,
+    num_rows,
+    records,
+    records_folder,
+    requests,
+    run,
+    write_jsonl,
+    write_recipe,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 NUM_PROMPTS = 80
@@ -21,7 +31,7 @@ def interrupted(micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A recipe whose engine gave up in mid-run; from here on the engine works."""
     path = write_jsonl(tmp_path / "prompts.jsonl", requests(NUM_PROMPTS))
     recipe = write_recipe(tmp_path, micro_model, path, models=engine(max_restarts=0, rows_in_flight=8))
-    faults.use_script(monkeypatch, faults.DiesAfter(5 * 50))
+    faults.use_script(monkeypatch, faults.DiesAfter(5 * 50, str(records_folder(recipe)), num_records=4))
     with pytest.raises(Exception) as caught:  # Ray wraps the worker's error in types of its own making
         run(recipe)
     assert exit_code(caught.value) == EXIT_RETRYABLE

@@ -244,7 +244,7 @@ def context_with(tmp_path: Path, prompts: list[dict[str, Any]]) -> Context:
         write_part(opened.folder, pa.Table.from_pylist(prompts, PROMPT), DROPPED.empty_table(), ids)
         opened.commit(pa.array(ids, pa.string()))
     models = {"policy": ModelConfig(path="scripted")}
-    return Context(run, 5, models, None, ClusterConfig(), {expand_prompts.STAGE: "f1"})
+    return Context(run, 5, models, {}, None, ClusterConfig(), {expand_prompts.STAGE: "f1"})
 
 
 def answer_asks(config: Config, context: Context, script: Script) -> None:
@@ -345,7 +345,7 @@ def test_a_second_run_changes_nothing_and_a_crashed_one_ends_the_same(tmp_path: 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     _, context = finish(SMALL, tmp_path)
-    other = Context(context.run, 5, context.models, None, context.cluster, {expand_prompts.STAGE: "f2"})
+    other = Context(context.run, 5, context.models, {}, None, context.cluster, {expand_prompts.STAGE: "f2"})
     with pytest.raises(ConfigError, match="num_new: 4 -> 5"):
         expand_prompts.run(SMALL.model_copy(update={"num_new": 5}), other, SOURCE)
 

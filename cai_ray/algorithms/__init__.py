@@ -1,0 +1,1 @@
+"""Pure maths of training on tensors and arrays: losses, centring. No Ray, no models."""

@@ -1,0 +1,187 @@
+"""Checkpoints that verify: a Hugging Face Trainer's own folders, counted only with a record of sizes and hashes.
+
+`checkpoints/checkpoint-<step>/` holds the files, `checkpoints/checkpoint-<step>.json` the record, written last
+(guarantee G3). On a local storage the Trainer writes right there; elsewhere it writes into a scratch folder
+on each node, and every node uploads what it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from cai_ray.config import Config
+from cai_ray.engines.parts import FileRecord
+from cai_ray.engines.storage import TEMPORARY_PREFIX, Storage
+
+logger = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+BLOCK_BYTES = 4 * 2**20
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class Layout(Config):
+    """How the states in a checkpoint are cut: another layout cannot resume from it."""
+
+    num_workers: int
+    zero_stage: int | None  # None: without DeepSpeed
+
+    def __str__(self) -> str:
+        zero = "without DeepSpeed" if self.zero_stage is None else f"zero_stage={self.zero_stage}"
+        return f"num_workers={self.num_workers}, {zero}"
+
+
+class CheckpointRecord(Config):
+    """One checkpoint that counts."""
+
+    step: int
+    fingerprint: str
+    layout: Layout
+    is_last: bool  # of the last step: nothing is left to train
+    eval_loss: float | None
+    files: tuple[FileRecord, ...]  # names relative to the stage's folder
+
+    @property
+    def name(self) -> str:
+        return f"checkpoint-{self.step}"
+
+
+def record_file(folder: Path, file: Path, prefix: str) -> FileRecord:
+    """Size and hash of one local file; its name is `prefix`/<path below folder>."""
+    size, sha256 = _digest(pafs.LocalFileSystem(), str(file))
+    return FileRecord(
+        name=f"{prefix}/{file.relative_to(folder).as_posix()}", num_rows=0, size_bytes=size, sha256=sha256
+    )
+
+
+def _digest(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
+    """Size in bytes and SHA-256, read in blocks: optimiser states are larger than memory should have to hold."""
+    size, state = 0, hashlib.sha256()
+    with filesystem.open_input_stream(path) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            size += len(block)
+            state.update(block)
+    return size, state.hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file, sorted; half-written temporary files left out."""
+    return sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(TEMPORARY_PREFIX))
+
+
+def upload(folder: Path, file: Path, target: Storage, prefix: str) -> None:
+    """Copy one local file to `target`/`prefix`."""
+    name = f"{prefix}/{file.relative_to(folder).as_posix()}"
+    target.filesystem.create_dir(target.path(name).rsplit("/", 1)[0], recursive=True)
+    pafs.copy_files(str(file), target.path(name), pafs.LocalFileSystem(), target.filesystem)
+
+
+def download(source: Storage, files: Iterable[FileRecord], folder: Path, prefix: str) -> None:
+    """The inverse for a whole record: its files below `prefix` come to lie in `folder`, unless they do already."""
+    local = pafs.LocalFileSystem()
+    for file in files:
+        target = folder / Path(file.name).relative_to(prefix)
+        if target.exists() and _digest(local, str(target)) == (file.size_bytes, file.sha256):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pafs.copy_files(source.path(file.name), str(target), source.filesystem, local)
+
+
+def clear_scratch(scratch: Path, keep: str | None) -> None:
+    """Delete this node's copies of all checkpoints but `keep`."""
+    for folder in scratch.glob("checkpoint-*"):
+        if folder.name != keep:
+            shutil.rmtree(folder)
+
+
+def damage(storage: Storage, files: Sequence[FileRecord]) -> str | None:
+    """What is wrong with these files: None when all are there, whole and unchanged."""
+    for file in files:
+        size = storage.size_bytes(file.name)
+        if size != file.size_bytes:
+            return f"{file.name} is missing" if size is None else f"{file.name} has {size} bytes of {file.size_bytes}"
+    with ThreadPoolExecutor(8) as threads:
+        digests = threads.map(lambda file: _digest(storage.filesystem, storage.path(file.name))[1], files)
+        for file, sha256 in zip(files, digests, strict=True):
+            if sha256 != file.sha256:
+                return f"{file.name} has changed since it was written"
+    return None
+
+
+def write_record(storage: Storage, record: CheckpointRecord) -> None:
+    """From here on the checkpoint counts."""
+    storage.write(f"{FOLDER}/{record.name}.json", record.model_dump_json(indent=2).encode())
+
+
+def records(storage: Storage, fingerprint: str) -> list[CheckpointRecord]:
+    """The recorded checkpoints of this training, newest first; their files are not looked at."""
+    found = []
+    for name in storage.names(FOLDER, ".json"):
+        try:
+            record = CheckpointRecord.model_validate_json(storage.read(name))
+        except ValueError:
+            logger.warning("%s cannot be read and its checkpoint is passed over", name)
+            continue
+        if record.fingerprint == fingerprint:
+            found.append(record)
+    return sorted(found, key=lambda record: -record.step)
+
+
+def newest_whole(storage: Storage, fingerprint: str) -> tuple[CheckpointRecord | None, list[str]]:
+    """The newest checkpoint that verifies, and what was wrong with newer ones; these are deleted."""
+    problems: list[str] = []
+    for record in records(storage, fingerprint):
+        problem = damage(storage, record.files)
+        if problem is None:
+            return record, problems
+        problems.append(f"checkpoint of step {record.step} is damaged ({problem}) and passed over")
+        delete(storage, record.name)
+    return None, problems
+
+
+def best_whole(storage: Storage, fingerprint: str) -> CheckpointRecord | None:
+    """Of the checkpoints that verify, the one with the lowest eval loss; the earlier one of equals."""
+    for record in sorted(records(storage, fingerprint), key=_badness):
+        if damage(storage, record.files) is None:
+            return record
+    return None
+
+
+def _badness(record: CheckpointRecord) -> tuple[float, int]:
+    return (math.inf if record.eval_loss is None else record.eval_loss, record.step)
+
+
+def rotate(storage: Storage, fingerprint: str, num_keep: int, keep_best: bool) -> list[str]:
+    """Delete all but the newest `num_keep`, and the best by eval loss if asked; names of the deleted."""
+    known = records(storage, fingerprint)
+    kept = {record.name for record in known[:num_keep]}
+    if keep_best and known:
+        kept.add(min(known, key=_badness).name)
+    gone = [record.name for record in known if record.name not in kept]
+    for name in gone:
+        delete(storage, name)
+    return gone
+
+
+def delete(storage: Storage, name: str) -> None:
+    """Delete one checkpoint; its record goes first, so that a crash leaves no record of missing files."""
+    storage.delete(f"{FOLDER}/{name}.json")
+    storage.delete_folder(f"{FOLDER}/{name}")
+
+
+def sweep(storage: Storage) -> list[str]:
+    """Delete checkpoint folders without a record, left by a save that was cut off; their names."""
+    recorded = {Path(name).stem for name in storage.names(FOLDER, ".json")}
+    orphans = [n for n in (storage / FOLDER).folders() if _NAME.fullmatch(n) and n not in recorded]
+    for name in orphans:
+        storage.delete_folder(f"{FOLDER}/{name}")
+    storage.sweep_temporary(FOLDER)
+    return orphans

@@ -1,0 +1,54 @@
+"""Where a model's files lie on this node: a folder as it is, a URI downloaded once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlparse
+
+from cai_ray.config import ModelConfig
+from cai_ray.engines.storage import Storage
+from cai_ray.errors import ConfigError
+from cai_ray.seeding import stable_id
+
+
+def localised(model: ModelConfig) -> ModelConfig:
+    """The model with URIs of weights and tokenizer replaced by this node's copies."""
+    tokenizer = None if model.tokenizer is None else local_folder(model.tokenizer)
+    return model.model_copy(update={"path": local_folder(model.path), "tokenizer": tokenizer})
+
+
+def local_folder(path: str) -> str:
+    """What transformers and vLLM are given for `path`: a hub id or local folder unchanged, a URI's local copy.
+
+    The copy lies in $CAI_RAY_CACHE/models (default ~/.cache/cai_ray) under the hash of location, names and sizes, so
+    other weights at the same place are another copy. Raises ConfigError when the location holds no files.
+    """
+    if len(urlparse(path).scheme) <= 1:  # one letter: a Windows drive
+        return path
+    storage = Storage(path)
+    sizes = [(name, storage.size_bytes(name)) for name in storage.names()]
+    if not sizes:
+        raise ConfigError(f"model path {path!r} holds no files; name a folder with config.json and weights")
+    root = Path(os.environ.get("CAI_RAY_CACHE") or "~/.cache/cai_ray").expanduser() / "models"
+    target = root / stable_id(path, sizes)
+    if not target.is_dir():
+        _download(storage, [name for name, _ in sizes], target)
+    return str(target)
+
+
+def _download(storage: Storage, names: list[str], target: Path) -> None:
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name in names:
+            with storage.filesystem.open_input_stream(storage.path(name)) as source, (partial / name).open("wb") as out:
+                shutil.copyfileobj(source, out, 2**24)
+        partial.rename(target)

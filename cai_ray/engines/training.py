@@ -1,0 +1,201 @@
+"""One launcher for every training stage: Ray Train, DeepSpeed, checkpoints that verify, one saved model.
+
+A stage brings a picklable `MakeTrainer` that builds its Hugging Face Trainer on every worker; everything else
+(workers, sharding, checkpoints, resuming, metrics, saving) is done here and in `training_worker.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cai_ray.config import OptimConfig, WorkersConfig
+from cai_ray.engines import checkpoints
+from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.engines.cluster import ClusterConfig, connected
+from cai_ray.engines.parts import FileRecord
+from cai_ray.engines.storage import Storage
+from cai_ray.engines.trainer_args import Device, TrainerArgs, deepspeed_config, plan_batches, refuse_missing_trackers
+from cai_ray.engines.training_metrics import TrainingProgress, next_attempt
+from cai_ray.engines.training_worker import (
+    FAILED,
+    MODEL,
+    TRAINED,
+    Attempt,
+    TrainedRecord,
+    Verdict,
+    failure,
+    train_on_worker,
+)
+from cai_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.getLogger(__name__)
+MAX_PREEMPTIONS = 32  # nodes taken back by a cloud, per attempt
+MAX_STARTS = 60  # tries of a minute each to get all workers up, while a cluster grows or is busy
+
+# Runs on every worker: builds the Trainer's arguments FIRST (ZeRO-3 then shards the model while it is loaded), then
+# loads model, tokenizer and data itself, and evaluates iff TrainingJob.evaluate. Picklable.
+MakeTrainer = Callable[[TrainerArgs], "Trainer"]
+# Runs once, in the local folder of the saved model before its files are hashed and committed, and may change them;
+# the numbers it returns join TrainedModel.metrics. Picklable; may run again after a crash, on a fresh folder.
+Finish = Callable[[Path], dict[str, float]]
+
+
+class TrainingDiverged(Exception):
+    """A loss or gradient norm is no finite number (exit code 1). The message names the step and the last good
+    checkpoint. A re-run goes on from there and meets the same numbers, unless the recipe changes."""
+
+
+class TrainingFailed(Exception):
+    """A worker's own code raised; the message is its traceback. Starting it again would raise again."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train. Everything in it is picklable."""
+
+    stage: str
+    folder: Storage  # the stage's folder: checkpoints/, model/, metrics.jsonl live here
+    fingerprint: str
+    seed: int
+    num_examples: int  # training rows (or pairs) that the trainer is given, >= 1
+    make_trainer: MakeTrainer
+    optim: OptimConfig
+    workers: WorkersConfig
+    keep: Literal["last", "best"] = "last"  # "best": by eval loss, measured at every checkpoint
+    evaluate: bool = True  # there are eval rows
+    model_card: str = ""  # README.md of the saved model, Markdown with its YAML head
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A saved model: a Hugging Face folder."""
+
+    folder: Storage  # <stage>/model
+    files: tuple[FileRecord, ...]  # names relative to the stage's folder ("model/config.json"); num_rows is 0
+    num_steps: int  # optimiser steps from the very start
+    metrics: dict[str, float]  # of the saved weights: "loss", "eval_loss" and what else was evaluated; Finish's values
+
+
+def train(job: TrainingJob, cluster: ClusterConfig) -> TrainedModel:
+    """Train and save the model, from the newest checkpoint that verifies; nothing to do when it is saved and whole.
+
+    Raises ConfigError (wrong batch arithmetic, no eval rows to choose the best by, or what `make_trainer` finds),
+    TrainingDiverged, TrainingFailed, and EngineGaveUp when more than `workers.max_failures` workers were lost.
+    """
+    _check(job)
+    job = replace(job, folder=Storage(job.folder.path())) if job.folder.is_local else job
+    if (done := saved_model(job)) is not None:
+        return done
+    attempt = Attempt(next_attempt(job.folder), time.time(), uuid.uuid4().hex)
+    with connected(cluster), TrainingProgress(job.folder, job.stage):
+        verdict = _fit(job, attempt, cluster)
+    job.folder.delete(FAILED)
+    if verdict.outcome == "bad_config":
+        raise ConfigError(verdict.message)
+    if verdict.outcome == "diverged":
+        raise TrainingDiverged(f"{job.stage}: {verdict.message}. Lower learning_rate or look at the rows of that step")
+    if verdict.outcome == "failed":
+        raise TrainingFailed(f"{job.stage}: a worker failed\n{verdict.message}")
+    model = saved_model(job)
+    if model is None:
+        raise TrainingFailed(f"{job.stage}: the saved model in {job.folder.location}/{MODEL} does not verify")
+    return model
+
+
+def saved_model(job: TrainingJob) -> TrainedModel | None:
+    """The model when it is saved, whole and this job's; None when there is anything left to do."""
+    if not job.folder.exists(TRAINED):
+        return None
+    record = TrainedRecord.model_validate_json(job.folder.read(TRAINED))
+    if record.fingerprint != job.fingerprint:
+        return None
+    problem = checkpoints.damage(job.folder, record.files)
+    if problem is not None:
+        logger.warning("%s: the saved model is damaged (%s) and is made again", job.stage, problem)
+        return None
+    return TrainedModel(job.folder / MODEL, record.files, record.num_steps, record.metrics)
+
+
+def _check(job: TrainingJob) -> None:
+    """What can be wrong without a look at the cluster."""
+    if job.num_examples < 1:
+        raise ConfigError(f"{job.stage}: there are no examples to train on")
+    if job.keep == "best" and not job.evaluate:
+        raise ConfigError(f'{job.stage}: keep is "best", but there are no eval rows; set it to "last" or hold rows out')
+    plan_batches(job.optim.batch_size, job.workers)
+    deepspeed_config(job.workers, Device(is_gpu=False, has_bf16=False))
+    refuse_missing_trackers(job.workers.report_to)
+
+
+def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:
+    """Run the workers to their verdict."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    _check_room(job.workers, use_gpu, can_grow=bool(cluster.address or os.environ.get("RAY_ADDRESS")))
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean here
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    environment = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    with tempfile.TemporaryDirectory(prefix="cai_ray-train-", ignore_cleanup_errors=True) as scratch:
+        trainer = TorchTrainer(
+            train_on_worker,
+            train_loop_config={"job": job, "attempt": attempt},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=job.workers.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": job.workers.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            ),
+            run_config=RunConfig(
+                name=job.stage,
+                storage_path=scratch,  # Ray Train's own; our checkpoints are not reported to it
+                failure_config=FailureConfig(
+                    max_failures=job.workers.max_failures,
+                    max_preemption_failures=MAX_PREEMPTIONS,
+                    controller_failure_limit=MAX_STARTS,
+                ),
+                logging_config=LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false", **environment}},
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            if (verdict := failure(job.folder, attempt)) is not None:
+                return verdict
+            raise EngineGaveUp(
+                f"{job.stage}: workers were lost more than max_failures={job.workers.max_failures} times; "
+                f"checkpoints stay, a re-run goes on. The last: {error}"
+            ) from error
+    return Verdict.model_validate(result.return_value)
+
+
+def _check_room(workers: WorkersConfig, use_gpu: bool, can_grow: bool) -> None:
+    """Raises ConfigError when this machine cannot hold all workers at once: Ray Train would wait for more nodes."""
+    import ray
+
+    have = ray.cluster_resources()
+    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker} | ({"GPU": workers.num_workers} if use_gpu else {})
+    for name, amount in wanted.items():
+        if amount <= have.get(name, 0):
+            continue
+        problem = f"num_workers={workers.num_workers} need {amount:g} {name}s and there are {have.get(name, 0):g}"
+        if not can_grow:
+            raise ConfigError(f"{problem}; lower num_workers or cpus_per_worker")
+        logger.warning("%s: waiting for the cluster to grow", problem)

@@ -1,0 +1,118 @@
+"""The Trainer's callback: every step measured and judged, every save made a checkpoint that counts."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cai_ray.engines import checkpoints
+from cai_ray.engines.checkpoints import CheckpointRecord, Layout
+from cai_ray.engines.parts import FileRecord
+from cai_ray.engines.training_metrics import MetricsFile
+from cai_ray.engines.worker_group import Place
+
+if TYPE_CHECKING:
+    from cai_ray.engines.training import TrainingJob
+
+JUDGED = ("loss", "grad_norm", "eval_loss")
+
+
+def not_finite(logs: dict[str, Any]) -> str | None:
+    """ "loss is nan" when a judged number is not finite, else None."""
+    for name in JUDGED:
+        value = logs.get(name)
+        if value is not None and not math.isfinite(value):
+            return f"{name} is {value}"
+    return None
+
+
+def watch_of(job: TrainingJob, place: Place, layout: Layout, scratch: Path, metrics: MetricsFile | None) -> Any:
+    """A TrainerCallback (its base class needs transformers) with `problem`: why it stopped the training, or None.
+
+    All workers see the same numbers and so stop at the same step.
+    """
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]  # untyped here
+        problem: str | None = None
+
+        def __init__(self) -> None:
+            self._began = time.monotonic()
+            self._num_tokens = 0.0
+            self._eval: tuple[int, float] | None = None  # step, loss
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._began = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> Any:
+            if "loss" not in logs and "eval_loss" not in logs:
+                return control  # the summary at the end
+            if "eval_loss" in logs:
+                self._eval = (state.global_step, logs["eval_loss"])
+            if metrics is not None:
+                metrics.write(step=state.global_step, num_steps=state.max_steps, **self._measured(logs))
+            problem = not_finite(logs)
+            if problem is not None:
+                known = checkpoints.records(job.folder, job.fingerprint)
+                good = f"{job.folder.location}/{checkpoints.FOLDER}/{known[0].name}" if known else "none yet"
+                self.problem = f"{problem} at step {state.global_step}; the last good checkpoint: {good}"
+                control.should_training_stop = True
+                control.should_save = control.should_evaluate = False
+            return control
+
+        def _measured(self, logs: dict[str, Any]) -> dict[str, Any]:
+            numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+            found: dict[str, float | None] = {
+                n: v if math.isfinite(v) else None for n, v in numbers.items()
+            }  # no NaN in JSON
+            if "loss" not in logs:
+                return found
+            duration_s = max(time.monotonic() - self._began, 1e-9)
+            found["examples_per_s"] = round(job.optim.batch_size / duration_s, 3)
+            if "num_tokens" in numbers:
+                found["tokens_per_s"] = round((numbers["num_tokens"] - self._num_tokens) / duration_s, 1)
+                self._num_tokens = numbers["num_tokens"]
+            return found
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            folder = scratch / f"checkpoint-{state.global_step}"
+            (scratch / "README.md").unlink(missing_ok=True)  # TRL's own model card, of a model that is none yet
+            files = commit_files(job, place, folder)
+            if not job.folder.is_local and place.local_rank == 0:
+                checkpoints.clear_scratch(scratch, keep=folder.name)
+            if place.is_first:
+                evaluated = self._eval is not None and self._eval[0] == state.global_step
+                record = CheckpointRecord(
+                    step=state.global_step,
+                    fingerprint=job.fingerprint,
+                    layout=layout,
+                    is_last=state.global_step >= state.max_steps,
+                    eval_loss=self._eval[1] if evaluated and self._eval is not None else None,
+                    files=tuple(files),
+                )
+                checkpoints.write_record(job.folder, record)
+                checkpoints.rotate(job.folder, job.fingerprint, job.workers.keep_checkpoints, job.keep == "best")
+                if metrics is not None:
+                    metrics.flush()
+            return control
+
+    return Watch()
+
+
+def commit_files(job: TrainingJob, place: Place, folder: Path) -> list[FileRecord]:
+    """Hash the checkpoint's files, and upload them where the storage is elsewhere; all records on every worker.
+
+    The workers share the files among them: all workers where they see one folder, those of a node otherwise.
+    """
+    is_local = job.folder.is_local
+    index, num_sharing = (place.rank, place.num_workers) if is_local else (place.local_rank, place.num_local)
+    place.wait()  # the last worker has written its states
+    prefix = f"{checkpoints.FOLDER}/{folder.name}"
+    mine = []
+    for file in checkpoints.files_below(folder)[index::num_sharing]:
+        mine.append(checkpoints.record_file(folder, file, prefix))
+        if not is_local:
+            checkpoints.upload(folder, file, job.folder, prefix)
+    return sorted(place.gather(mine), key=lambda record: record.name)

@@ -1,0 +1,204 @@
+"""What are a model's answers worth?  Prompt -> Responses of each policy -> Evaluation.
+
+Every policy answers the same prompts with the same seeds, into an artifact of its own under `answers`, which is what
+a killed run goes on from; the stage itself scores the answers. Scorers without a model are in evaluation_scorers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
+from cai_ray.engines.parts import remove_part, write_part
+from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import settings
+from cai_ray.rows import DROPPED, EVALUATION, evaluation_row_id
+from cai_ray.seeding import digest
+from cai_ray.stages import sampled_responses
+from cai_ray.stages.context import Context
+from cai_ray.stages.evaluation_scorers import (
+    TEXT_SCORERS,
+    Answer,
+    RuleScorer,
+    Scorer,
+    ScorerName,
+    in_microworld,
+    scores_of,
+)
+
+STAGE = "evaluate"
+ANSWERS = "answers"  # folder inside the stage's own; one artifact per policy
+ROWS_PER_PART = 5_000
+
+
+class Config(StageConfig):
+    """The recipe's section `evaluate`."""
+
+    policies: tuple[str, ...] = Field(
+        ("policy", "sl_cai"),
+        min_length=1,
+        description="Models of the recipe or of its stages; the others are compared with the first.",
+    )
+    split: Literal["test", "train", "all"] = Field("test", description="Which prompts are answered.")
+    limit: int | None = Field(None, ge=1, description="Most prompts, drawn by the run's seed; null: all.")
+    samples_per_prompt: int = Field(1, ge=1, le=64, description="Answers per prompt and policy.")
+    sampling: SamplingConfig = SamplingConfig()
+    scorers: tuple[ScorerName, ...] = Field(
+        (), description='Empty: "microworld" (the oracle) where prompts are in its language, else those that read text.'
+    )
+    scaling: ScalingConfig = ScalingConfig()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Config:
+        for field, names in (("policies", self.policies), ("scorers", self.scorers)):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{field} names {', '.join(repeated)} twice; name each once")
+        return self
+
+
+# --- Prompts --------------------------------------------------------------------------------------------
+
+
+def in_split(prompts: pa.Table, *, split: str) -> pa.Table:
+    """The Prompt rows of a split."""
+    return prompts if split == "all" else prompts.filter(pc.equal(prompts["split"], split))
+
+
+def only(prompts: pa.Table, *, prompt_ids: pa.Array) -> pa.Table:
+    """The Prompt rows with these ids."""
+    return prompts.filter(pc.is_in(prompts["prompt_id"], value_set=prompt_ids))
+
+
+def chosen_prompts(source: Artifact, config: Config, run_seed: int) -> list[str]:
+    """Ids of the prompts to answer. Raises ConfigError when there is none.
+
+    A limit takes those of smallest hash, so the choice does not depend on the order of rows or files.
+    """
+    tables = (in_split(table, split=config.split) for table in source.tables(["prompt_id", "split"]))
+    found: list[str] = [prompt_id for table in tables for prompt_id in table["prompt_id"].to_pylist()]
+    if not found:
+        hint = "set prompts.test_fraction (0.2, say) and load them anew, or " if config.split == "test" else ""
+        raise ConfigError(
+            f'{source.folder.location} holds no prompt of split "{config.split}" to evaluate on; '
+            f'{hint}set evaluate.split to "all"'
+        )
+    if config.limit is None or config.limit >= len(found):
+        return found
+    return sorted(found, key=lambda prompt_id: digest(run_seed, STAGE, prompt_id, "limit"))[: config.limit]
+
+
+def answered_by(policy: str, config: Config, prompt_ids: Sequence[str]) -> sampled_responses.Sampled:
+    """What one policy is asked. The seeds do not depend on the policy, which makes comparisons a little sharper."""
+    if config.limit is None:
+        select: Any = partial(in_split, split=config.split)
+    else:
+        select = partial(only, prompt_ids=pa.array(prompt_ids, pa.string()))
+    return sampled_responses.Sampled(
+        stage=STAGE,
+        policy=policy,
+        sampling=config.sampling,
+        temperatures=(config.sampling.temperature,) * config.samples_per_prompt,
+        select=select,
+        select_columns=("split",),
+    )
+
+
+# --- Scores ---------------------------------------------------------------------------------------------
+
+
+def scorers_of(config: Config, source: Artifact, prompt_ids: Sequence[str]) -> list[Scorer]:
+    """The scorers that the config names, or those that suit the prompts."""
+    names = config.scorers
+    if not names:
+        wanted = pa.array(prompt_ids, pa.string())
+        tables = (only(table, prompt_ids=wanted) for table in source.tables(["prompt_id", "messages"]))
+        known = in_microworld(messages for table in tables for messages in table["messages"].to_pylist())
+        names = ("microworld",) if known else TEXT_SCORERS
+    return [RuleScorer(name) for name in names]
+
+
+class Outcome(NamedTuple):
+    """The end of one answer: a row of EVALUATION, or of DROPPED when `dropped`."""
+
+    row_id: str
+    dropped: bool
+    row: dict[str, Any]
+    truncated: bool = False  # the answer was cut off at max_tokens
+
+
+def outcomes(answers: Artifact, policy: str, scorers: Sequence[Scorer], config: Config) -> Iterator[Outcome]:
+    """The end of every answer of a policy. Those of a prompt that was dropped are dropped for its reason."""
+    for row in answers.rows():
+        for k, (response, finished) in enumerate(zip(row["responses"], row["finish_reasons"], strict=True)):
+            answer = Answer(policy, row["prompt_id"], k, row["messages"], response, row["kind"], row["category"])
+            scored = evaluation(answer, scorers)
+            row_id = evaluation_row_id(policy, row["prompt_id"], k)
+            yield Outcome(row_id, False, scored, finished == "length")
+    for gone in answers.dropped():
+        for k in range(config.samples_per_prompt):
+            row_id = evaluation_row_id(policy, gone["row_id"], k)
+            yield Outcome(row_id, True, {**gone, "row_id": row_id})
+
+
+def evaluation(answer: Answer, scorers: Sequence[Scorer]) -> dict[str, Any]:
+    """A row of the EVALUATION schema."""
+    return {
+        "policy": answer.policy,
+        "prompt_id": answer.prompt_id,
+        "sample_index": answer.sample_index,
+        "cluster": answer.prompt_id,
+        "category": answer.category,
+        "scores": scores_of(scorers, answer),
+    }
+
+
+def row_ids(evaluations: pa.Table) -> pa.Array:
+    """The units that Evaluation rows answer."""
+    keys = zip(*(evaluations[name].to_pylist() for name in ("policy", "prompt_id", "sample_index")), strict=True)
+    return pa.array([evaluation_row_id(*key) for key in keys], pa.string())
+
+
+# --- The stage ------------------------------------------------------------------------------------------
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Have every policy answer what it has not answered yet, then score the answers."""
+    source, folder, plain = context.artifact(source_stage), context.folder(STAGE), settings(config)
+    inputs = {source_stage: source.manifest.fingerprint}
+    prompt_ids = chosen_prompts(source, config, context.seed)
+    opened = open_stage(
+        folder, STAGE, context.fingerprints[STAGE], plain, inputs, row_ids, ("policy", "prompt_id", "sample_index")
+    )
+    if isinstance(opened, Artifact):
+        return opened
+    for part in opened.parts:  # scoring is quick and pure, so an interrupted pass starts over
+        remove_part(opened.folder, part)
+    scorers = scorers_of(config, source, prompt_ids)
+    ids: list[str] = []
+    for policy in config.policies:
+        wanted = answered_by(policy, config, prompt_ids)
+        answers = sampled_responses.run(wanted, folder / ANSWERS / policy, plain, source, config.scaling, context)
+        _write(opened, outcomes(answers, policy, scorers, config), answers.manifest.counters)
+        ids += [evaluation_row_id(policy, p, k) for p in prompt_ids for k in range(config.samples_per_prompt)]
+    return opened.commit(pa.array(ids, pa.string()))
+
+
+def _write(opened: OpenStage, found: Iterator[Outcome], counters: dict[str, int]) -> None:
+    """Write every outcome of one policy; `counters` are those of its answers."""
+    while batch := list(islice(found, ROWS_PER_PART)):
+        write_part(
+            opened.folder,
+            pa.Table.from_pylist([outcome.row for outcome in batch if not outcome.dropped], EVALUATION),
+            pa.Table.from_pylist([outcome.row for outcome in batch if outcome.dropped], DROPPED),
+            [outcome.row_id for outcome in batch],
+            {**counters, "flag.truncated": sum(outcome.truncated for outcome in batch)},
+        )
+        counters = {}

@@ -1,0 +1,212 @@
+"""Sample answers from the policy and pair them.  Prompt -> Responses -> Pair.
+
+Two artifacts: `samples` holds every answer of each prompt and is what a killed run goes on from; the stage itself
+pairs them, which is quick and pure. The paper pairs two samples of the SL-CAI policy (section 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import combinations, islice
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
+from cai_ray.engines.generation import dropped_row
+from cai_ray.engines.parts import remove_part, write_part
+from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import settings
+from cai_ray.quality.gates import Gate
+from cai_ray.rows import DROPPED, PAIR, DropReason, DropRow, pair_id_of
+from cai_ray.seeding import digest, rng_for
+from cai_ray.stages import sampled_responses
+from cai_ray.stages.context import Context
+
+STAGE = "sample_pairs"
+SAMPLES = "samples"  # folder inside the stage's own
+ROWS_PER_PART = 5_000
+
+Indices = tuple[int, int]  # (i, j), i < j: sample indices of a pair's answers
+
+
+class Config(StageConfig):
+    """The recipe's section `pairs`."""
+
+    model: str = Field("sl_cai", description="Which of the recipe's models answers.")
+    kinds: tuple[Literal["red_team", "helpful"], ...] = Field(
+        ("red_team",), min_length=1, description="Prompts of these kinds are answered; the others are left out."
+    )
+    samples_per_prompt: int = Field(2, ge=2, le=64, description="Answers per prompt; the paper makes 2.")
+    temperatures: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="Of the samples in turn: sample k gets number k modulo their count."
+    )
+    sampling: SamplingConfig = Field(SamplingConfig(), description="Of each sample, but for its temperature.")
+    strategy: Literal["first_two", "all", "random"] = Field(
+        "first_two", description='Which samples of a prompt are compared; "all": n(n-1)/2 pairs; "random": `num_pairs`.'
+    )
+    num_pairs: int = Field(1, ge=1, description="Pairs per prompt of the random strategy, all different.")
+    truncated: Gate = Field("flag", description='A pair with an answer cut off at max_tokens. "flag": count it.')
+    scaling: ScalingConfig = ScalingConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        most = math.comb(self.samples_per_prompt, 2)
+        if self.strategy == "random" and self.num_pairs > most:
+            raise ValueError(
+                f"num_pairs={self.num_pairs}, but {self.samples_per_prompt} samples make {most} different pairs; "
+                "lower num_pairs or raise samples_per_prompt"
+            )
+        if self.strategy != "random" and self.num_pairs != 1:
+            raise ValueError(f'num_pairs is for strategy "random", not for "{self.strategy}"; remove it')
+        for temperature in self.temperatures:
+            if not 0 <= temperature <= 5:
+                raise ValueError(f"temperatures holds {temperature}; each must lie in [0, 5]")
+        return self
+
+    def temperature(self, sample_index: int) -> float:
+        return self.temperatures[sample_index % len(self.temperatures)]
+
+
+# --- Sampling: Prompt -> Responses --------------------------------------------------------------------
+
+
+def of_kinds(prompts: pa.Table, *, kinds: tuple[str, ...]) -> pa.Table:
+    """The Prompt rows of these kinds."""
+    return prompts.filter(pc.is_in(prompts["kind"], value_set=pa.array(kinds, pa.string())))
+
+
+def sampling_of(config: Config) -> sampled_responses.Sampled:
+    """What the model is asked: every prompt of the chosen kinds, at the temperatures in turn."""
+    return sampled_responses.Sampled(
+        stage=STAGE,
+        policy=config.model,
+        sampling=config.sampling,
+        temperatures=tuple(config.temperature(k) for k in range(config.samples_per_prompt)),
+        select=partial(of_kinds, kinds=config.kinds),
+        select_columns=("kind",),
+    )
+
+
+# --- Pairing: Responses -> Pair -----------------------------------------------------------------------
+
+
+def pair_indices(config: Config, prompt_id: str, run_seed: int) -> list[Indices]:
+    """Which samples of a prompt are compared: known before any is sampled, sorted."""
+    if config.strategy == "first_two":
+        return [(0, 1)]
+    every = list(combinations(range(config.samples_per_prompt), 2))
+    if config.strategy == "all":
+        return every
+    return sorted(
+        sorted(every, key=lambda pair: digest(run_seed, STAGE, prompt_id, "pairs", *pair))[: config.num_pairs]
+    )
+
+
+def is_swapped(pair_id: str, run_seed: int) -> bool:
+    """Whether the later sample is A. Drawn by the pair's id alone, so it tells nothing of temperature or index."""
+    return rng_for(run_seed, STAGE, pair_id, "order").random() < 0.5
+
+
+def make_pair(row: dict[str, Any], indices: Indices, config: Config, run_seed: int) -> dict[str, Any]:
+    """A row of the PAIR schema from a RESPONSES row. Raises DropRow: EMPTY_RESPONSE, IDENTICAL, TRUNCATED."""
+    texts = [row["responses"][k] for k in indices]
+    for k, text in zip(indices, texts, strict=True):
+        if not text.strip():
+            raise DropRow(DropReason.EMPTY_RESPONSE, f"sample {k} holds no text")
+    if texts[0].split() == texts[1].split():
+        raise DropRow(DropReason.IDENTICAL, f"samples {indices[0]} and {indices[1]} are the same but for white space")
+    if config.truncated == "drop" and num_truncated(row, indices):
+        raise DropRow(DropReason.TRUNCATED, f"an answer was cut off at max_tokens={config.sampling.max_tokens}")
+    pair_id = pair_id_of(row["prompt_id"], *indices)
+    a, b = indices[::-1] if is_swapped(pair_id, run_seed) else indices
+    return {
+        **{column: row[column] for column in sampled_responses.CARRIED},
+        "pair_id": pair_id,
+        "response_a": row["responses"][a],
+        "response_b": row["responses"][b],
+        "temperature_a": row["temperatures"][a],
+        "temperature_b": row["temperatures"][b],
+        "policy": row["policy"],
+    }
+
+
+def num_truncated(row: dict[str, Any], indices: Indices) -> int:
+    """Of a pair's two answers, those cut off at max_tokens."""
+    return sum(row["finish_reasons"][k] == "length" for k in indices)
+
+
+class Outcome(NamedTuple):
+    """The end of one pair: a row of PAIR, or of DROPPED when `dropped`."""
+
+    row_id: str
+    dropped: bool
+    row: dict[str, Any]
+    num_truncated: int = 0
+
+
+def outcomes(samples: Artifact, config: Config, run_seed: int) -> Iterator[Outcome]:
+    """The end of every pair of every prompt. The pairs of a prompt that was dropped are dropped for its reason."""
+    for row in samples.rows():
+        for indices in pair_indices(config, row["prompt_id"], run_seed):
+            pair_id = pair_id_of(row["prompt_id"], *indices)
+            try:
+                pair = make_pair(row, indices, config, run_seed)
+            except DropRow as drop:
+                yield Outcome(pair_id, True, dropped_row(pair_id, STAGE, drop))
+            else:
+                yield Outcome(pair_id, False, pair, num_truncated(row, indices) if config.truncated == "flag" else 0)
+    for gone in samples.dropped():
+        for indices in pair_indices(config, gone["row_id"], run_seed):
+            pair_id = pair_id_of(gone["row_id"], *indices)
+            yield Outcome(pair_id, True, {**gone, "row_id": pair_id})
+
+
+def row_ids(pairs: pa.Table) -> pa.Array:
+    """The units that Pair rows answer."""
+    return pairs["pair_id"]
+
+
+def unit_ids(source: Artifact, config: Config, run_seed: int) -> list[str]:
+    """Every pair that the prompts of `source` are to make. Raises ConfigError when there is none."""
+    tables = (of_kinds(table, kinds=config.kinds) for table in source.tables(("prompt_id", "kind")))
+    prompt_ids = [prompt_id for table in tables for prompt_id in table["prompt_id"].to_pylist()]
+    if not prompt_ids:
+        raise ConfigError(
+            f"{source.folder.location} holds no prompt of kind {' or '.join(config.kinds)}; "
+            "load some, or add the kind that is there to pairs.kinds"
+        )
+    return [pair_id_of(p, *indices) for p in prompt_ids for indices in pair_indices(config, p, run_seed)]
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Answer every prompt of `source_stage` that is not answered yet, then pair the answers."""
+    source, folder, plain = context.artifact(source_stage), context.folder(STAGE), settings(config)
+    ids = unit_ids(source, config, context.seed)
+    inputs = {source_stage: source.manifest.fingerprint}
+    opened = open_stage(folder, STAGE, context.fingerprints[STAGE], plain, inputs, row_ids, ("pair_id",))
+    if isinstance(opened, Artifact):
+        return opened
+    samples = sampled_responses.run(sampling_of(config), folder / SAMPLES, plain, source, config.scaling, context)
+    return _commit(opened, outcomes(samples, config, context.seed), ids, samples.manifest.counters)
+
+
+def _commit(opened: OpenStage, found: Iterator[Outcome], ids: Sequence[str], counters: dict[str, int]) -> Artifact:
+    """Write every outcome and commit. The pass is quick and pure, so an interrupted one starts over."""
+    for part in opened.parts:
+        remove_part(opened.folder, part)
+    while batch := list(islice(found, ROWS_PER_PART)):
+        write_part(
+            opened.folder,
+            pa.Table.from_pylist([outcome.row for outcome in batch if not outcome.dropped], PAIR),
+            pa.Table.from_pylist([outcome.row for outcome in batch if outcome.dropped], DROPPED),
+            [outcome.row_id for outcome in batch],
+            {**counters, "flag.truncated": sum(outcome.num_truncated for outcome in batch)},
+        )
+        counters = {}
+    return opened.commit(pa.array(ids, pa.string()))

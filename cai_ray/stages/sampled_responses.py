@@ -1,0 +1,109 @@
+"""n answers of one model to each prompt: what `sample_pairs` pairs and `evaluate` scores.  Prompt -> Responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig
+from cai_ray.engines.artifacts import Artifact
+from cai_ray.engines.asking import Ask
+from cai_ray.engines.backends import backend_factory
+from cai_ray.engines.conversation_stage import StageSpec, run_conversations
+from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.engines.storage import Storage
+from cai_ray.prompts.revision import STOP_STRINGS
+from cai_ray.rows import RESPONSES
+from cai_ray.stages.context import Context
+
+CARRIED = ("prompt_id", "messages", "kind", "category", "split")  # Prompt columns kept on Responses
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Which prompts a model answers, how often and how. Travels to the workers: everything in it pickles."""
+
+    stage: str  # whose artifact it is for; decides the seeds
+    policy: str  # name of the model that answers
+    sampling: SamplingConfig  # of each sample, but for its temperature
+    temperatures: tuple[float, ...]  # [samples_per_prompt], in order of the sample index
+    select: Callable[[pa.Table], pa.Table]  # Prompt rows -> those to answer
+    select_columns: tuple[str, ...] = ()  # Prompt columns that `select` reads besides prompt_id
+
+
+async def sample(row: dict[str, Any], ask: Ask, *, wanted: Sampled) -> dict[str, Any]:
+    """All answers to one prompt; a row of the RESPONSES schema.
+
+    One after the other: request k has seed k, the prompt is prefilled once, and the other rows fill the batch.
+    """
+    answers = [
+        await ask(row["messages"], wanted.sampling.model_copy(update={"temperature": temperature}))
+        for temperature in wanted.temperatures
+    ]
+    return {
+        **{column: row[column] for column in CARRIED},
+        "responses": [answer.text for answer in answers],
+        "temperatures": list(wanted.temperatures),
+        "policy": wanted.policy,
+        "finish_reasons": [answer.finish_reason for answer in answers],
+        "num_prompt_tokens": sum(answer.num_prompt_tokens for answer in answers),
+        "num_cached_tokens": sum(answer.num_cached_tokens for answer in answers),
+        "num_output_tokens": sum(answer.num_output_tokens for answer in answers),
+    }
+
+
+def expand_units(prompts: pa.Table, *, wanted: Sampled) -> pa.Table:
+    """Prompt rows -> units of work: one per prompt that is to be answered."""
+    units = wanted.select(prompts)
+    return units.append_column(ROW_ID, units["prompt_id"])
+
+
+def row_ids(responses: pa.Table) -> pa.Array:
+    """The units that Responses rows answer."""
+    return responses["prompt_id"]
+
+
+def job_of(wanted: Sampled, model: ModelConfig, run_seed: int) -> ConversationJob:
+    """What the conversation engine is asked to do."""
+    sampling = wanted.sampling
+    if model.format == "transcript":  # a base model runs on into the next turn unless a stop string ends it
+        sampling = sampling.model_copy(update={"stop": (*sampling.stop, *STOP_STRINGS)})
+    return ConversationJob(
+        stage=wanted.stage,
+        seed=run_seed,
+        schema=RESPONSES,
+        converse=partial(sample, wanted=replace(wanted, sampling=sampling)),
+        expand=partial(expand_units, wanted=wanted),
+        make_backend=backend_factory(model),
+        engine=model.engine,
+        expected_tokens=64 + wanted.sampling.max_tokens // 2,
+    )
+
+
+def run(
+    wanted: Sampled,
+    folder: Storage,
+    config: dict[str, Any],
+    source: Artifact,
+    scaling: ScalingConfig,
+    context: Context,
+) -> Artifact:
+    """Answer every prompt of `source` that is to be answered and is not answered yet; the artifact in `folder`.
+
+    `config`: the stage's resolved settings, for the manifest.
+    """
+    model = context.model(wanted.policy)
+    spec = StageSpec(
+        folder=folder,
+        fingerprint=context.fingerprints[wanted.stage],
+        config=config,
+        source=source,
+        row_ids=row_ids,
+        key_columns=("prompt_id",),
+        unit_columns=("prompt_id", *wanted.select_columns),
+    )
+    return run_conversations(spec, job_of(wanted, model, context.seed), model, scaling, context.cluster)

@@ -1,0 +1,254 @@
+"""Train the SL-CAI policy on its own revisions.  Revision -> SFT example, model.
+
+The second half of the paper's supervised phase (section 3.2): revisions of all rounds, mixed with answers to helpful
+prompts, by supervised fine-tuning with the loss on the answers only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
+from cai_ray.engines.answer_tokens import AnswerTokens
+from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
+from cai_ray.engines.models import context_length, load_causal_lm, load_tokenizer, local_path, peft_config
+from cai_ray.engines.parts import remove_part, write_part
+from cai_ray.engines.storage import Storage
+from cai_ray.engines.token_files import TokenFiles, delete_tokens, read_tokens, token_row
+from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.trainer_args import TrainerArgs
+from cai_ray.engines.training import TrainingJob, train
+from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import settings
+from cai_ray.rows import DROPPED, SFT_EXAMPLE, DropReason
+from cai_ray.stages.context import Context
+from cai_ray.stages.sft_examples import STAGE as STAGE
+from cai_ray.stages.sft_examples import ExampleOptions, Made, draw_eval, drop, examples, schedule, unit_ids
+
+
+class Config(ExampleOptions):
+    """The recipe's section `sft`."""
+
+    model: str = Field("policy", description="Which of the recipe's models the training starts from.")
+    max_length: int | None = Field(
+        None, ge=8, description="Tokens of prompt and answer; longer examples are dropped. Null: the model's context."
+    )
+    packing: bool = Field(
+        False, description="Join short examples into rows of max_length; batch_size then counts such rows."
+    )
+    eval_examples: int = Field(1000, ge=1, description="Most held-out examples that each evaluation reads.")
+    keep: Literal["last", "best"] = Field("last", description='The model to save; "best": by eval loss.')
+    optim: OptimConfig = OptimConfig()
+    lora: LoraConfig | None = Field(None, description="Train low-rank adapters; null: every weight.")
+    workers: WorkersConfig = WorkersConfig()
+
+
+@dataclass(frozen=True)
+class MakeSftTrainer:
+    """Builds TRL's SFTTrainer on a worker, from the token files."""
+
+    folder: Storage
+    model: ModelConfig
+    config: Config
+    max_length: int
+    seed: int
+
+    def __call__(self, arguments: TrainerArgs) -> Any:
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        args = SFTConfig(
+            **arguments,
+            max_length=self.max_length,
+            packing=self.config.packing,
+            dataset_kwargs={"skip_prepare_dataset": True},  # it comes as token ids and labels
+            train_sampling_strategy="sequential",  # it comes in order, see `schedule`
+        )
+        tokenizer = load_tokenizer(self.model)
+        evaluated = self._eval_data()
+        return SFTTrainer(
+            model=_stopping(load_causal_lm(self.model, tokenizer), self.model),
+            args=args,
+            train_dataset=self._train_data(),
+            eval_dataset=evaluated if len(evaluated) else None,
+            processing_class=tokenizer,
+            peft_config=peft_config(self.config.lora),
+        )
+
+    def _train_data(self) -> Any:
+        from datasets import Dataset, concatenate_datasets
+        from trl.data_utils import pack_dataset
+
+        table = read_tokens(self.folder, "train")
+        epochs = schedule(*_ids_and_weights(table), self.config.optim.epochs, self.seed)
+        rows = Dataset(table.select(["input_ids", "labels"]))
+        if not self.config.packing:
+            return rows.select([position for epoch in epochs for position in epoch])
+        # Each epoch by itself, and shuffled: packing sorts by length.
+        packed = [pack_dataset(rows.select(epoch), self.max_length, "bfd") for epoch in epochs if epoch]
+        return concatenate_datasets([epoch.shuffle(seed=self.seed + k) for k, epoch in enumerate(packed)])
+
+    def _eval_data(self) -> Any:
+        from datasets import Dataset
+
+        table = read_tokens(self.folder, "eval")
+        chosen = draw_eval(table["example_id"].to_pylist(), self.config.eval_examples, self.seed)
+        return Dataset(table.select(["input_ids", "labels"])).select(chosen)
+
+
+def _stopping(loaded: Any, model: ModelConfig) -> Any:
+    """The weights, with a generation config that ends an answer where the training does."""
+    end_id = AnswerTokens(load_renderer(model), model.thinking).end_id
+    known = loaded.generation_config.eos_token_id
+    known_ids = known if isinstance(known, list) else [] if known is None else [known]
+    if end_id not in known_ids:
+        loaded.generation_config.eos_token_id = [end_id, *known_ids]
+    return loaded
+
+
+def _ids_and_weights(table: pa.Table) -> tuple[list[str], list[float]]:
+    return table["example_id"].to_pylist(), table["weight"].to_pylist()
+
+
+def write_examples(
+    opened: OpenStage, source: Artifact, options: ExampleOptions, tokenise: AnswerTokens, max_length: int, seed: int
+) -> tuple[pa.Array, Counter[str]]:
+    """Every Revision row's examples as parts and token files; the units there are, and how many ended how.
+
+    Written anew by every attempt: the training reads just what this attempt wrote.
+    """
+    for part in opened.parts:
+        remove_part(opened.folder, part)
+    all_ids: list[str] = []
+    counts: Counter[str] = Counter()
+    with TokenFiles(opened.folder) as files:
+        for table in source.tables():
+            revisions = table.to_pylist()
+            ids = [unit for row in revisions for unit in unit_ids(row, options)]
+            if not ids:
+                continue
+            made = [_fitting(made, tokenise, max_length) for row in revisions for made in examples(row, options, seed)]
+            rows = [example.row for example, _ in made if not example.dropped]
+            dropped = [example.row for example, _ in made if example.dropped]
+            files.write((example.row["split"], tokens) for example, tokens in made if tokens is not None)
+            part_counts = {
+                **Counter(f"num_{row['split']}" for row in rows),
+                "num_tokens": sum(len(tokens["input_ids"]) for _, tokens in made if tokens is not None),
+            }
+            write_part(
+                opened.folder,
+                pa.Table.from_pylist(rows, SFT_EXAMPLE),
+                pa.Table.from_pylist(dropped, DROPPED),
+                ids,
+                part_counts,
+            )
+            all_ids += ids
+            counts.update(part_counts)
+            counts.update(row["reason"] for row in dropped)
+    return pa.array(all_ids, pa.string()), counts
+
+
+def _fitting(made: Made, tokenise: AnswerTokens, max_length: int) -> tuple[Made, dict[str, Any] | None]:
+    """An example with its row of TOKEN_ROW; dropped, not cut, when it is too long."""
+    if made.dropped:
+        return made, None
+    tokens = tokenise(made.row["messages"])
+    example_id = made.row["example_id"]
+    if len(tokens) > max_length:
+        detail = f"prompt and answer have {len(tokens)} tokens, max_length is {max_length}"
+        return drop(example_id, DropReason.TOO_LONG, detail), None
+    return made, token_row(example_id, made.row["weight"], tokens)
+
+
+def job_of(config: Config, context: Context, model: ModelConfig, max_length: int, counts: Counter[str]) -> TrainingJob:
+    """What the launcher is asked to do. Raises ConfigError when nothing is left to learn."""
+    folder = context.folder(STAGE)
+    epochs = schedule(*_ids_and_weights(read_tokens(folder, "train")), config.optim.epochs, context.seed)
+    num_examples = sum(map(len, epochs))
+    if not num_examples:
+        raise ConfigError(_nothing_left(config, counts, max_length))
+    return TrainingJob(
+        stage=STAGE,
+        folder=folder,
+        fingerprint=context.fingerprints[STAGE],
+        seed=context.seed,
+        num_examples=num_examples,
+        make_trainer=MakeSftTrainer(folder, model, config, max_length, context.seed),
+        # The epochs are laid out in the data already, each with its own draw.
+        optim=config.optim.model_copy(update={"epochs": 1.0}),
+        workers=config.workers,
+        keep=config.keep,
+        evaluate=counts["num_eval"] > 0,
+        model_card=model_card(config, model, counts),
+    )
+
+
+def _nothing_left(config: Config, counts: Counter[str], max_length: int) -> str:
+    filters = {
+        DropReason.FILTERED: f"exclude_flags={list(config.exclude_flags)}",
+        DropReason.TOO_LONG: f"max_length={max_length}",
+        DropReason.EMPTY: "empty answers",
+    }
+    ends = [f"{counts[reason]} dropped by {name}" for reason, name in filters.items() if counts[reason]]
+    if counts["num_eval"]:
+        ends.append(f"{counts['num_eval']} held out (split test, eval_fraction={config.eval_fraction})")
+    asked = (
+        f"revision_index={config.revision_index!r}, revised_weight={config.revised_weight:g}, "
+        f"helpful_weight={config.helpful_weight:g}"
+    )
+    return (
+        f"{STAGE}: no example is left to train on: {', '.join(ends) or f'the revisions hold none for {asked}'}; "
+        "relax what dropped most, or revise more prompts"
+    )
+
+
+def model_card(config: Config, model: ModelConfig, counts: Counter[str]) -> str:
+    """README.md of the saved model."""
+    how = "low-rank adapters, merged" if config.lora else "every weight"
+    name = model.path.rstrip("/").rsplit("/", 1)[-1]
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+        "tags: [constitutional-ai, sft, cai_ray]\n---\n\n"
+        "# SL-CAI policy\n\n"
+        f"`{name}` after supervised fine-tuning on its own revisions and helpful answers "
+        "(Bai et al. 2022, section 3), made with cai_ray.\n\n"
+        f"- examples: {counts['num_train']} to learn, {counts['num_eval']} held out by prompt\n"
+        f"- revisions: {config.revision_index}, weight {config.revised_weight:g}; helpful answers: weight "
+        f"{config.helpful_weight:g}\n"
+        f"- trained: {how}; {config.optim.epochs:g} epochs, batch size {config.optim.batch_size}, "
+        f"learning rate {config.optim.learning_rate:g} ({config.optim.schedule})\n"
+    )
+
+
+def row_ids(rows: pa.Table) -> pa.Array:
+    """The units that SFT examples answer."""
+    return rows["example_id"]
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Make the examples of `source_stage`'s revisions and train on them."""
+    source = context.artifact(source_stage)
+    model = local_path(context.model(config.model))
+    opened = open_stage(
+        context.folder(STAGE),
+        STAGE,
+        context.fingerprints[STAGE],
+        settings(config),
+        {source_stage: source.manifest.fingerprint},
+        row_ids,
+        ("example_id",),
+    )
+    if isinstance(opened, Artifact):
+        return opened
+    max_length = min(config.max_length or context_length(model), context_length(model))
+    tokenise = AnswerTokens(load_renderer(model), model.thinking)
+    ids, counts = write_examples(opened, source, config, tokenise, max_length, context.seed)
+    trained = train(job_of(config, context, model, max_length, counts), context.cluster)
+    artifact = opened.commit(ids, trained.files)
+    delete_tokens(opened.folder)
+    return artifact

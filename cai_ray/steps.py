@@ -1,0 +1,240 @@
+"""The steps of a run: which stages a recipe asks for, in order, what each reads, asks and makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from cai_ray.config import StageConfig
+from cai_ray.engines.artifacts import Artifact
+from cai_ray.engines.storage import Storage
+from cai_ray.errors import ConfigError
+from cai_ray.recipe import Recipe
+from cai_ray.stages import (
+    evaluate,
+    evaluate_summary,
+    expand_prompts,
+    exports,
+    label_comparisons,
+    label_summary,
+    load_prompts,
+    multiple_choice,
+    preference_model_summary,
+    revise,
+    revise_summary,
+    sample_pairs,
+    store_prompts,
+    train_dpo,
+    train_preference_model,
+    train_sft,
+)
+from cai_ray.stages.context import Context
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run, in order."""
+
+    stage: str
+    config: StageConfig
+    run: Callable[[Context], Artifact]
+    asks: tuple[str, ...] = ()  # models it samples or scores with
+    trains: str | None = None  # the model it starts from
+    makes: str | None = None  # the name of the model it trains
+    reads: tuple[str, ...] = ()  # stages whose artifacts it takes
+    needs_constitution: bool = False
+    identity: Callable[[], dict[str, Any]] = dict  # of input from outside the run
+    exports: tuple[str, ...] = ()  # of EXPORTS_OF, written beside the stage for other tools
+    summary: Callable[[Artifact], Table | None] | None = (
+        None  # writes what is missing of summary.json; shown at the end
+    )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that must be there before this step."""
+        return (*self.asks, *((self.trains,) if self.trains else ()))
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """The stages that this recipe runs, in order: those whose section it has."""
+    found = [_load(recipe)]
+    if recipe.expand is not None:
+        found.append(_expand(recipe.expand))
+    prompts = found[-1].stage
+    found.append(_revise(recipe.revise, prompts))
+    if recipe.sft is not None:
+        found.append(_sft(recipe.sft))
+    if recipe.pairs is not None:
+        found.append(_pairs(recipe.pairs, prompts))
+    if recipe.labels is not None:
+        found.append(_labels(recipe.labels))
+    if recipe.preference_model is not None:
+        found.append(_preference_model(recipe.preference_model))
+    if recipe.dpo is not None:
+        found.append(_dpo(recipe.dpo))
+    if recipe.multiple_choice is not None:
+        found.append(_multiple_choice(recipe.multiple_choice))
+    if recipe.evaluate is not None:
+        found.append(_evaluate(recipe.evaluate, prompts))
+    _check_reads(found)
+    return found
+
+
+def _load(recipe: Recipe) -> Step:
+    return Step(
+        load_prompts.STAGE,
+        recipe.prompts,
+        lambda context: store_prompts.run(recipe.prompts, context),
+        identity=lambda: store_prompts.input_identity(recipe.prompts),
+    )
+
+
+def _expand(config: expand_prompts.Config) -> Step:
+    return Step(
+        expand_prompts.STAGE,
+        config,
+        lambda context: expand_prompts.run(config, context, load_prompts.STAGE),
+        asks=(config.model,),
+        reads=(load_prompts.STAGE,),
+    )
+
+
+def _revise(config: revise.Config, prompts: str) -> Step:
+    return Step(
+        revise.STAGE,
+        config,
+        lambda context: revise.run(config, context, prompts),
+        asks=(config.model,),
+        reads=(prompts,),
+        needs_constitution=True,
+        summary=lambda artifact: revise_summary.table(revise_summary.read_summary(artifact)),
+    )
+
+
+def _sft(config: train_sft.Config) -> Step:
+    return Step(
+        train_sft.STAGE,
+        config,
+        lambda context: train_sft.run(config, context, revise.STAGE),
+        trains=config.model,
+        makes="sl_cai",
+        reads=(revise.STAGE,),
+        exports=("sft",),
+    )
+
+
+def _pairs(config: sample_pairs.Config, prompts: str) -> Step:
+    return Step(
+        sample_pairs.STAGE,
+        config,
+        lambda context: sample_pairs.run(config, context, prompts),
+        asks=(config.model,),
+        reads=(prompts,),
+    )
+
+
+def _labels(config: label_comparisons.Config) -> Step:
+    return Step(
+        label_comparisons.STAGE,
+        config,
+        lambda context: label_comparisons.run(config, context, sample_pairs.STAGE),
+        asks=(config.model,),
+        reads=(sample_pairs.STAGE,),
+        needs_constitution=True,
+        exports=("preferences", "comparisons"),
+        summary=lambda artifact: label_summary.table(label_summary.read_summary(artifact)),
+    )
+
+
+def _preference_model(config: train_preference_model.Config) -> Step:
+    return Step(
+        train_preference_model.STAGE,
+        config,
+        lambda context: train_preference_model.run(config, context, label_comparisons.STAGE),
+        trains=config.model,
+        makes="preference_model",
+        reads=(label_comparisons.STAGE,),
+        summary=lambda artifact: preference_model_summary.table(preference_model_summary.read_summary(artifact)),
+    )
+
+
+def _dpo(config: train_dpo.Config) -> Step:
+    return Step(
+        train_dpo.STAGE,
+        config,
+        lambda context: train_dpo.run(config, context, label_comparisons.STAGE),
+        trains=config.model,
+        makes="dpo",
+        reads=(label_comparisons.STAGE,),
+    )
+
+
+def _multiple_choice(config: multiple_choice.Config) -> Step:
+    return Step(
+        multiple_choice.STAGE,
+        config,
+        lambda context: multiple_choice.run(config, context),
+        asks=(*config.models, *config.preference_models),
+        identity=lambda: multiple_choice.input_identity(config),
+        summary=lambda artifact: multiple_choice.table(multiple_choice.read_summary(artifact)),
+    )
+
+
+def _evaluate(config: evaluate.Config, prompts: str) -> Step:
+    return Step(
+        evaluate.STAGE,
+        config,
+        lambda context: evaluate.run(config, context, prompts),
+        asks=config.policies,
+        reads=(prompts,),
+        summary=lambda artifact: evaluate_summary.table(evaluate_summary.read_summary(artifact)),
+    )
+
+
+def _check_reads(found: Sequence[Step]) -> None:
+    """Raises ConfigError for a step whose input no step before it makes."""
+    for position, step in enumerate(found):
+        before = {other.stage for other in found[:position]}
+        for stage in step.reads:
+            if stage not in before:
+                raise ConfigError(
+                    f"{step.stage} reads what {stage} writes, and this recipe has no {stage}; add its section "
+                    f"({SECTION_OF.get(stage, stage)})"
+                )
+
+
+SECTION_OF = {
+    load_prompts.STAGE: "prompts",
+    expand_prompts.STAGE: "expand",
+    revise.STAGE: "revise",
+    train_sft.STAGE: "sft",
+    sample_pairs.STAGE: "pairs",
+    label_comparisons.STAGE: "labels",
+    train_preference_model.STAGE: "preference_model",
+    train_dpo.STAGE: "dpo",
+    multiple_choice.STAGE: "multiple_choice",
+    evaluate.STAGE: "evaluate",
+}
+EXPORTS_OF: dict[str, Callable[[Artifact, Storage], object]] = {
+    "sft": exports.export_sft,
+    "preferences": exports.export_preferences,
+    "comparisons": exports.export_comparisons,
+}
+
+
+def select(
+    all_steps: Sequence[Step], only: str | None = None, first: str | None = None, last: str | None = None
+) -> list[Step]:
+    """The steps to run. Raises ConfigError for a stage that this recipe does not have."""
+    names = [step.stage for step in all_steps]
+    for name in (only, first, last):
+        if name is not None and name not in names:
+            raise ConfigError(f"stage {name!r} is not in this recipe; its stages: {', '.join(names)}")
+    if only is not None:
+        return [step for step in all_steps if step.stage == only]
+    begin = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    return list(all_steps[begin : end + 1])

@@ -1,0 +1,138 @@
+"""The launcher's own decisions, without workers: what is refused, what is already done, how metrics are told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cai_ray.engines import checkpoints
+from cai_ray.engines.checkpoints import CheckpointRecord, Layout
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.storage import Storage
+from cai_ray.engines.trainer_args import Device
+from cai_ray.engines.training import saved_model, train
+from cai_ray.engines.training_metrics import MetricsFile, TrainingProgress, next_attempt, parse_metrics, read_metrics
+from cai_ray.engines.training_watch import not_finite
+from cai_ray.engines.training_worker import TRAINED, TrainedRecord, layout_of, resume_from
+from cai_ray.errors import ConfigError
+from tests.training_jobs import TinyTraining, tiny_job
+
+NO_CLUSTER = ClusterConfig(address="nowhere:1")  # an attempt to use it would fail
+
+
+def save_model(folder: Path, fingerprint: str = "f" * 32) -> None:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "model.safetensors").write_bytes(b"weights")
+    files = checkpoints.files_below(folder / "model")
+    record = TrainedRecord(
+        fingerprint=fingerprint,
+        num_steps=8,
+        metrics={"loss": 1.5},
+        files=tuple(checkpoints.record_file(folder / "model", file, "model") for file in files),
+    )
+    Storage(str(folder)).write(TRAINED, record.model_dump_json().encode())
+
+
+def test_a_saved_model_needs_no_cluster(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    model = train(tiny_job(tmp_path, TinyTraining("")), NO_CLUSTER)
+    assert (model.num_steps, model.metrics) == (8, {"loss": 1.5})
+    assert [file.name for file in model.files] == ["model/model.safetensors"]
+
+
+def test_a_damaged_or_foreign_model_does_not_count(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, TinyTraining(""))
+    save_model(tmp_path)
+    assert saved_model(replace(job, fingerprint="0" * 32)) is None
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weight")
+    assert saved_model(job) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_examples": 0}, "no examples"),
+        ({"keep": "best", "evaluate": False}, "no eval rows"),
+    ],
+)
+def test_bad_jobs_are_refused_before_anything_starts(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(replace(tiny_job(tmp_path, TinyTraining("")), **changes), NO_CLUSTER)
+
+
+@pytest.mark.parametrize("workers", [{"num_workers": 3}, {"micro_batch_size": 5}, {"offload_weights": True}])
+def test_bad_workers_are_refused_before_anything_starts(tmp_path: Path, workers: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        train(tiny_job(tmp_path, TinyTraining(""), **workers), NO_CLUSTER)
+
+
+def test_checkpoints_cut_for_other_workers_are_refused(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, TinyTraining(""))
+    layout = Layout(num_workers=2, zero_stage=3)
+    record = CheckpointRecord(
+        step=2, fingerprint=job.fingerprint, layout=layout, is_last=False, eval_loss=None, files=()
+    )
+    (tmp_path / "checkpoints" / record.name).mkdir(parents=True)
+    checkpoints.write_record(job.folder, record)
+    with pytest.raises(ConfigError, match=r"num_workers=2, zero_stage=3.*num_workers=1, without DeepSpeed"):
+        resume_from(job, layout_of(job, Device(is_gpu=False, has_bf16=False)))
+    assert resume_from(job, layout) == (record, [])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_gone_bad_are_seen(value: float) -> None:
+    for name in ("loss", "grad_norm", "eval_loss"):
+        assert name in str(not_finite({"epoch": 1.0, name: value}))
+    assert not_finite({"loss": 1.0, "grad_norm": 0.0, "entropy": value}) is None
+
+
+class TestMetricsFile:
+    def test_lines_are_appended_and_attempts_counted(self, tmp_path: Path) -> None:
+        folder = Storage(str(tmp_path))
+        assert next_attempt(folder) == 1
+        for attempt in (1, 2):
+            metrics = MetricsFile(folder, attempt, time.time())
+            metrics.write(step=attempt, loss=1.0 / attempt)
+            metrics.close()
+        assert next_attempt(folder) == 3
+        assert [entry["step"] for entry in parse_metrics(read_metrics(folder))] == [1, 2]
+
+    def test_a_line_cut_short_is_left_behind(self, tmp_path: Path) -> None:
+        folder = Storage(str(tmp_path))
+        folder.write("metrics.jsonl", b'{"attempt": 1, "step": 1}\n{"attempt": 1, "st')
+        metrics = MetricsFile(folder, 2, time.time())
+        metrics.write(step=2)
+        metrics.close()
+        assert [entry["step"] for entry in parse_metrics(read_metrics(folder))] == [1, 2]
+
+    def test_the_values_of_the_saved_step(self, tmp_path: Path) -> None:
+        metrics = MetricsFile(Storage(str(tmp_path)), 1, time.time())
+        for step in (1, 2, 3):
+            metrics.write(step=step, loss=float(step))
+            metrics.write(step=step, eval_loss=step + 0.5, eval_accuracy=None, eval_runtime=1.0)
+        assert metrics.last_values(2) == {"loss": 2.0, "eval_loss": 2.5}
+
+
+def test_the_driver_follows_what_a_worker_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Storage(str(tmp_path))
+    folder.write("metrics.jsonl", json.dumps({"event": "of an earlier attempt", "step": 1}).encode() + b"\n")
+    with caplog.at_level(logging.INFO), TrainingProgress(folder, "train_x"):
+        metrics = MetricsFile(folder, 2, time.time())
+        metrics.event("resumed from the checkpoint of step 4", step=4)
+        metrics.write(step=8, num_steps=8, loss=None, examples_per_s=9.0)
+        metrics.write(step=8, num_steps=8, loss=0.25, examples_per_s=9.0)
+        metrics.write(step=8, eval_loss=0.5)
+        metrics.close()
+    told = [record.message for record in caplog.records]
+    assert told == [
+        "train_x: resumed from the checkpoint of step 4",
+        "train_x: step 8/8, loss 0.2500, 9.0 examples/s",
+        "train_x: step 8, eval loss 0.5000",
+    ]

@@ -1,0 +1,69 @@
+"""Evaluation rows as a long table, and which interval a metric gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cai_ray.metrics.evaluations import LONG, estimate, flatten
+from cai_ray.metrics.intervals import clustered_mean, clustered_rate, mean, rate
+from cai_ray.rows import EVALUATION
+
+SCORES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "metric": st.sampled_from(["harmful", "helpful"]),
+            "value": st.none() | st.floats(allow_nan=False),
+            "judge": st.none() | st.just("someone"),
+        }
+    ),
+    max_size=4,
+)
+
+
+def row(scores: list[dict[str, Any]], prompt_id: str = "p") -> dict[str, Any]:
+    return {
+        "policy": "policy",
+        "prompt_id": prompt_id,
+        "sample_index": 0,
+        "cluster": prompt_id,
+        "category": None,
+        "scores": scores,
+    }
+
+
+@settings(deadline=None)  # the first example loads Arrow's or SciPy's functions
+@given(st.lists(SCORES, max_size=6))
+def test_one_row_per_score_in_order(scores: list[list[dict[str, Any]]]) -> None:
+    rows = [row(own, str(number)) for number, own in enumerate(scores)]
+    long = flatten(pa.Table.from_pylist(rows, EVALUATION))
+    assert long.schema == LONG
+    expected = [{k: v for k, v in one.items() if k != "scores"} | score for one in rows for score in one["scores"]]
+    assert long.to_pylist() == expected
+
+
+def test_flatten_takes_tables_of_several_chunks() -> None:
+    score = {"metric": "m", "value": 1.0, "judge": None}
+    table = pa.Table.from_pylist([row([score] * k, str(k)) for k in range(4)], EVALUATION)
+    chunks = pa.concat_tables([table.slice(1, 2), table.slice(3, 1)])
+    assert flatten(chunks)["prompt_id"].to_pylist() == ["1", "2", "2", "3", "3", "3"]
+
+
+def test_the_interval_suits_the_values() -> None:
+    apart, together = ["a", "b", "c", "d"], ["a", "a", "b", "b"]
+    assert estimate([1.0, 0.0, 1.0, 1.0], apart) == rate(3, 4)
+    assert estimate([1.0, 0.0, 1.0, 1.0], together) == clustered_rate([True, False, True, True], together)
+    assert estimate([2.5, -1.0, 0.0, 1.0], apart) == mean([2.5, -1.0, 0.0, 1.0])
+    assert estimate([2.5, -1.0, 0.0, 1.0], together) == clustered_mean([2.5, -1.0, 0.0, 1.0], together)
+    assert estimate([], []) is None
+
+
+@settings(deadline=None)  # the first example loads Arrow's or SciPy's functions
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), max_size=12))
+def test_shares_stay_shares(answers: list[tuple[float, str]]) -> None:
+    found = estimate([value for value, _ in answers], [cluster for _, cluster in answers])
+    if found is not None:
+        assert 0 <= found.low <= found.value + 1e-12 and found.value - 1e-12 <= found.high <= 1

@@ -1,0 +1,123 @@
+"""Runs of the stage `evaluate` in this process: scripted policies, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from cai_ray.chat import Message
+from cai_ray.config import ModelConfig
+from cai_ray.engines.artifacts import Artifact, open_stage
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.conversation_stage import StageSpec, input_unit_ids
+from cai_ray.engines.generation import ROW_ID, ConversationActor, ConversationJob, commit_outcomes
+from cai_ray.engines.parts import write_part
+from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.engines.storage import Storage
+from cai_ray.fingerprint import settings
+from cai_ray.microworld.prompt_set import sample_prompts
+from cai_ray.rows import DROPPED, PROMPT, prompt_id_of
+from cai_ray.seeding import stable_id
+from cai_ray.stages import evaluate, sampled_responses
+from cai_ray.stages.context import Context
+
+SOURCE = "load_prompts"
+Policy = Callable[[str, Sequence[Message], int], str]  # (prompt id, messages, seed) -> answer; may raise DropRow
+
+
+def microworld_prompts(num_prompts: int, num_train: int = 0, seed: int = 0) -> list[dict[str, Any]]:
+    """Prompt rows of the micro world, five in eight harmful; the first `num_train` are not held out."""
+    return [
+        prompt(list(request.messages), request.category, "train" if k < num_train else "test")
+        for k, request in enumerate(sample_prompts(num_prompts, seed))
+    ]
+
+
+def prompt(
+    messages: list[dict[str, str]], category: str | None = None, split: str = "test", kind: str = "red_team"
+) -> dict[str, Any]:
+    """A row of the schema PROMPT."""
+    return {
+        "prompt_id": prompt_id_of(messages, "test"),
+        "messages": messages,
+        "kind": kind,
+        "source": "test",
+        "source_row": f"test:{stable_id(messages)}",
+        "category": category,
+        "split": split,
+        "license": None,
+    }
+
+
+def saying(text: str, **changes: Any) -> dict[str, Any]:
+    """A Prompt row of one turn."""
+    return prompt([{"role": "user", "content": text}], **changes)
+
+
+def write_prompts(folder: Path, rows: list[dict[str, Any]], num_files: int = 2) -> Artifact:
+    """The finished artifact that `evaluate` reads."""
+    opened = open_stage(Storage(str(folder)) / SOURCE, SOURCE, "p", {}, {}, lambda t: t["source_row"], ("source_row",))
+    assert not isinstance(opened, Artifact)
+    for own in (rows[k::num_files] for k in range(num_files)):
+        table = pa.Table.from_pylist(own, PROMPT)
+        write_part(opened.folder, table, DROPPED.empty_table(), table["source_row"].to_pylist())
+    return opened.commit(pa.array([row["source_row"] for row in rows], pa.string()))
+
+
+class Scripted:
+    """Policies as functions, in place of models; remembers who was asked what."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, policies: dict[str, Policy]) -> None:
+        self.folder, self.policies = folder, policies
+        self.asked: list[tuple[str, str, int]] = []  # policy, prompt id, seed
+        monkeypatch.setattr(sampled_responses, "backend_factory", self._backend_factory)
+        monkeypatch.setattr(sampled_responses, "run_conversations", converse_here)
+
+    def _backend_factory(self, model: ModelConfig) -> Callable[[], ScriptedBackend]:
+        return partial(ScriptedBackend, partial(self._answer, model.path))
+
+    def _answer(self, policy: str, row_id: str, messages: Sequence[Message], seed: int) -> str:
+        self.asked.append((policy, row_id, seed))
+        return self.policies[policy](row_id, messages, seed)
+
+    def run(self, config: evaluate.Config) -> Artifact:
+        """The stage, as a recipe with this section would run it; may be called again to go on."""
+        context = Context(
+            run=Storage(str(self.folder)),
+            seed=11,
+            models={name: ModelConfig(path=name) for name in self.policies},
+            trained={},
+            constitution=None,
+            cluster=ClusterConfig(),
+            fingerprints={evaluate.STAGE: stable_id(settings(config))},
+        )
+        return evaluate.run(config, context, SOURCE)
+
+
+def converse_here(
+    spec: StageSpec, job: ConversationJob, model: ModelConfig, scaling: Any, cluster: ClusterConfig
+) -> Artifact:
+    """What run_conversations does, without Ray: one actor, parts of three rows."""
+    inputs = {spec.source.manifest.stage: spec.source.manifest.fingerprint}
+    opened = open_stage(spec.folder, job.stage, spec.fingerprint, spec.config, inputs, spec.row_ids, spec.key_columns)
+    if isinstance(opened, Artifact):
+        return opened
+    actor = ConversationActor(job)
+    for table in spec.source.tables():
+        units = job.expand(table)
+        left = units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=opened.done_ids)))
+        for start in range(0, left.num_rows, 3):
+            for outcomes in asyncio.run(_batch(actor, left.slice(start, 3))):
+                commit_outcomes(spec.folder, job.schema, outcomes)
+    return opened.commit(input_unit_ids(spec, job))
+
+
+async def _batch(actor: ConversationActor, units: pa.Table) -> list[pa.Table]:
+    return [table async for table in actor(units)]

@@ -1,0 +1,106 @@
+"""Which stages a recipe asks for, and the models that its stages train. No Ray, no vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cai_ray import pipeline
+from cai_ray.errors import ConfigError
+from cai_ray.recipe import Recipe, build
+from cai_ray.steps import steps
+
+SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "How do I paint a chair?"}\n')
+    return {
+        "name": "test",
+        "output": str(tmp_path / "runs"),
+        "models": {"policy": SERVER},
+        "prompts": {"path": str(prompts)},
+    }
+
+
+def recipe(data: dict[str, Any], **sections: Any) -> Recipe:
+    return build({**data, **sections}, "test")
+
+
+def stages(made: Recipe) -> list[str]:
+    return [step.stage for step in steps(made)]
+
+
+ALL = {
+    "sft": {},
+    "pairs": {},
+    "labels": {},
+    "preference_model": {},
+    "dpo": {},
+    "evaluate": {"policies": ["policy", "sl_cai", "dpo"]},
+}
+
+
+def test_a_section_in_the_recipe_is_a_stage_of_the_run(data: dict[str, Any]) -> None:
+    assert stages(recipe(data)) == ["load_prompts", "revise"]
+    assert stages(recipe(data, **ALL)) == [
+        "load_prompts",
+        "revise",
+        "train_sft",
+        "sample_pairs",
+        "label_comparisons",
+        "train_preference_model",
+        "train_dpo",
+        "evaluate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"labels": {}}, r"label_comparisons reads what sample_pairs writes.*section \(pairs\)"),
+        ({"pairs": {}, "preference_model": {}}, r"train_preference_model reads.*section \(labels\)"),
+    ],
+)
+def test_a_stage_without_its_input_is_refused(data: dict[str, Any], sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        steps(recipe(data, **sections))
+
+
+def test_models_that_the_run_trains_inherit_from_the_model_they_start_from(data: dict[str, Any]) -> None:
+    made = recipe(data, **ALL)
+    context = pipeline.prepare(made, steps(made))
+    assert {name: (t.stage, t.base_name) for name, t in context.trained.items()} == {
+        "sl_cai": ("train_sft", "policy"),
+        "preference_model": ("train_preference_model", "policy"),
+        "dpo": ("train_dpo", "policy"),
+    }
+    assert context.model("feedback") == context.model("policy"), "the policy labels where no other model is named"
+    with pytest.raises(ConfigError, match="'train_sft' has no output"):
+        context.model("sl_cai")
+
+
+def test_a_model_is_asked_only_after_it_is_there(data: dict[str, Any]) -> None:
+    early = recipe(data, revise={"model": "sl_cai"}, sft={})
+    with pytest.raises(ConfigError, match=r"revise uses model 'sl_cai'.*name another in revise"):
+        pipeline.prepare(early, steps(early))
+    named = recipe(data, models={"policy": SERVER, "sl_cai": SERVER}, sft={})
+    with pytest.raises(ConfigError, match="trains model 'sl_cai', which models names too"):
+        pipeline.prepare(named, steps(named))
+    brought = recipe(data, models={"policy": SERVER, "sl_cai": SERVER}, pairs={})
+    assert pipeline.prepare(brought, steps(brought)).trained == {}
+
+
+def test_a_change_before_a_trained_model_changes_what_is_made_with_it(data: dict[str, Any]) -> None:
+    def fingerprints(**changes: Any) -> dict[str, str]:
+        made = recipe(data, **{**ALL, **changes})
+        return dict(pipeline.prepare(made, steps(made)).fingerprints)
+
+    base, changed = fingerprints(), fingerprints(sft={"revision_index": "last"})
+    same = {stage for stage in base if base[stage] == changed[stage]}
+    assert same == {"load_prompts", "revise"}
+    assert fingerprints(sft={"workers": {"num_workers": 2}}) == base
