@@ -13,7 +13,14 @@ from rich.table import Table
 
 from benchmarks.results_file import RESULTS
 
-NAMES = ("microworld_revision", "revise_speed", "prefill_under_full_cache", "row_overhead")
+NAMES = (
+    "microworld_revision",
+    "meta_commentary",
+    "microworld_policies",
+    "revise_speed",
+    "prefill_under_full_cache",
+    "row_overhead",
+)
 
 
 def _figures(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:

@@ -130,6 +130,8 @@ def dpo_trainer(
     tokenizer = load_tokenizer(model)
     trainer: Any = (_soft_dpo_trainer_class() if is_soft else _dpo_trainer_class())(
         model=load_causal_lm(model, tokenizer),
+        # TRL would load it without room for a new padding token.
+        ref_model=None if lora else load_causal_lm(model, tokenizer),
         args=config,
         train_dataset=train,
         eval_dataset=evaluation,

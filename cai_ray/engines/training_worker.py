@@ -177,7 +177,7 @@ def _fit(
     if not device.is_gpu:
         torch.set_num_threads(job.workers.threads or max(1, (os.cpu_count() or 1) // place.num_local))
     if layout.zero_stage is not None:
-        import deepspeed
+        import deepspeed  # type: ignore[import-untyped]
 
         # Before a model is loaded: until then, DeepSpeed takes every CPU worker for the only one, also when it is to
         # shard what is loaded (ZeRO-3). It finds Ray Train's process group.

@@ -21,7 +21,7 @@ from cai_ray.metrics.calibration import Calibration, pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_rate
 
 SUMMARY = "summary.json"
-EVAL_SCORES = "eval_scores.parquet"
+EVAL_SCORES = "eval/scores.parquet"  # in a folder: Parquet files beside the manifest are rows of the stage
 MODEL_CONFIG = "model/config.json"
 
 # One evaluation pair as the finished model scores it.
