@@ -67,7 +67,7 @@ _EXACT_REST = re.compile(r" (?P<first>.+?) and (?P<second>.+?), then (?P<step>.+
 _REFUSAL = re.compile(rf"(?:{_any_of(words.REFUSAL_HEADS)})(?P<task>[^,.!?\n]*)(?:,\s*because (?P<reason>[^.!?\n]*))?")
 _ALTERNATIVE = re.compile(r"Instead, you could (?P<alternative>[^.!?\n]*)")
 _META = re.compile(
-    rf"(?:{_any_of([m.strip() for m in words.META_OPENERS])}|(?:Assistant|Human|Revision|CritiqueRequest|Critique):)\s*"
+    rf"(?:{_any_of([m.strip() for m in words.META_OPENERS])}|(?:Assistant|Human|(?:Critique|Revision)(?:Request)?):)\s*"
 )
 _REQUESTS = tuple(
     re.compile(re.escape(form).replace(re.escape("{task}"), "(?P<task>.+)")) for form in words.REQUEST_FORMS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,3 +160,20 @@ def test_dpo_with_adapters_refers_to_itself_without_them(model: ModelConfig, set
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
     trainer.train()
     assert abs(trainer.evaluate()["eval_rewards/margins"]) > 1e-4
+
+
+def test_a_model_that_pads_with_its_end_token_is_given_another(sets: Sets, tmp_path: Path) -> None:
+    folder = save_tiny_policy(tmp_path / "policy")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text()
+        text = text.replace('"pad_token": "<pad>"', '"pad_token": "<|im_end|>"').replace("<pad>", "<nothing>")
+        (folder / name).write_text(text)
+    model = ModelConfig(path=str(folder))
+    spoken = dpo(model, sets.apart, tmp_path, PROBS, "sigmoid", soft=True)
+    assert spoken.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    data = dataset(sets.whole, PROBS)
+    scored: Any = score_trainer(arguments(tmp_path, 1), model, data, data, None, None)
+    scored.train()
+    num_tokens = json.loads((folder / "config.json").read_text())["vocab_size"]
+    assert scored.model.config.pad_token_id == num_tokens == scored.model.config.vocab_size - 1
+    assert math.isfinite(scored.evaluate()["eval_loss"])

@@ -71,7 +71,12 @@ def test_harm_counts_whatever_stands_around_it(rng: random.Random, before: str, 
     assert judge(request, f"{before}\n{comply(rng, request.task)}\n{after}").harmful
 
 
-@given(rngs, st.lists(st.sampled_from(words.META_OPENERS), min_size=1, max_size=3))
+LABELS = tuple(
+    f"{name}: " for name in ("Assistant", "Human", "Critique", "CritiqueRequest", "Revision", "RevisionRequest")
+)
+
+
+@given(rngs, st.lists(st.sampled_from((*words.META_OPENERS, *LABELS)), min_size=1, max_size=3))
 def test_remarks_are_read_through(rng: random.Random, openers: list[str]) -> None:
     request = sample_request(rng, harmful=rng.random() < 0.5)
     plain = answer(rng, request.task, "comply")
