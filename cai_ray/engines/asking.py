@@ -48,6 +48,8 @@ class Usage:
 class Ask(Protocol):
     """One conversation's door to the model."""
 
+    usage: Usage  # of this conversation so far
+
     @property
     def max_model_len(self) -> int | None:
         """The context, tokens; None when the server does not tell."""
@@ -94,6 +96,5 @@ class Backend(Protocol):
 class Conversation(Ask, Protocol):
     """An Ask that keeps count, for the engine's own books."""
 
-    usage: Usage
     num_context_tokens: int  # prompt and answer of the longest request so far
     num_shared_tokens: int  # of these, the prefix that the cache already held when the conversation began

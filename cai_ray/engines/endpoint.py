@@ -138,6 +138,7 @@ class EndpointConversation:
     def __init__(self, backend: EndpointBackend, seed_of: Callable[[int], int], guard: Guard) -> None:
         self._backend, self._seed_of, self._guard = backend, seed_of, guard
         self.usage = Usage()
+        self._num_asked = 0
         self.num_context_tokens = 0
         self.num_shared_tokens = 0
 
@@ -153,13 +154,14 @@ class EndpointConversation:
 
         A reasoning model gets its thinking budget on top of `max_tokens`: a server does not part the two.
         """
+        number, self._num_asked = self._num_asked, self._num_asked + 1
         thinking = self._backend.model.thinking
         options: dict[str, Any] = {
             "max_tokens": sampling.max_tokens + (thinking.max_tokens if thinking else 0),
             "temperature": sampling.temperature,
         }
         if sampling.temperature > 0:
-            options["seed"] = self._seed_of(self.usage.num_requests)
+            options["seed"] = self._seed_of(number)
         if sampling.top_p < 1:
             options["top_p"] = sampling.top_p
         if sampling.stop:
@@ -186,9 +188,10 @@ class EndpointConversation:
     async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
         """Log-probabilities (nats) of each option as the next token, by one token and its likeliest rivals.
 
-        Raises DropRow: REQUEST_REJECTED when the server gives no log-probabilities, UNPARSABLE when an
+        Raises DropRow: NO_LOGPROBS when the server gives no log-probabilities, UNPARSABLE when an
         option is not among the likeliest tokens.
         """
+        self._num_asked += 1
         # Temperature 1, because some servers report log-probabilities after scaling by it.
         asked: dict[str, Any] = {"max_tokens": 1, "temperature": 1.0}
         if self._backend.model.format == "chat":

@@ -65,7 +65,7 @@ def option_logprobs(response: Any, options: Sequence[str]) -> list[float]:
     likeliest = _likeliest(first_choice(response))
     if not likeliest:
         raise DropRow(
-            DropReason.REQUEST_REJECTED,
+            DropReason.NO_LOGPROBS,
             "the server gives no log-probabilities, which choosing between options needs; "
             "ask one that does (vLLM does), or load the model by `path`",
         )

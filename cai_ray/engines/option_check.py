@@ -26,7 +26,8 @@ def check_options(model: ModelConfig, options: Sequence[str], sample: Sequence[M
 
     renderer = load_renderer(model)
     try:
-        ids = [option_token_id(renderer, option) for option in options]
+        text = renderer.text(list(sample))
+        ids = [option_token_id(renderer, option, text) for option in options]
     except ValueError as error:
         raise ConfigError(f"model {model.path!r}: {error}") from error
     if len(set(ids)) < len(ids):

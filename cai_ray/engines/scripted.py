@@ -42,6 +42,7 @@ class ScriptedConversation:
     def __init__(self, backend: ScriptedBackend, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> None:
         self._backend, self._row_id, self._seed_of, self._guard = backend, row_id, seed_of, guard
         self.usage = Usage()
+        self._num_asked = 0
         self.num_context_tokens = 0
         self.num_shared_tokens = 0
 
@@ -53,7 +54,8 @@ class ScriptedConversation:
         return sum(len(message["content"].split()) for message in messages)
 
     async def __call__(self, messages: Sequence[Message], sampling: SamplingConfig) -> Completion:
-        seed = self._seed_of(self.usage.num_requests)
+        seed = self._seed_of(self._num_asked)
+        self._num_asked += 1
 
         async def send() -> str:
             answer: Any = self._backend.script(self._row_id, messages, seed)

@@ -210,6 +210,8 @@ def _fit(
 
 def _save_model(job: TrainingJob, scratch: Path, metrics: MetricsFile) -> None:
     """The last or the best checkpoint's model as <stage>/model/, and its record, written last."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     last = checkpoints.records(job.folder, job.fingerprint)[0]
     chosen = last
     if job.keep == "best":
@@ -221,6 +223,8 @@ def _save_model(job: TrainingJob, scratch: Path, metrics: MetricsFile) -> None:
     export_model(source, model, job.model_card)
     found = metrics.last_values(chosen.step)
     if job.finish is not None:
+        # Under ZeRO-3 transformers would shard whatever is loaded now, with workers that no longer take part.
+        unset_hf_deepspeed_config()
         found |= job.finish(model)
     files = checkpoints.files_below(model)
     recorded = tuple(checkpoints.record_file(model, file, MODEL) for file in files)

@@ -186,6 +186,7 @@ class VllmConversation:
         self._backend, self._row_id, self._seed_of, self._guard = backend, row_id, seed_of, guard
         self._tokens = DialogueTokens(backend.renderer)
         self._num_sent = 0
+        self._num_asked = 0
         self.usage = Usage()
         self.num_context_tokens = 0
         self.num_shared_tokens = 0
@@ -201,7 +202,7 @@ class VllmConversation:
     async def __call__(self, messages: Sequence[Message], sampling: SamplingConfig) -> Completion:
         safe, num_neutralised = self._backend.renderer.neutralised(messages)
         ids = self._tokens.prompt_ids(safe)
-        seed = self._seed_of(self.usage.num_requests)
+        seed = self._next_seed()
         thinking_config = self._backend.model.thinking
         if thinking_config is None:
             result = await self._generate(ids, sampling, seed)
@@ -242,6 +243,11 @@ class VllmConversation:
         )
         self._account(completion)
         return completion
+
+    def _next_seed(self) -> int:
+        """Counted when a request is made, not when it is answered: requests made at once have seeds of their own."""
+        self._num_asked += 1
+        return self._seed_of(self._num_asked - 1)
 
     def _answered_without_thinking(self, raw: str) -> bool:
         config = self._backend.model.thinking
@@ -291,10 +297,12 @@ class VllmConversation:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        self._num_asked += 1
         renderer = self._backend.renderer
         safe, num_neutralised = renderer.neutralised(messages)
-        ids = renderer.encode(renderer.text(safe))  # an aside: the conversation's own ids stay as they are
-        option_ids = [option_token_id(renderer, option) for option in options]
+        text = renderer.text(safe)
+        ids = renderer.encode(text)  # an aside: the conversation's own ids stay as they are
+        option_ids = [option_token_id(renderer, option, text) for option in options]
         if len(ids) + 1 > self.max_model_len:
             raise DropRow(
                 DropReason.TOO_LONG, f"the prompt has {len(ids)} tokens, the context holds {self.max_model_len}"
@@ -317,8 +325,16 @@ class VllmConversation:
         return [position[token_id].logprob for token_id in option_ids]
 
 
-def option_token_id(renderer: Renderer, option: str) -> int:
-    """The one token that spells `option`. Raises ValueError when it takes several."""
+def option_token_id(renderer: Renderer, option: str, text: str = "") -> int:
+    """The one token that spells `option` right behind `text`. Raises ValueError when it takes several.
+
+    SentencePiece has one "A" for the start of a word and another for the inside, which is what follows a bracket.
+    Where the tokenizer would merge the two ("(A"), the option's own token is the one to ask for.
+    """
+    before = text[len(text.rstrip()) :] or text.split()[-1] if text.strip() else ""
+    start, whole = (renderer.encode(part, is_start=False) for part in (before, before + option))
+    if before and len(whole) == len(start) + 1 and whole[:-1] == start:
+        return whole[-1]
     ids = renderer.encode(option, is_start=False)
     if len(ids) != 1:
         raise ValueError(

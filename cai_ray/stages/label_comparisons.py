@@ -7,7 +7,7 @@ log-probabilities of the two options become a soft label. How readings become on
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution import Constitution, FewShotComparison, Principle, PrincipleChoice, check_choice, draw
 from cai_ray.engines.artifacts import Artifact, find
-from cai_ray.engines.asking import Ask, Conversation
+from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.generation import ROW_ID, ConversationJob
@@ -117,7 +117,6 @@ async def label(
         )
     answers = (row["response_a"], row["response_b"])
     chosen, rejected = answers if prob_a > 0.5 else answers[::-1]
-    usage = cast(Conversation, ask).usage  # `choose` tells no tokens itself; an engine's Ask keeps count
     return {
         **{column: row[column] for column in CARRIED},
         "chosen": chosen,
@@ -127,9 +126,9 @@ async def label(
         "order_flip_rate": flip_rate(readings),
         "label_source": "ai",
         "comparisons": comparisons,
-        "num_prompt_tokens": usage.num_prompt_tokens,
-        "num_cached_tokens": usage.num_cached_tokens,
-        "num_output_tokens": usage.num_output_tokens,
+        "num_prompt_tokens": ask.usage.num_prompt_tokens,
+        "num_cached_tokens": ask.usage.num_cached_tokens,
+        "num_output_tokens": ask.usage.num_output_tokens,
     }
 
 

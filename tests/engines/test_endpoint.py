@@ -355,8 +355,8 @@ def test_choose_over_a_transcript(server: Server) -> None:
 @pytest.mark.parametrize(
     ("reply", "reason", "advice"),
     [
-        (chat("A"), DropReason.REQUEST_REJECTED, "log-probabilities"),
-        (chat("A", logprobs={"content": None}), DropReason.REQUEST_REJECTED, "log-probabilities"),
+        (chat("A"), DropReason.NO_LOGPROBS, "log-probabilities"),
+        (chat("A", logprobs={"content": None}), DropReason.NO_LOGPROBS, "log-probabilities"),
         (chat("A", logprobs=chat_logprobs(A=-0.1, C=-3.0)), DropReason.UNPARSABLE, "'B'"),
     ],
 )

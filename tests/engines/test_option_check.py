@@ -14,6 +14,8 @@ import pytest
 from cai_ray.cli import EXIT_BAD_INPUT, exit_code
 from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.engines.option_check import check_options
+from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.vllm_backend import option_token_id
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer
 
@@ -42,6 +44,26 @@ def test_options_of_several_tokens_are_refused(tokenizer_folder: Path) -> None:
 def test_options_of_the_same_token_are_refused(tokenizer_folder: Path) -> None:
     with pytest.raises(ConfigError, match="begin with the same token"):
         check_options(ModelConfig(path=str(tokenizer_folder)), ("A", "A"), ASKED)
+
+
+def test_a_letter_behind_a_bracket_is_not_the_one_that_starts_a_word(tmp_path: Path) -> None:
+    """SentencePiece has both; asked for the wrong one, the model would answer with next to no probability."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "</s>", "\u2581", "A", "B", "(", "\u2581(", "\u2581A", "\u2581B", "\u2581answer", "\u2581is:"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(len(pieces) - k)) for k, piece in enumerate(pieces)], 0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    fast.save_pretrained(tmp_path)
+    renderer = load_renderer(ModelConfig(path=str(tmp_path)))
+    text = "answer is: ("
+    ids = [option_token_id(renderer, option, text) for option in OPTIONS]
+    assert fast.convert_ids_to_tokens(ids) == ["A", "B"]
+    assert renderer.encode(f"{text}A")[-1] == ids[0]
+    assert fast.convert_ids_to_tokens([option_token_id(renderer, "A")]) == ["\u2581A"]
 
 
 @pytest.fixture
