@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,17 +21,9 @@ from cai_ray.engines.cluster import ClusterConfig, connected
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device, TrainerArgs, deepspeed_config, plan_batches, refuse_missing_trackers
-from cai_ray.engines.training_metrics import TrainingProgress, next_attempt
-from cai_ray.engines.training_worker import (
-    FAILED,
-    MODEL,
-    TRAINED,
-    Attempt,
-    TrainedRecord,
-    Verdict,
-    failure,
-    train_on_worker,
-)
+from cai_ray.engines.training_attempt import Attempt, Verdict, begin, end, failure
+from cai_ray.engines.training_metrics import TrainingProgress
+from cai_ray.engines.training_worker import MODEL, TRAINED, TrainedRecord, train_on_worker
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,10 +88,10 @@ def train(job: TrainingJob, cluster: ClusterConfig) -> TrainedModel:
     job = replace(job, folder=Storage(job.folder.path())) if job.folder.is_local else job
     if (done := saved_model(job)) is not None:
         return done
-    attempt = Attempt(next_attempt(job.folder), time.time(), uuid.uuid4().hex)
+    attempt = begin(job.folder)
     with connected(cluster), TrainingProgress(job.folder, job.stage):
         verdict = _fit(job, attempt, cluster)
-    job.folder.delete(FAILED)
+    end(job.folder)
     if verdict.outcome == "bad_config":
         raise ConfigError(verdict.message)
     if verdict.outcome == "diverged":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cai_ray.engines import checkpoints
 from cai_ray.engines.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.parts import FileRecord
+from cai_ray.engines.training_attempt import Attempt, check_owner
 from cai_ray.engines.training_metrics import MetricsFile
 from cai_ray.engines.worker_group import Place
 
@@ -28,7 +29,9 @@ def not_finite(logs: dict[str, Any]) -> str | None:
     return None
 
 
-def watch_of(job: TrainingJob, place: Place, layout: Layout, scratch: Path, metrics: MetricsFile | None) -> Any:
+def watch_of(
+    job: TrainingJob, attempt: Attempt, place: Place, layout: Layout, scratch: Path, metrics: MetricsFile | None
+) -> Any:
     """A TrainerCallback (its base class needs transformers) with `problem`: why it stopped the training, or None.
 
     All workers see the same numbers and so stop at the same step.
@@ -83,6 +86,7 @@ def watch_of(job: TrainingJob, place: Place, layout: Layout, scratch: Path, metr
             if not job.folder.is_local and place.local_rank == 0:
                 checkpoints.clear_scratch(scratch, keep=folder.name)
             if place.is_first:
+                check_owner(job.folder, attempt)
                 evaluated = self._eval is not None and self._eval[0] == state.global_step
                 record = CheckpointRecord(
                     step=state.global_step,

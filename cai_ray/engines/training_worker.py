@@ -10,9 +10,8 @@ import os
 import shutil
 import tempfile
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cai_ray.config import Config
 from cai_ray.engines import checkpoints
@@ -21,6 +20,7 @@ from cai_ray.engines.models import export_model
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device, deepspeed_config, trainer_args
+from cai_ray.engines.training_attempt import Attempt, Verdict, check_owner, failure, tell_failure
 from cai_ray.engines.training_metrics import MetricsFile
 from cai_ray.engines.worker_group import Place, place_of_this_worker
 from cai_ray.errors import ConfigError
@@ -33,24 +33,6 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 TRAINED = "trained.json"
-FAILED = "failed.json"
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One run of the driver; workers may start several times within it."""
-
-    number: int  # >= 1
-    started_at: float  # seconds since the epoch
-    nonce: str
-
-
-class Verdict(Config):
-    """How training ended, as told by the first worker."""
-
-    outcome: Literal["trained", "diverged", "bad_config", "failed"]
-    message: str = ""
-    nonce: str = ""
 
 
 class TrainedRecord(Config):
@@ -72,21 +54,9 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         if not _is_lost_peer(error):
             is_config = isinstance(error, ConfigError)
-            verdict = Verdict(
-                outcome="bad_config" if is_config else "failed",
-                message=str(error) if is_config else traceback.format_exc(),
-                nonce=attempt.nonce,
-            )
-            job.folder.write(FAILED, verdict.model_dump_json().encode())
+            message = str(error) if is_config else traceback.format_exc()
+            tell_failure(job.folder, attempt, Verdict(outcome="bad_config" if is_config else "failed", message=message))
         raise  # so that workers waiting for this one are ended; those started next find the verdict
-
-
-def failure(folder: Storage, attempt: Attempt) -> Verdict | None:
-    """What a worker of this attempt ended with that starting it again cannot mend."""
-    if not folder.exists(FAILED):
-        return None
-    verdict = Verdict.model_validate_json(folder.read(FAILED))
-    return verdict if verdict.nonce == attempt.nonce else None
 
 
 def _is_lost_peer(error: Exception) -> bool:
@@ -104,13 +74,15 @@ def _train(job: TrainingJob, attempt: Attempt) -> Verdict:
     device = _device()
     metrics = MetricsFile(job.folder, attempt.number, attempt.started_at) if place.is_first else None
     try:
-        return _resume_and_save(job, place, device, metrics)
+        return _resume_and_save(job, attempt, place, device, metrics)
     finally:
         if metrics is not None:
             metrics.close()
 
 
-def _resume_and_save(job: TrainingJob, place: Place, device: Device, metrics: MetricsFile | None) -> Verdict:
+def _resume_and_save(
+    job: TrainingJob, attempt: Attempt, place: Place, device: Device, metrics: MetricsFile | None
+) -> Verdict:
     layout, scratch = layout_of(job, device), scratch_folder(job.folder)
     resume, problems = place.agree(lambda: resume_from(job, layout))
     if metrics is not None:
@@ -122,10 +94,11 @@ def _resume_and_save(job: TrainingJob, place: Place, device: Device, metrics: Me
             checkpoints.download(job.folder, resume.files, scratch / resume.name, f"{checkpoints.FOLDER}/{resume.name}")
     place.wait()
     if resume is None or not resume.is_last:
-        verdict = _fit(job, place, device, layout, scratch, resume, metrics)
+        verdict = _fit(job, attempt, place, device, layout, scratch, resume, metrics)
         if verdict.outcome != "trained":
             return verdict
     if metrics is not None:
+        check_owner(job.folder, attempt)
         _save_model(job, scratch, metrics)
     return Verdict(outcome="trained")
 
@@ -163,6 +136,7 @@ def resume_from(job: TrainingJob, layout: Layout) -> tuple[CheckpointRecord | No
 
 def _fit(
     job: TrainingJob,
+    attempt: Attempt,
     place: Place,
     device: Device,
     layout: Layout,
@@ -195,7 +169,7 @@ def _fit(
             run_name=job.stage,
         )
     )
-    watch = watch_of(job, place, layout, scratch, metrics)
+    watch = watch_of(job, attempt, place, layout, scratch, metrics)
     trainer.add_callback(watch)
     if metrics is not None and resume is not None:
         metrics.event(f"resumed from the checkpoint of step {resume.step}", step=resume.step)

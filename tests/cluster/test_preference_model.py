@@ -27,8 +27,8 @@ from tests.label_artifacts import STAGE, context, label
 from tests.tiny_policy import save_tiny_policy
 
 pytestmark = pytest.mark.slow
-NUM_LABELS = 120
-OPTIM = OptimConfig(learning_rate=3e-3, batch_size=16, max_steps=30)
+NUM_LABELS, NUM_HUMAN = 240, 160
+OPTIM = OptimConfig(learning_rate=3e-3, batch_size=16, max_steps=60)
 
 # Run by a plain interpreter, without any of our code: conversations in, scores out.
 STOCK_VLLM = """
@@ -68,7 +68,7 @@ def trained(policy: Path, ray_session: None, tmp_path_factory: pytest.TempPathFa
     """Two workers with sharded weights: the hardest case for the new head, the saved files and the scoring."""
     config = train_preference_model.Config(
         model="policy",
-        helpful_pairs=(HelpfulPairsConfig(num_pairs=100),),
+        helpful_pairs=(HelpfulPairsConfig(num_pairs=NUM_HUMAN),),
         eval_fraction=0.1,
         optim=OPTIM,
         workers=WorkersConfig(num_workers=2, zero_stage=3, threads=1),
@@ -86,7 +86,7 @@ def model_folder(artifact: Artifact) -> Path:
 
 def test_every_comparison_ends_once(trained: tuple[Context, Artifact]) -> None:
     manifest = trained[1].manifest
-    assert manifest.rows_in == NUM_LABELS + 100
+    assert manifest.rows_in == NUM_LABELS + NUM_HUMAN
     assert manifest.rows_dropped == {"empty_response": 1, "identical": 1, "too_long": 1}
     assert manifest.rows_out == manifest.rows_in - 3
     rows = list(trained[1].rows())
@@ -119,7 +119,7 @@ def test_it_learned_and_the_summary_says_how_well(trained: tuple[Context, Artifa
     summary = read_summary(trained[1])
     for source in ("ai", "human"):
         found = summary["sources"][source]
-        assert found["accuracy"]["value"] > 0.9
+        assert found["accuracy"]["value"] > 0.85
         assert found["accuracy"]["low"] < found["accuracy"]["value"] <= found["accuracy"]["high"]
         assert found["num_pairs"] == found["calibration"]["num"] >= 20
         assert 0 < found["calibration"]["ece"] < 0.4

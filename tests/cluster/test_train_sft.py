@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
+from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.storage import Storage
 from cai_ray.microworld.tokenizer import build_tokenizer
@@ -39,8 +39,7 @@ def test_a_policy_learns_its_revisions(ray_session: None, tmp_path: Path) -> Non
     config = train_sft.Config(
         eval_fraction=0.2,
         keep="best",
-        lora=LoraConfig(rank=16, alpha=64),
-        optim=OptimConfig(learning_rate=0.02, batch_size=8, epochs=20),
+        optim=OptimConfig(learning_rate=0.01, batch_size=8, epochs=20),
         workers=WorkersConfig(steps_per_checkpoint=25, threads=1),
     )
     artifact = train_sft.run(config, context, "revise")

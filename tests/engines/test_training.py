@@ -18,6 +18,7 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device
 from cai_ray.engines.training import saved_model, train
+from cai_ray.engines.training_attempt import Superseded, Verdict, begin, check_owner, end, failure, tell_failure
 from cai_ray.engines.training_metrics import MetricsFile, TrainingProgress, next_attempt, parse_metrics, read_metrics
 from cai_ray.engines.training_watch import not_finite
 from cai_ray.engines.training_worker import TRAINED, TrainedRecord, layout_of, resume_from
@@ -91,6 +92,29 @@ def test_numbers_gone_bad_are_seen(value: float) -> None:
     for name in ("loss", "grad_norm", "eval_loss"):
         assert name in str(not_finite({"epoch": 1.0, name: value}))
     assert not_finite({"loss": 1.0, "grad_norm": 0.0, "entropy": value}) is None
+
+
+def test_only_the_newest_run_may_write(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    first = begin(folder)
+    check_owner(folder, first)
+    second = begin(folder)
+    check_owner(folder, second)
+    with pytest.raises(Superseded, match="once at a time"):
+        check_owner(folder, first)
+    end(folder)
+    with pytest.raises(Superseded):
+        check_owner(folder, second)
+
+
+def test_a_failure_is_told_to_its_own_attempt_only(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    first = begin(folder)
+    assert failure(folder, first) is None
+    tell_failure(folder, first, Verdict(outcome="bad_config", message="no"))
+    told = failure(folder, first)
+    assert told is not None and told.message == "no"
+    assert failure(folder, begin(folder)) is None
 
 
 class TestMetricsFile:
