@@ -23,6 +23,7 @@ from cai_ray.stages import (
     load_prompts,
     multiple_choice,
     preference_model_summary,
+    preference_rows,
     revise,
     revise_summary,
     sample_pairs,
@@ -157,6 +158,7 @@ def _preference_model(config: train_preference_model.Config) -> Step:
         trains=config.model,
         makes="preference_model",
         reads=(label_comparisons.STAGE,),
+        identity=lambda: preference_rows.input_identity(config),
         summary=lambda artifact: preference_model_summary.table(preference_model_summary.read_summary(artifact)),
     )
 
@@ -169,6 +171,7 @@ def _dpo(config: train_dpo.Config) -> Step:
         trains=config.model,
         makes="dpo",
         reads=(label_comparisons.STAGE,),
+        identity=lambda: preference_rows.input_identity(config),
     )
 
 

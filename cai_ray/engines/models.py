@@ -42,7 +42,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # Padding with the end token teaches a model never to stop: where it should, its label would be masked.
-        tokenizer.pad_token = _spare_token(tokenizer)
+        tokenizer.add_special_tokens({"pad_token": _spare_token(tokenizer)})
     return tokenizer
 
 

@@ -72,6 +72,7 @@ def watch_of(
             }  # no NaN in JSON
             if "loss" not in logs:
                 return found
+            # The last batch of an epoch may be smaller and counts as a whole one; `tokens_per_s` is exact.
             duration_s = max(time.monotonic() - self._began, 1e-9)
             found["examples_per_s"] = round(job.optim.batch_size / duration_s, 3)
             if "num_tokens" in numbers:

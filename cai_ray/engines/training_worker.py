@@ -194,11 +194,11 @@ def _save_model(job: TrainingJob, scratch: Path, metrics: MetricsFile) -> None:
     if not job.folder.is_local:
         checkpoints.download(job.folder, chosen.files, source, prefix)
     model = scratch.parent / MODEL
+    # Under ZeRO-3 transformers would shard whatever is loaded now, with workers that no longer take part.
+    unset_hf_deepspeed_config()
     export_model(source, model, job.model_card)
     found = metrics.last_values(chosen.step)
     if job.finish is not None:
-        # Under ZeRO-3 transformers would shard whatever is loaded now, with workers that no longer take part.
-        unset_hf_deepspeed_config()
         found |= job.finish(model)
     files = checkpoints.files_below(model)
     recorded = tuple(checkpoints.record_file(model, file, MODEL) for file in files)
