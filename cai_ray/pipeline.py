@@ -39,7 +39,7 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     """
     run = folder_of(recipe)
     constitution = _constitution(recipe) if any(step.needs_constitution for step in all_steps) else None
-    given = {FEEDBACK: recipe.models["policy"], **recipe.models}
+    given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
     trained = _trained(given, all_steps)
     run.make()
     used = {name for step in all_steps for name in step.models} - set(trained)
