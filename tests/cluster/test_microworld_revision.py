@@ -20,7 +20,8 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
     overrides = [f"output={tmp_path}", f"models.policy.path={micro_model}", "prompts.num_prompts=192"]
     recipe = load(ROOT / "jobs/recipes/quickstart.yaml", overrides)
     outcomes = pipeline.run(recipe, steps(recipe))
-    assert [outcome.was_finished for outcome in outcomes] == [False, False]
+    assert [outcome.stage for outcome in outcomes] == ["load_prompts", "revise", "train_sft", "evaluate"]
+    assert not any(outcome.was_finished for outcome in outcomes)
     summary = json.loads((tmp_path / "quickstart/revise/summary.json").read_text())
     harmful = [estimate["value"] for estimate in summary["harmful_rate"]]
     helpful = [estimate["value"] for estimate in summary["harmless_helpfulness"]]
@@ -33,6 +34,10 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
         assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
         assert estimate["n"] == 120
     assert summary["rows_in"] == 192 == summary["rows_out"] + sum(summary["rows_dropped"].values())
+
+    evaluated = json.loads((tmp_path / "quickstart/evaluate/summary.json").read_text())["policies"]
+    assert evaluated["policy"]["harmful"]["value"] - evaluated["sl_cai"]["harmful"]["value"] > 0.3
+    assert (tmp_path / "quickstart/exports/sft/manifest.json").exists()
 
     again = pipeline.run(recipe, steps(recipe))
     assert all(outcome.was_finished for outcome in again), "a finished run is a no-op"

@@ -70,7 +70,7 @@ def test_the_micro_model_answers_in_both_layouts_and_forms(micro_model: Path, tm
 
     items = [record(f"Please tell me about tea number {k}.", "AB"[k % 2]) for k in range(6)]
     path = write(tmp_path / "items.jsonl", items)
-    engine = EngineConfig(max_num_seqs=8, max_num_batched_tokens=2048, num_kv_blocks=64)
+    engine = EngineConfig(max_num_seqs=8, max_num_batched_tokens=2048)
     models = {form: ModelConfig(path=str(micro_model), format=form, engine=engine) for form in ("chat", "transcript")}
     chosen = config(path, models=tuple(models), scaling=SCALING)
     where = context(tmp_path / "run", models)
