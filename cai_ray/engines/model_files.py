@@ -19,6 +19,11 @@ def localised(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"path": local_folder(model.path), "tokenizer": tokenizer})
 
 
+def cache_root() -> Path:
+    """$CAI_RAY_CACHE, or ~/.cache/cai_ray."""
+    return Path(os.environ.get("CAI_RAY_CACHE") or "~/.cache/cai_ray").expanduser()
+
+
 def local_folder(path: str) -> str:
     """What transformers and vLLM are given for `path`: a hub id or local folder unchanged, a URI's local copy.
 
@@ -31,8 +36,7 @@ def local_folder(path: str) -> str:
     sizes = [(name, storage.size_bytes(name)) for name in storage.names()]
     if not sizes:
         raise ConfigError(f"model path {path!r} holds no files; name a folder with config.json and weights")
-    root = Path(os.environ.get("CAI_RAY_CACHE") or "~/.cache/cai_ray").expanduser() / "models"
-    target = root / stable_id(path, sizes)
+    target = cache_root() / "models" / stable_id(path, sizes)
     if not target.is_dir():
         _download(storage, [name for name, _ in sizes], target)
     return str(target)

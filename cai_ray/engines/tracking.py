@@ -21,6 +21,18 @@ LOG_EVERY_S = 10.0
 METRICS_EVERY_S = 5.0
 
 
+def terminal_bar() -> Progress:
+    """A bar on standard error; its tasks have a field `speed`, any text."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
 class StageProgress:
     """Counts parts as they commit. `num_total` rows are to be accounted for, `num_done` of them already are."""
 
@@ -38,14 +50,7 @@ class StageProgress:
         self._lines = [line for line in earlier.splitlines() if line]
         self._progress: Progress | None = None
         if sys.stderr.isatty():
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._progress = terminal_bar()
             self._bar = self._progress.add_task(stage, total=num_total, completed=num_done, speed="starting the engine")
 
     def __enter__(self) -> Self:

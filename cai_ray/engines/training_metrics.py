@@ -12,10 +12,10 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cai_ray.engines.storage import Storage
+from cai_ray.engines.tracking import terminal_bar
 
 logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
@@ -114,14 +114,7 @@ class TrainingProgress:
         self._logged = time.monotonic()
         self._progress: Progress | None = None
         if sys.stderr.isatty():
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._progress = terminal_bar()
             self._bar = self._progress.add_task(stage, total=None, speed="starting the workers")
 
     def __enter__(self) -> Self:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from cai_ray.engines.model_files import cache_root
 from cai_ray.microworld.batches import BatchConfig, batch_stream
 from cai_ray.microworld.dialogues import corpus, principles, relation
 from cai_ray.microworld.oracle import score
@@ -62,11 +62,6 @@ def fingerprint(config: PretrainConfig, seed: int) -> str:
 @cache
 def _language_digest() -> str:
     return stable_id([render(d.messages) for d in islice(corpus(random.Random(0), 0.3), 2000)])
-
-
-def cache_root() -> Path:
-    """$CAI_RAY_CACHE, or ~/.cache/cai_ray."""
-    return Path(os.environ.get("CAI_RAY_CACHE") or "~/.cache/cai_ray").expanduser()
 
 
 def ensure_model(cache_dir: Path | None = None, seed: int = 0, config: PretrainConfig | None = None) -> Path:

@@ -206,9 +206,7 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
 
 def read_summary(artifact: Artifact) -> dict[str, Any]:
     """The summary, written now if a crash came between the manifest and it."""
-    if not artifact.folder.exists(SUMMARY):
-        return summarise(artifact)
-    return json.loads(artifact.folder.read(SUMMARY))
+    return artifact.written(SUMMARY, summarise)
 
 
 def table(summary: dict[str, Any]) -> Table:

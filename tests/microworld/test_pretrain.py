@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cai_ray.engines.model_files import cache_root
 from cai_ray.microworld.batches import encode
 from cai_ray.microworld.dialogues import critique_drill, revision_dialogue
-from cai_ray.microworld.pretrain import PretrainConfig, build, cache_root, ensure_model, fingerprint
+from cai_ray.microworld.pretrain import PretrainConfig, build, ensure_model, fingerprint
 from cai_ray.microworld.tokenizer import build_tokenizer, render
 
 TINY = PretrainConfig(
