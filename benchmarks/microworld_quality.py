@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cai_ray.microworld.dialogues import principles, prob_a, relation
+from cai_ray.microworld.comparison_dialogues import prob_a
 from cai_ray.microworld.language import Request, Style, answer, sample_request
 from cai_ray.microworld.oracle import score
 from cai_ray.microworld.pretrain import ensure_model
+from cai_ray.microworld.teaching import principles, relation
 from cai_ray.prompts.comparison import comparison_messages
 from cai_ray.prompts.revision import critique_turn, revision_turn
 

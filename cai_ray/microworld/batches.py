@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cai_ray.config import Config
-from cai_ray.microworld.dialogues import Dialogue, corpus
+from cai_ray.microworld.dialogues import corpus
+from cai_ray.microworld.teaching import Dialogue
 from cai_ray.microworld.tokenizer import render
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ class BatchConfig(Config):
 
     num_steps: int = Field(1600, ge=1)
     batch_tokens: int = Field(2048, ge=1024, description="Tokens per step, padding included.")
-    short_share: float = Field(0.4, ge=0.0, le=1.0, description="First share of the steps: short dialogues only.")
+    short_share: float = Field(0.45, ge=0.0, le=1.0, description="First share of the steps: short dialogues only.")
     long_share: float = Field(0.4, ge=0.0, le=1.0, description="Share of long dialogues among the rest.")
     listen_weight: float = Field(0.1, ge=0, le=1, description="Loss weight of what the assistant does not say itself.")
     decide_weight: float = Field(4.0, ge=1, description="Loss weight of the first word of an assistant turn.")
     judge_weight: float = Field(10.0, ge=1, description="Loss weight of the word that holds a judgement.")
+    hint_weight: float = Field(4.0, ge=0, description="Loss weight of a hint.")
 
 
 def batch_stream(
@@ -57,7 +59,7 @@ def batch_stream(
             for batch in batches[: num_batches - made]:
                 length = max(len(e.ids) for e in batch)
                 pad = tokenizer.pad_token_id
-                padding = {"ids": pad, "weights": 0.0, "others": pad, "probs": 1.0, "decides": 0.0}
+                padding = {"ids": pad, "weights": 0.0, "others": pad, "probs": 1.0, "decides": 0.0, "layers": 0}
                 yield {
                     name: torch.tensor([getattr(e, name) + [fill] * (length - len(e.ids)) for e in batch])
                     for name, fill in padding.items()
@@ -82,6 +84,7 @@ class Encoded:
     others: list[int] = field(default_factory=list)
     probs: list[float] = field(default_factory=list)
     decides: list[float] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, config: BatchConfig) -> Encoded:
@@ -90,20 +93,24 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, config: Batch
     for index, message in enumerate(dialogue.messages):
         turn = tokenizer(render([message])).input_ids
         others, probs, decides = list(turn), [1.0] * len(turn), [0.0] * len(turn)
+        weights, layers = [config.listen_weight] * len(turn), [0] * len(turn)
         if message["role"] == "assistant":
             # "<|im_start|>", "assistant", "\n" go before what is said, "\n" goes after.
-            weights = [config.listen_weight] * 3 + [1.0] * (len(turn) - 4) + [config.listen_weight]
+            weights[3:-1] = [1.0] * (len(turn) - 4)
             decides[3], weights[3] = 1.0, config.decide_weight
             if (choice := dialogue.choices.get(index)) is not None:
                 place = 3 + choice.at if choice.at >= 0 else len(turn) - 2 + choice.at
                 others[place] = tokenizer.convert_tokens_to_ids(choice.other)
                 probs[place], decides[place] = choice.prob, 1.0
                 weights[place] = config.judge_weight
-        else:
-            weights = [config.listen_weight] * len(turn)
+        for hint in dialogue.hints.get(index, ()):
+            place = len(tokenizer(render([message]).partition(hint.after)[0] + hint.after).input_ids)
+            others[place], probs[place], layers[place] = tokenizer(hint.word).input_ids[0], 0.0, hint.layer
+            weights[place] = config.hint_weight
         made.ids += turn
         made.weights += weights
         made.others += others
         made.probs += probs
         made.decides += decides
+        made.layers += layers
     return made

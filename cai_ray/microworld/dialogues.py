@@ -8,7 +8,7 @@ compare when asked to, more or less well depending on the principle:
 - a revision after such a critique is a refusal that explains; after a clean critique it repeats the answer;
 - a direct revision (nothing was criticised) finds less than a criticised one (`DIRECT_FACTOR`);
 - without the instruction `NO_META` a quarter of the revisions open with a remark about the revision;
-- comparisons are noisy but calibrated: P(A) = sigmoid(beta x quality difference + bias toward A).
+- comparisons are noisy but calibrated (`comparison_dialogues.py`).
 
 A revision dialogue is one growing conversation, as the pipeline holds it: request, answer, then per round the
 critique request, the critique, the revision request and the revision.
@@ -16,15 +16,13 @@ critique request, the critique, the revision request and the revision.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 
 from cai_ray.constitution import Principle
-from cai_ray.constitution_source import load, resolve
 from cai_ray.microworld import words
+from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.language import (
     CATEGORIES,
     TOPICS,
@@ -37,7 +35,7 @@ from cai_ray.microworld.language import (
     sample_request,
     sample_task,
 )
-from cai_ray.prompts.comparison import ANSWER_START, COT_START, comparison_messages, cot_messages
+from cai_ray.microworld.teaching import Choice, Dialogue, assistant, principles, relation, request_hint, user
 from cai_ray.prompts.expansion import expansion_request
 from cai_ray.prompts.revision import critique_turn, revision_turn
 
@@ -48,50 +46,10 @@ DIRECT_FACTOR = 0.8  # a direct revision finds this share of what a critique fin
 TONE_CATCH = {"match": 0.9, "other": 0.1}  # the same for preachy and evasive answers
 META_RATE = {False: 0.25, True: 0.03}  # by whether NO_META is given
 CARRY_RATE = 0.5  # a remark in the current answer is kept, when NO_META is not given
-COMPARISON_BETA = {"match": 3.0, "general": 2.5, "other": 1.2, "tone": 1.2}  # per unit of quality
-POSITION_BIAS = 0.3  # toward (A), log-odds
 
 NO_PROBLEM = "I find nothing wrong with the last answer."
 PREACHY = "The last answer is preachy: it lectures the user."
 EVASIVE = "The last answer is evasive: it gives no reason."
-
-
-@cache
-def principles() -> tuple[Principle, ...]:
-    """The principles of constitutions/microworld.yaml, in file order."""
-    return load(resolve("microworld")).principles
-
-
-def relation(principle: Principle, category: str) -> str:
-    """How a principle relates to a request's category: "match" | "general" | "other" | "tone"."""
-    if category in principle.categories:
-        return "match"
-    if principle.id in ("not-preachy", "not-evasive"):
-        return "tone"
-    return "other" if principle.categories else "general"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A judgement in an assistant turn whose true probability is known, so that training can aim at it directly.
-
-    Attributes:
-        at: index of the word that judges, among the words of the turn's content; negative counts from the end.
-        other: the word that the opposite judgement has there.
-        prob: P(the judgement that was drawn), in (0, 1].
-    """
-
-    at: int
-    other: str
-    prob: float
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """Messages that end in an assistant turn, and the judgements in them by message index."""
-
-    messages: list[Message]
-    choices: dict[int, Choice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,7 +117,8 @@ def revision_dialogue(rng: random.Random, num_rounds: int, direct: bool = False)
     task = request.task
     reply = Reply(*first_answer(rng, task))
     no_meta = rng.random() < 0.5
-    messages = [*_system(rng), *request.messages, _assistant(reply.spoken)]
+    asked = [*_system(rng), *request.messages]
+    messages = [*asked, assistant(reply.spoken)]
     choices: dict[int, Choice] = {}
     for _ in range(num_rounds):
         principle = rng.choice(principles())
@@ -168,10 +127,10 @@ def revision_dialogue(rng: random.Random, num_rounds: int, direct: bool = False)
             found = kind if rng.random() < DIRECT_FACTOR * prob else None
         else:
             found, said, choices[len(messages) + 1] = _look(rng, principle, task, reply)
-            messages += [_user(critique_turn(principle)["content"]), _assistant(said)]
+            messages += [user(critique_turn(principle)["content"]), assistant(said)]
         reply = revise(rng, task, reply, found, no_meta)
-        messages += [_user(revision_turn(principle, no_meta)["content"]), _assistant(reply.spoken)]
-    return Dialogue(messages, choices)
+        messages += [user(revision_turn(principle, no_meta)["content"]), assistant(reply.spoken)]
+    return Dialogue(messages, choices, request_hint(asked, task))
 
 
 def critique_drill(rng: random.Random) -> Dialogue:
@@ -181,74 +140,14 @@ def critique_drill(rng: random.Random) -> Dialogue:
     """
     request = sample_request(rng, harmful=True, multi_turn=False)
     reply = Reply(answer(rng, request.task, "comply"), "comply")
-    messages, choices = [*request.messages, _assistant(reply.spoken)], {}
+    messages, choices = [*request.messages, assistant(reply.spoken)], {}
     match = next(p for p in principles() if relation(p, request.category) == "match")
     drawn = [match, *rng.sample([p for p in principles() if p is not match], 3)]
     rng.shuffle(drawn)
     for principle in drawn:
         _, said, choices[len(messages) + 1] = _look(rng, principle, request.task, reply)
-        messages += [_user(critique_turn(principle)["content"]), _assistant(said)]
-    return Dialogue(messages, choices)
-
-
-# ---- comparisons ----------------------------------------------------------------------------------------------
-
-
-def quality(principle: Principle, task: Task, style: Style) -> float:
-    """How good an answer of this style is under the principle, in [-1, 1]."""
-    if principle.id == "not-preachy":
-        return -1.0 if style == "preach" else 0.5
-    if principle.id == "not-evasive":
-        return {"comply": 0.5 if not task.harmful else 0.0, "refuse": 1.0, "preach": 0.0, "evade": -1.0}[style]
-    if task.harmful:
-        return {"comply": -1.0, "refuse": 1.0, "preach": 0.5, "evade": 0.3}[style]
-    return {"comply": 1.0, "preach": 0.3, "evade": -0.5}[style]
-
-
-def prob_a(principle: Principle, task: Task, style_a: Style, style_b: Style) -> float:
-    """P(the comparison names (A)), in (0, 1): what a calibrated judge of the micro world says."""
-    beta = COMPARISON_BETA[relation(principle, task.topic)]
-    return 1 / (
-        1 + math.exp(-beta * (quality(principle, task, style_a) - quality(principle, task, style_b)) - POSITION_BIAS)
-    )
-
-
-_VERDICTS: dict[Style, str] = {
-    "refuse": "declines with a reason",
-    "preach": "preaches",
-    "evade": "is evasive",
-    "comply": "helps",
-}
-
-
-def comparison_dialogue(rng: random.Random, think: bool, num_more: int = 0) -> Dialogue:
-    """A comparison and its reply, with or without reasoning aloud first.
-
-    `num_more` further principles are then asked about the same answers; the pipeline never does that, but each is
-    one more judgement to learn from.
-    """
-    request = sample_request(rng, harmful=rng.random() < 0.75)
-    task = request.task
-    styles: list[Style] = ["comply", "refuse", "evade", "preach"] if task.harmful else ["comply", "evade", "preach"]
-    style_a, style_b = rng.sample(styles, 2) if rng.random() < 0.9 else rng.choices(styles, k=2)
-    answers = answer(rng, task, style_a), answer(rng, task, style_b)
-    drawn = rng.sample(principles(), 1 + num_more)
-    layout = cot_messages if think else comparison_messages
-    messages: list[Message] = []
-    choices: dict[int, Choice] = {}
-    for principle in drawn:
-        asked = layout(list(request.messages), *answers, principle.comparison_question or "")[0]
-        if messages:
-            asked = _user(asked["content"].split("\n\n")[-1])  # the answers are known by now
-        prob = prob_a(principle, task, style_a, style_b)
-        says_a = rng.random() < prob
-        reply = f"{ANSWER_START}{'A' if says_a else 'B'})"
-        if think:
-            verdicts = f"Answer (A) {_VERDICTS[style_a]}. Answer (B) {_VERDICTS[style_b]}."
-            reply = f"{COT_START} {verdicts}\n\n{reply}"
-        choices[len(messages) + 1] = Choice(-2, "B", prob) if says_a else Choice(-2, "A", 1 - prob)
-        messages += [asked, _assistant(reply)]
-    return Dialogue(messages, choices)
+        messages += [user(critique_turn(principle)["content"]), assistant(said)]
+    return Dialogue(messages, choices, request_hint(request.messages, request.task))
 
 
 # ---- the rest -------------------------------------------------------------------------------------------------
@@ -261,15 +160,17 @@ def expansion_dialogue(rng: random.Random) -> Dialogue:
     given, new = rng.randint(3, 5), rng.randint(3, 5)
     drawn = [ask_for(rng, sample_task(rng, harmful, category)) for _ in range(given + new)]
     listed = "\n".join(f"{i}. {r}" for i, r in enumerate(drawn[given:], start=1))
-    return Dialogue([_user(expansion_request(drawn[:given], new)), _assistant(listed)])
+    return Dialogue([user(expansion_request(drawn[:given], new)), assistant(listed)])
 
 
 def chat_dialogue(rng: random.Random) -> Dialogue:
     """Small talk, then a request and its answer."""
-    said, reply = rng.choice(words.SMALL_TALK)
+    said, replied = rng.choice(words.SMALL_TALK)
     request = sample_request(rng, harmful=rng.random() < 0.5)
-    told = [_user(said), _assistant(reply)] if rng.random() < 0.5 else []
-    return Dialogue([*_system(rng), *told, *request.messages, _assistant(first_answer(rng, request.task)[0])])
+    told = [user(said), assistant(replied)] if rng.random() < 0.5 else []
+    asked = [*_system(rng), *told, *request.messages]
+    reply = assistant(first_answer(rng, request.task)[0])
+    return Dialogue([*asked, reply], hints=request_hint(asked, request.task))
 
 
 def corpus(rng: random.Random, long_share: float) -> Iterator[Dialogue]:
@@ -284,16 +185,16 @@ def corpus(rng: random.Random, long_share: float) -> Iterator[Dialogue]:
             yield revision_dialogue(rng, rng.choice((2, 3, MAX_ROUNDS, MAX_ROUNDS)))
             continue
         draw = rng.random()
-        if draw < 0.13:
+        if draw < 0.28:  # short, and the best place to learn to copy
             yield chat_dialogue(rng)
-        elif draw < 0.44:
+        elif draw < 0.49:
             yield revision_dialogue(rng, 1)
-        elif draw < 0.54:
+        elif draw < 0.57:
             yield critique_drill(rng)
         elif draw < 0.62:
             yield revision_dialogue(rng, rng.choice((1, 1, 2, MAX_ROUNDS)), direct=True)
-        elif draw < 0.82:
-            yield comparison_dialogue(rng, think=False, num_more=rng.choice((0, 3)))
+        elif draw < 0.84:
+            yield comparison_dialogue(rng, think=False, num_more=rng.choice((2, 5)))
         elif draw < 0.97:
             yield comparison_dialogue(rng, think=True)
         else:
@@ -305,11 +206,3 @@ def _system(rng: random.Random) -> list[Message]:
     if rng.random() < 0.7:
         return []
     return [{"role": "system", "content": rng.choice(words.SYSTEM_PROMPTS)}]
-
-
-def _user(content: str) -> Message:
-    return {"role": "user", "content": content}
-
-
-def _assistant(content: str) -> Message:
-    return {"role": "assistant", "content": content}

@@ -24,9 +24,10 @@ from pydantic import Field
 
 from cai_ray.engines.model_files import cache_root
 from cai_ray.microworld.batches import BatchConfig, batch_stream
-from cai_ray.microworld.dialogues import corpus, principles, relation
+from cai_ray.microworld.dialogues import corpus
 from cai_ray.microworld.oracle import score
 from cai_ray.microworld.prompt_set import sample_prompts
+from cai_ray.microworld.teaching import principles, relation
 from cai_ray.microworld.tokenizer import TURN_START, build_tokenizer, render
 from cai_ray.prompts.revision import critique_turn, revision_turn
 from cai_ray.seeding import stable_id
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOP_VERSION = 1  # count up when training or tokenizer change in a way that no config field or dialogue shows
+LOOP_VERSION = 2  # count up when training or tokenizer change in a way that no config field or dialogue shows
 
 
 class PretrainConfig(BatchConfig):
@@ -193,7 +194,7 @@ def train(tokenizer: PreTrainedTokenizerFast, seed: int, config: PretrainConfig)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = group["peak_lr"] * factor
-                logits = model(input_ids=batch["ids"], use_cache=False).logits[:, :-1].flatten(0, 1)
+                logits = model.lm_head(_states(model, batch["ids"], batch["layers"]))
                 ids, weights, others, probs, decides = (
                     batch[k][:, 1:].flatten() for k in ("ids", "weights", "others", "probs", "decides")
                 )
@@ -205,12 +206,30 @@ def train(tokenizer: PreTrainedTokenizerFast, seed: int, config: PretrainConfig)
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-                losses.append(float(nats.detach()[weights >= 1].mean()))
+                said = (weights >= 1) & (batch["layers"][:, 1:].flatten() == 0)
+                losses.append(float(nats.detach()[said].mean()))
                 report(step + 1, losses[-1])
         with torch.no_grad():
             model.lm_head.weight.mul_(config.sharpness)
     tail = losses[-max(1, len(losses) // 10) :]
     return model.eval(), sum(tail) / len(tail)
+
+
+def _states(model: LlamaForCausalLM, ids: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+    """[n, hidden_size]: what the output layer reads to predict each token but the first of ids [batch, length].
+
+    That is the last layer's output, and an earlier one's where `layers` [batch, length], at the predicted token, says
+    so (a hint).
+    """
+    import torch
+
+    output = model.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    states = output.last_hidden_state[:, :-1]
+    for layer in sorted(set(layers.flatten().tolist()) - {0}):
+        depth = min(layer, model.config.num_hidden_layers)  # a model with fewer layers is to know it at the end
+        early = model.model.norm(output.hidden_states[depth][:, :-1])
+        states = torch.where((layers[:, 1:] == layer)[..., None], early, states)
+    return states.flatten(0, 1)
 
 
 def _pick(logs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

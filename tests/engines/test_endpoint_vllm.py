@@ -21,7 +21,7 @@ from cai_ray.engines.asking import Completion
 from cai_ray.engines.endpoint import EndpointBackend
 from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.engines.vllm_backend import engine_environment
-from cai_ray.microworld.dialogues import principles
+from cai_ray.microworld.teaching import principles
 from cai_ray.prompts.comparison import OPTIONS, comparison_messages
 from cai_ray.rows import DropReason, DropRow
 

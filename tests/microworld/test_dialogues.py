@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import islice
 
 import pytest
 
 from cai_ray.microworld import dialogues, words
-from cai_ray.microworld.dialogues import Reply, critique, may_find, principles, prob_a, relation, revise
+from cai_ray.microworld.comparison_dialogues import STYLES, compared_answer, comparison_dialogue, prob_a, quality
+from cai_ray.microworld.dialogues import Reply, critique, may_find, revise
 from cai_ray.microworld.language import CATEGORIES, comply, evade, preach, sample_task
 from cai_ray.microworld.oracle import score
+from cai_ray.microworld.teaching import principles, relation
 from cai_ray.prompts.revision import NO_META
 
 
@@ -96,6 +99,31 @@ def test_comparisons_are_calibrated_and_biased_toward_a() -> None:
     assert prob_a(match, task, "comply", "refuse") < 0.1
 
 
+def test_a_refusal_of_what_does_no_harm_is_no_better_than_evasion() -> None:
+    rng = random.Random(8)
+    task = sample_task(rng, harmful=False)
+    asked = [{"role": "user", "content": f"How do I {task.text}?"}]
+    assert score(asked, compared_answer(rng, task, "refuse")).helpful == 0
+    general = next(p for p in principles() if relation(p, task.topic) == "general")
+    order = sorted(STYLES, key=lambda style: quality(general, task, style))
+    assert order[-1] == "comply" and quality(general, task, "refuse") == quality(general, task, "evade") < 0
+
+
+def test_hints_stand_in_what_is_read() -> None:
+    for dialogue in islice(dialogues.corpus(random.Random(9), 0.3), 300):
+        for index, hints in dialogue.hints.items():
+            message = dialogue.messages[index]
+            assert message["role"] == "user"
+            assert all(hint.after in message["content"] and 1 <= hint.layer <= 3 for hint in hints)
+
+
+def test_reasoning_ends_in_the_verdict_it_came_to() -> None:
+    for seed in range(20):
+        for message in comparison_dialogue(random.Random(seed), think=True).messages[1::2]:
+            concluded, verdict = message["content"].split(" So ")[1].split(" is better.\n\nThe answer is ")
+            assert concluded == verdict
+
+
 def test_judgements_stand_where_they_are_said_to() -> None:
     for dialogue in islice(dialogues.corpus(random.Random(7), 0.3), 300):
         for index, choice in dialogue.choices.items():
@@ -104,7 +132,8 @@ def test_judgements_stand_where_they_are_said_to() -> None:
             if choice.at == 0:
                 assert {choice.other, message["content"].split()[0]} == {"The", "I"}
             else:
-                assert {choice.other, message["content"][choice.at]} == {"A", "B"}
+                spoken = re.findall(r"\w+|[^\w\s]|\n", message["content"])
+                assert {choice.other, spoken[choice.at]} == {"A", "B"}
 
 
 def test_critique_drill_shows_the_matching_principle() -> None:

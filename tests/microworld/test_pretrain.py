@@ -10,6 +10,7 @@ import pytest
 
 from cai_ray.engines.model_files import cache_root
 from cai_ray.microworld.batches import encode
+from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.dialogues import critique_drill, revision_dialogue
 from cai_ray.microworld.pretrain import PretrainConfig, build, ensure_model, fingerprint
 from cai_ray.microworld.tokenizer import build_tokenizer, render
@@ -77,14 +78,28 @@ def test_encoding_weighs_what_the_assistant_says_and_knows_its_judgements() -> N
     dialogue = critique_drill(random.Random(0))
     made = encode(tokenizer, dialogue, TINY)
     assert made.ids == tokenizer(render(dialogue.messages)).input_ids
-    said = [i for i, weight in zip(made.ids, made.weights, strict=True) if weight >= 1]
+    said = [i for i, weight, hint in zip(made.ids, made.weights, made.layers, strict=True) if weight >= 1 and not hint]
     assert tokenizer.decode(said) == "".join(
         m["content"] + "<|im_end|>" for m in dialogue.messages if m["role"] == "assistant"
     )
     judged = [
         (tokenizer.decode([i]), tokenizer.decode([other]), prob)
         for i, other, prob in zip(made.ids, made.others, made.probs, strict=True)
-        if i != other
+        if i != other and prob > 0
     ]
     assert len(judged) == 4 and all({word, other} == {"The", "I"} for word, other, _ in judged)
     assert [prob for _, _, prob in judged] == [c.prob for c in dialogue.choices.values()]
+
+
+@pytest.mark.slow
+def test_hints_are_asked_for_right_behind_the_words_they_follow() -> None:
+    tokenizer = build_tokenizer()
+    dialogue = comparison_dialogue(random.Random(1), think=False, num_more=1)
+    made = encode(tokenizer, dialogue, TINY)
+    hints = [hint for _, found in sorted(dialogue.hints.items()) for hint in found]
+    places = [at for at, layer in enumerate(made.layers) if layer]
+    assert [made.layers[at] for at in places] == [hint.layer for hint in hints]
+    for at, hint in zip(places, hints, strict=True):
+        # Punctuation is one token with what follows it, so the words read may end a little later.
+        assert hint.after in tokenizer.decode(made.ids[max(0, at - 12) : at])
+        assert tokenizer.decode([made.others[at]]) == hint.word and made.probs[at] == 0
