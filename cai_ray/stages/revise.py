@@ -179,8 +179,10 @@ def _draw(
     similarity: Similarity | None,
     num_rounds: int,
 ) -> list[Principle]:
+    if not num_rounds:
+        return []
     similarities = None
-    if similarity is not None and num_rounds:
+    if similarity is not None:
         similarities = similarity("\n".join(m["content"] for m in row["messages"] if m["role"] == "user"))
     return draw(
         constitution,

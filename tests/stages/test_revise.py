@@ -129,7 +129,8 @@ def test_system_prompts_differ_per_step() -> None:
 
 
 def test_a_helpful_prompt_is_answered_and_not_revised() -> None:
-    row = run(ScriptedAsk(answer), {**ROW, "kind": "helpful"}, num_revisions=4)
+    choice = PrincipleChoice(method="contextual")  # has nothing to choose here, and needs no similarities for it
+    row = run(ScriptedAsk(answer), {**ROW, "kind": "helpful"}, num_revisions=4, principles=choice)
     assert row["revisions"] == []
 
 
