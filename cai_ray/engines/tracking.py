@@ -10,9 +10,9 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cai_ray.engines.live_stages import open_board, terminal
 from cai_ray.engines.parts import PartRecord
 from cai_ray.engines.storage import Storage
 
@@ -22,14 +22,17 @@ METRICS_EVERY_S = 5.0
 
 
 def terminal_bar() -> Progress:
-    """A bar on standard error; its tasks have a field `speed`, any text."""
-    return Progress(
+    """A bar on standard error, or the board of all stages where there is one; its tasks have a field `speed`, any text.
+
+    A task's description is the stage it belongs to.
+    """
+    return open_board() or Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=terminal,
     )
 
 

@@ -1,0 +1,150 @@
+"""Stages that load prompts or ask models: their own row functions, run on a sample against a stand-in engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from cai_ray.errors import ConfigError
+from cai_ray.planning.asking import Sample, Usages, converse
+from cai_ray.planning.judging import plan_judge
+from cai_ray.planning.work import StagePlan, together
+from cai_ray.planning.world import World, config_of, each, prompts_of
+from cai_ray.prompt_layouts.multiple_choice import read_items
+from cai_ray.rows import PAIR, PROMPT, DropRow
+from cai_ray.stages import (
+    evaluate,
+    expand_prompts,
+    label_comparisons,
+    multiple_choice,
+    revise,
+    sample_pairs,
+    sampled_responses,
+)
+from cai_ray.steps import Step
+
+IDENTICAL_IN_MICROWORLD = 0.06  # measured on 128 pairs of SL-CAI; longer answers are hardly ever the same
+
+# --- Prompts ---------------------------------------------------------------------------------------------
+
+
+def plan_load(step: Step, world: World) -> StagePlan:
+    found = world.written[step.stage] = prompts_of(world)
+    return StagePlan(step.stage, found.num_rows, found.num_rows)
+
+
+def plan_expand(step: Step, world: World) -> StagePlan:
+    config = config_of(step, expand_prompts.Config)
+    source, model = world.written[step.reads[0]], world.model(config.model)
+    seeds = expand_prompts.seeds_of(iter(source.rows), config.selection.max_words)
+    if not seeds:
+        raise ConfigError("expand finds no seed: it needs red-team prompts of one turn")
+    shots = list(islice(expand_prompts.draw_shots(seeds, config, world.recipe.seed), 96))
+    asks = Sample(shots, [config.num_asks / len(shots)] * len(shots))
+    job = expand_prompts.ask_job(config, model.config, world.recipe.seed)
+    _, used = converse(job, asks, None, model.counter, model.config, model.context, kind="requests")
+    passed = [(row, w) for row, w in each(source) if config.keep_seeds or row["kind"] != "red_team"]
+    new = [row for row in source.rows if row["kind"] == "red_team"]
+    rows = [row for row, _ in passed] + new
+    world.written[step.stage] = Sample(rows, [w for _, w in passed] + [config.num_new / len(new)] * len(new))
+    work = world.engines(used, model, config.scaling.max_engines)
+    rows_out = world.written[step.stage].num_rows
+    return StagePlan(step.stage, source.num_rows + config.num_asks * config.per_ask, rows_out, used, work=work)
+
+
+# --- Conversations ---------------------------------------------------------------------------------------
+
+
+def plan_revise(step: Step, world: World) -> StagePlan:
+    config = config_of(step, revise.Config)
+    source, model = world.written[step.reads[0]], world.model(config.model)
+    job = revise.job_of(config, world.context())
+    written, used = converse(job, source, PROMPT, model.counter, model.config, model.context)
+    world.written[step.stage] = written
+    per_prompt = (
+        config.helpful_samples if row["kind"] == "helpful" else config.samples_per_prompt for row in source.rows
+    )
+    rows_in = sum(weight * num for weight, num in zip(source.weights, per_prompt, strict=True))
+    work = world.engines(used, model, config.scaling.max_engines)
+    return StagePlan(step.stage, rows_in, written.num_rows, used, work=work)
+
+
+def plan_pairs(step: Step, world: World) -> StagePlan:
+    config = config_of(step, sample_pairs.Config)
+    model = world.model(config.model)
+    job = sampled_responses.job_of(sample_pairs.sampling_of(config), model.config, world.recipe.seed)
+    answers, used = converse(job, world.written[step.reads[0]], PROMPT, model.counter, model.config, model.context)
+    rows, weights, num_pairs = [], [], 0.0
+    for row, weight in each(answers):
+        for indices in sample_pairs.pair_indices(config, row["prompt_id"], world.recipe.seed):
+            num_pairs += weight
+            try:
+                rows.append(sample_pairs.make_pair(row, indices, config, world.recipe.seed))
+                weights.append(weight)
+            except DropRow:
+                continue
+    kept = 1.0
+    if world.in_microworld:
+        kept -= IDENTICAL_IN_MICROWORLD
+        world.notes.append(f"in the micro world {IDENTICAL_IN_MICROWORLD:.0%} of pairs are twice the same answer")
+    written = world.written[step.stage] = Sample(rows, weights).scaled(kept)
+    work = world.engines(used, model, config.scaling.max_engines)
+    return StagePlan(step.stage, num_pairs, written.num_rows, used, work=work)
+
+
+def plan_labels(step: Step, world: World) -> StagePlan:
+    config = config_of(step, label_comparisons.Config)
+    source, model = world.written[step.reads[0]], world.model(config.model)
+    job = label_comparisons.job_of(config, world.context())
+    written, used = converse(job, source, PAIR, model.counter, model.config, model.context, kind="reasoning")
+    world.written[step.stage] = written
+    work = world.engines(used, model, config.scaling.max_engines)
+    return StagePlan(step.stage, source.num_rows, written.num_rows, used, work=work)
+
+
+def plan_evaluate(step: Step, world: World) -> StagePlan:
+    """The policies' answers, and the judges that are models; rules score in seconds."""
+    config = config_of(step, evaluate.Config)
+    source = world.written[step.reads[0]]
+    there = sum(w for row, w in each(source) if config.split in ("all", row["split"]))
+    asked = min(there, config.limit or there)
+    total, works = Usages(), []
+    for policy in config.policies:
+        model = world.model(policy)
+        wanted = evaluate.answered_by(policy, config.model_copy(update={"limit": None}), [])
+        job = sampled_responses.job_of(wanted, model.config, world.recipe.seed)
+        part = source.scaled(asked / there) if there else source
+        answers, used = converse(job, part, PROMPT, model.counter, model.config, model.context)
+        total += used
+        works.append(world.engines(used, model, config.scaling.max_engines))
+        for judge in config.judges:
+            judged = plan_judge(judge, answers, len(config.policies), world)
+            total += judged
+            works.append(world.engines(judged, world.model(judge.model), judge.scaling.max_engines))
+    rows = asked * config.samples_per_prompt * len(config.policies)
+    return StagePlan(step.stage, rows, rows, total, work=together(works))
+
+
+def plan_multiple_choice(step: Step, world: World) -> StagePlan:
+    config = config_of(step, multiple_choice.Config)
+    num, tokens = 438, 250.0  # of the paper's file, where it cannot be read
+    try:
+        items, _ = read_items(config.path, config.limit)
+        num = len(items)
+    except ConfigError:
+        world.notes.append(f"{config.path} was not read: {num} items of {tokens:g} tokens")
+        items = []
+    total, works = Usages(), []
+    for name in (*config.models, *config.preference_models):
+        model = world.model(name)
+        mean = _mean(len(model.counter.renderer.encode(item.prompt)) for item in items[:100]) or tokens
+        used = Usages(num, num * mean, 0.0, num, mean + 1)
+        total += used
+        works.append(world.engines(used, model, config.scaling.max_engines))
+    rows = float(num * len(works))
+    return StagePlan(step.stage, rows, rows, total, work=together(works))
+
+
+def _mean(values: Iterable[int]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0

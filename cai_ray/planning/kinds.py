@@ -1,0 +1,51 @@
+"""Which function plans which stage. A new stage is one function more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cai_ray.planning import conversations, training
+from cai_ray.planning.judging import plan_score_rounds
+from cai_ray.planning.ppo import plan_ppo
+from cai_ray.planning.work import StagePlan
+from cai_ray.planning.world import World
+from cai_ray.stages import (
+    evaluate,
+    expand_prompts,
+    label_comparisons,
+    load_prompts,
+    multiple_choice,
+    ppo_config,
+    report,
+    revise,
+    sample_pairs,
+    score_rounds,
+    train_dpo,
+    train_preference_model,
+    train_sft,
+)
+from cai_ray.steps import Step
+
+Planner = Callable[[Step, World], StagePlan]
+
+
+def plan_nothing(step: Step, world: World) -> StagePlan:
+    """A stage that takes seconds, whatever the size of the run."""
+    return StagePlan(step.stage, 0, 0)
+
+
+PLANNERS: dict[str, Planner] = {
+    load_prompts.STAGE: conversations.plan_load,
+    expand_prompts.STAGE: conversations.plan_expand,
+    revise.STAGE: conversations.plan_revise,
+    train_sft.STAGE: training.plan_sft,
+    sample_pairs.STAGE: conversations.plan_pairs,
+    label_comparisons.STAGE: conversations.plan_labels,
+    train_preference_model.STAGE: training.plan_preference_model,
+    train_dpo.STAGE: training.plan_dpo,
+    ppo_config.STAGE: plan_ppo,
+    multiple_choice.STAGE: conversations.plan_multiple_choice,
+    evaluate.STAGE: conversations.plan_evaluate,
+    score_rounds.STAGE: plan_score_rounds,
+    report.STAGE: plan_nothing,
+}

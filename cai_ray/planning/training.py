@@ -1,0 +1,181 @@
+"""Stages that train on examples: the examples that they would make of the sample, counted in tokens."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from cai_ray.chat import Message
+from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
+from cai_ray.engines.trainer_args import plan_batches
+from cai_ray.errors import ConfigError
+from cai_ray.planning.asking import Sample
+from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
+from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
+from cai_ray.rows import DropRow
+from cai_ray.stages import preference_rows, sft_examples, train_dpo, train_preference_model, train_sft
+from cai_ray.steps import Step
+
+
+def plan_sft(step: Step, world: World) -> StagePlan:
+    config = config_of(step, train_sft.Config)
+    model = world.model(config.model)
+    limit = min(config.max_length or model.context, model.context)
+    learned: list[tuple[int, float]] = []  # tokens of an example, and how often it is learned per epoch
+    held_out: list[tuple[int, float]] = []
+    rows_in = 0.0
+    for row, weight in each(world.written[step.reads[0]]):
+        for made in sft_examples.examples(row, config, world.recipe.seed):
+            rows_in += weight
+            length = 0 if made.dropped else len(model.counter.answer(made.row["messages"]))
+            if not 0 < length <= limit:
+                continue
+            into = learned if made.row["split"] == "train" else held_out
+            into.append((length, weight * (made.row["weight"] if into is learned else 1)))
+    world.trained(step.makes or "sl_cai", config.model)
+    training = _Training(model, config.optim, config.lora, config.workers, config.eval_examples)
+    if config.packing:
+        batches = math.ceil(_tokens(learned) / limit)
+        tokens, work = training.run(learned, held_out, world, num_examples=batches, longest=limit)
+    else:
+        tokens, work = training.run(learned, held_out, world)
+    return StagePlan(step.stage, rows_in, _number(learned) + _number(held_out), trained_tokens=tokens, work=work)
+
+
+def plan_preference_model(step: Step, world: World) -> StagePlan:
+    config = config_of(step, train_preference_model.Config)
+    return _plan_on_pairs(step, world, config, config.model, config.optim, config.lora, config.workers, is_dpo=False)
+
+
+def plan_dpo(step: Step, world: World) -> StagePlan:
+    config = config_of(step, train_dpo.Config)
+    return _plan_on_pairs(step, world, config, config.model, config.optim, config.lora, config.workers, is_dpo=True)
+
+
+def _plan_on_pairs(
+    step: Step,
+    world: World,
+    options: preference_rows.PairOptions,
+    name: str,
+    optim: OptimConfig,
+    lora: LoraConfig | None,
+    workers: WorkersConfig,
+    is_dpo: bool,
+) -> StagePlan:
+    model = world.model(name)
+    limit = min(options.max_length or model.context, model.context)
+
+    def encode(messages: list[Message], answer: str) -> tuple[list[int], list[int]]:
+        tokens = model.counter.answer([*messages, {"role": "assistant", "content": answer}])
+        return tokens.prompt_ids, tokens.answer_ids
+
+    learned: list[tuple[int, float]] = []
+    held_out: list[tuple[int, float]] = []
+    rows_in = 0.0
+    labelled = _labelled(world.written[step.reads[0]], options)
+    for sample in (labelled, *(_human_pairs(source, world) for source in options.helpful_pairs)):
+        rows_in += sample.num_rows
+        for row, weight in each(sample):
+            try:
+                pair = preference_rows.training_pair(row["comparison"], options, encode, limit, world.recipe.seed)
+            except DropRow:
+                continue
+            length = 2 * len(pair["prompt_tokens"]) + len(pair["chosen_tokens"]) + len(pair["rejected_tokens"])
+            into = learned if pair["split"] == "train" else held_out
+            into.append((length, weight * (pair["weight"] if into is learned else 1)))
+    world.trained(step.makes or step.stage, name)
+    training = _Training(model, optim, lora, workers, options.eval_pairs, has_logits=is_dpo, has_reference=is_dpo)
+    tokens, work = training.run(learned, held_out, world)
+    return StagePlan(step.stage, rows_in, _number(learned) + _number(held_out), trained_tokens=tokens, work=work)
+
+
+def _labelled(sample: Sample, options: preference_rows.PairOptions) -> Sample:
+    """Preference rows, each in `comparison`."""
+    found = preference_rows.comparisons(options.model_copy(update={"helpful_pairs": ()}), sample.rows, 0)
+    return Sample([{"comparison": one} for one in found], sample.weights)
+
+
+def _human_pairs(source: preference_rows.HelpfulPairsConfig, world: World) -> Sample:
+    """A set of human pairs, each in `comparison`; made up where it cannot be read here."""
+    options = preference_rows.PairOptions(helpful_pairs=(source,))
+    try:
+        if source.path.startswith("hf://"):
+            raise ConfigError(f"{source.path} is not read for a plan")
+        found = ({"comparison": one} for one in preference_rows.comparisons(options, [], world.recipe.seed))
+        return stratified(found, ())
+    except ConfigError:
+        if source.limit is None:
+            raise
+    assumed = world.hardware.assumptions
+    world.notes.append(
+        f"{source.source} was not read: {source.limit:,} pairs (its limit) of {assumed.prompt_tokens} + "
+        f"2 x {assumed.pair_answer_tokens} tokens"
+    )
+    return Sample([{"comparison": _made_up_pair(source, world, k)} for k in range(32)], [source.limit / 32] * 32)
+
+
+def _made_up_pair(source: preference_rows.HelpfulPairsConfig, world: World, number: int) -> preference_rows.Comparison:
+    assumed, counter, rng = world.hardware.assumptions, world.model("policy").counter, random.Random(number)
+    asked, chosen, rejected = (
+        counter.reply(rng, tokens)[0]
+        for tokens in (assumed.prompt_tokens, assumed.pair_answer_tokens, assumed.pair_answer_tokens)
+    )
+    return preference_rows.Comparison(
+        pair_id=f"{source.source}:{number}",
+        prompt_id=str(number),
+        messages=[{"role": "user", "content": asked}],
+        chosen=chosen,
+        rejected=rejected,
+        prob_chosen=1.0,
+        label_source="human",
+        weight=source.weight,
+        is_test=source.split == "test",
+    )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The part that all training on examples has in common."""
+
+    model: PlannedModel
+    optim: OptimConfig
+    lora: LoraConfig | None
+    workers: WorkersConfig
+    most_evaluated: int
+    has_logits: bool = True
+    has_reference: bool = False
+
+    def run(
+        self,
+        learned: list[tuple[int, float]],
+        held_out: list[tuple[int, float]],
+        world: World,
+        num_examples: float | None = None,
+        longest: int | None = None,
+    ) -> tuple[float, Work]:
+        """(tokens, weight) of examples -> tokens trained on, and the work."""
+        num = _number(learned) if num_examples is None else num_examples
+        steps = math.ceil(num * self.optim.epochs / self.optim.batch_size)
+        share = 1.0 if self.optim.max_steps is None else min(1.0, self.optim.max_steps / max(1, steps))
+        tokens = _tokens(learned) * self.optim.epochs * share
+        evaluations = 1 + int(steps * share) // self.workers.steps_per_checkpoint
+        evaluated = _tokens(held_out) * min(1.0, self.most_evaluated / max(1.0, _number(held_out))) * evaluations
+        micro = plan_batches(self.optim.batch_size, self.workers).micro_batch_size
+        load = TrainingLoad(
+            tokens=tokens,
+            forward_tokens=evaluated + (tokens if self.has_reference else 0),
+            steps=int(steps * share),
+            micro_tokens=micro * (longest or max((length for length, _ in learned), default=1)),
+            has_logits=self.has_logits,
+            frozen_copies=int(self.has_reference and self.lora is None),
+        )
+        return tokens, training_work(load, self.model.shape, self.lora, self.workers, world.hardware)
+
+
+def _tokens(examples: list[tuple[int, float]]) -> float:
+    return sum(length * weight for length, weight in examples)
+
+
+def _number(examples: list[tuple[int, float]]) -> float:
+    return sum(weight for _, weight in examples)

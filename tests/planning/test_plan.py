@@ -1,0 +1,131 @@
+"""Whole plans: every recipe that comes along, what is finished already, what does not fit. Nothing is launched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cai_ray.cli import app
+from cai_ray.config import ModelConfig
+from cai_ray.errors import ConfigError
+from cai_ray.planning.conversations import IDENTICAL_IN_MICROWORLD
+from cai_ray.planning.devices import hardware
+from cai_ray.planning.kinds import PLANNERS
+from cai_ray.planning.plan import RunPlan, StagePlan, plan
+from cai_ray.planning.sizes import KNOWN
+from cai_ray.recipe import build, load
+from cai_ray.steps import SECTION_OF
+
+RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
+REAL = [path for path in sorted(RECIPES.glob("*.yaml")) if path.stem not in ("quickstart", "hh_rlhf")]
+
+
+def stages(made: RunPlan) -> dict[str, StagePlan]:
+    return {stage.planned.stage: stage.planned for stage in made.stages}
+
+
+def recipe(tmp_path: Path, **sections: Any) -> Any:
+    data = {"name": "x", "output": str(tmp_path), "constitution": "microworld", **sections}
+    return build(data, "test")
+
+
+def test_every_kind_of_stage_can_be_planned() -> None:
+    assert set(PLANNERS) >= set(SECTION_OF)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_every_full_recipe_fits_on_eight_h200_and_says_what_it_costs(path: Path) -> None:
+    made = plan(load(path), hardware("8xH200"), use_finished=False)
+    assert made.problems == []
+    found = stages(made)
+    assert {"revise", "train_sft", "label_comparisons", "train_preference_model", "train_ppo", "report"} <= set(found)
+    for stage in ("revise", "sample_pairs", "label_comparisons", "evaluate"):
+        used = found[stage].used
+        assert 0 < used.cached_tokens < used.prompt_tokens
+        assert used.output_tokens > 0
+    assert 600 < sum(stage.work.seconds for stage in found.values()) < 86_400
+
+
+def test_rows_are_counted_by_kind_and_split(tmp_path: Path) -> None:
+    made = plan(
+        recipe(
+            tmp_path,
+            prompts={"path": "microworld", "num_prompts": 400, "harmless_kind": "helpful", "test_fraction": 0.5},
+            revise={"num_revisions": 2, "helpful_samples": 2},
+            sft={"eval_fraction": 0.0},
+            pairs={"samples_per_prompt": 3, "strategy": "all"},
+            labels={"principles_per_pair": 2},
+            evaluate={"limit": 100, "policies": ["policy", "sl_cai"]},
+        ),
+        hardware(None),
+    )
+    found = stages(made)
+    red, helpful = 250, 150
+    assert found["revise"].rows_out == pytest.approx(red + 2 * helpful)
+    assert found["revise"].used.requests == pytest.approx(5 * red + 2 * helpful)
+    assert found["train_sft"].rows_in == pytest.approx(2 * red + 2 * helpful)
+    pairs = 3 * red * (1 - IDENTICAL_IN_MICROWORLD)
+    assert found["sample_pairs"].rows_out == pytest.approx(pairs)
+    assert found["label_comparisons"].used.requests == pytest.approx(4 * pairs)
+    assert found["label_comparisons"].used.output_tokens == found["label_comparisons"].used.requests
+    assert found["evaluate"].rows_out == pytest.approx(200)
+
+
+def test_thinking_costs_its_own_tokens_and_trained_policies_answer_at_once(tmp_path: Path) -> None:
+    def plan_with(**thinking: Any) -> dict[str, StagePlan]:
+        policy = {"path": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", **thinking}
+        sections = {"revise": {"num_revisions": 1}, "sft": {}, "evaluate": {"split": "all", "policies": ["sl_cai"]}}
+        return stages(plan(recipe(tmp_path, models={"policy": policy}, **sections), hardware("1xH100")))
+
+    plain, aloud = plan_with(), plan_with(thinking={"max_tokens": 1000, "opened_by_template": True})
+    more = aloud["revise"].used.output_tokens - plain["revise"].used.output_tokens
+    assert more == pytest.approx(aloud["revise"].used.requests * 500)
+    assert aloud["evaluate"].used.output_tokens < 1.1 * plain["evaluate"].used.output_tokens
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    big = recipe(
+        tmp_path,
+        models={"policy": {"path": "Qwen/Qwen2.5-72B-Instruct"}},
+        sft={"workers": {"num_workers": 4}, "optim": {"batch_size": 32}},
+    )
+    problems = "\n".join(plan(big, hardware("2xA100")).problems)
+    assert "revise needs" in problems
+    assert "train_sft wants 4 GPUs, there are 2" in problems
+
+
+def test_a_file_that_is_not_here_needs_a_limit(tmp_path: Path) -> None:
+    path = str(tmp_path / "none.jsonl")
+    with pytest.raises(ConfigError, match="does not exist"):
+        plan(recipe(tmp_path, prompts={"path": path}), hardware(None))
+    with pytest.raises(ConfigError, match="set its `limit`"):
+        plan(recipe(tmp_path, prompts={"path": "hf://org/name"}), hardware(None))
+    sources = [{"path": path, "limit": 70}, {"path": "hf://org/name", "limit": 30}]
+    found = plan(recipe(tmp_path, prompts={"sources": sources}), hardware(None))
+    assert stages(found)["load_prompts"].rows_out == pytest.approx(100)
+    assert any("none was not read: 70 prompts" in line for line in found.assumptions)
+
+
+def test_the_command_prints_the_table_its_assumptions_and_json(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    data = {"name": "x", "output": str(tmp_path), "prompts": {"path": "microworld", "num_prompts": 20}}
+    path.write_text(json.dumps(data))
+    shown = CliRunner().invoke(app, ["plan", str(path), "--gpus", "2xA10G"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    for text in ("plan on 2xA10G", "revise", "GPU-h", "$1/h", "6,400 tokens/s"):
+        assert text in shown.output
+    read = CliRunner().invoke(app, ["plan", str(path), "--json"])
+    assert [stage["planned"]["stage"] for stage in json.loads(read.output)["stages"]] == ["load_prompts", "revise"]
+    wrong = CliRunner().invoke(app, ["plan", str(path), "--gpus", "9 apples"])
+    assert wrong.exit_code == 2
+    assert not (tmp_path / "x").exists(), "a plan writes nothing"
+
+
+def test_known_models_are_found_by_name() -> None:
+    assert all(shape.params > 1e6 for _, shape in KNOWN)
+    assert ModelConfig().path == "microworld"
