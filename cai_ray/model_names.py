@@ -1,0 +1,69 @@
+"""What a command line calls a model: a folder, a hub id, "microworld", or RECIPE:NAME."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cai_ray import pipeline
+from cai_ray.config import ModelConfig
+from cai_ray.errors import ConfigError
+from cai_ray.recipe import Recipe, load
+from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
+from cai_ray.steps import steps
+
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")  # a run keeps its recipe as recipe.json
+
+
+def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
+    """(short name, model) of what was typed. Raises ConfigError for what is not there.
+
+    "jobs/recipes/quickstart.yaml:sl_cai" is a model that the recipe names, or that a stage of its run has trained:
+    its template, context and engine are the recipe's. A stage's folder stands for the model inside it.
+    """
+    recipe_path, colon, name = checkpoint.rpartition(":")
+    if colon and recipe_path.endswith(RECIPE_SUFFIXES):
+        return name, _of_recipe(load(recipe_path), name)
+    if checkpoint.endswith(RECIPE_SUFFIXES):
+        raise ConfigError(f"{checkpoint!r} is a recipe; say which of its models: {checkpoint}:sl_cai")
+    if checkpoint == pipeline.MICROWORLD:
+        return checkpoint, _built(ModelConfig())
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        inner = folder / MODEL_FOLDER
+        found = folder if (folder / "config.json").is_file() or not inner.is_dir() else inner
+        name = (found.parent if found.name == MODEL_FOLDER else found).resolve().name
+        return name, ModelConfig(path=str(found.absolute()))
+    if checkpoint.startswith((".", "/", "~")):
+        raise ConfigError(f"there is no folder {checkpoint!r}; give a model's folder, a hub id, or RECIPE:NAME")
+    return checkpoint, ModelConfig(path=checkpoint)
+
+
+def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
+    """The model as the run's own stages would ask it."""
+    given = {**recipe.models, pipeline.FEEDBACK: recipe.models.get(pipeline.FEEDBACK, recipe.models["policy"])}
+    made = {step.makes: step for step in steps(recipe) if step.makes is not None}
+    base = name
+    while base in made:  # a trained model may descend from a trained one
+        base = made[base].trains or base
+    if base not in given:
+        raise ConfigError(f"the recipe {recipe.name!r} has no model {name!r}; it has {', '.join([*given, *made])}")
+    trained = {name: Trained(made[name].stage, base, given[base])} if name in made else {}
+    context = Context(
+        run=pipeline.folder_of(recipe),
+        seed=recipe.seed,
+        models=given,
+        trained=trained,
+        constitution=None,
+        cluster=recipe.cluster,
+        fingerprints={},
+    )
+    return _built(context.model(name))
+
+
+def _built(model: ModelConfig) -> ModelConfig:
+    """The model with "microworld" replaced by its folder, which is built when missing."""
+    if model.path != pipeline.MICROWORLD or model.endpoint is not None:
+        return model
+    from cai_ray.microworld.pretrain import ensure_model
+
+    return model.model_copy(update={"path": str(ensure_model())})
