@@ -1,0 +1,151 @@
+"""The report's numbers for programs (`report.json`) and for reading in a pull request (`report.md`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cai_ray.stages.report_facts import Facts
+from cai_ray.stages.report_policies import PolicyFacts, headline, interval, key_of, metric_of, shown, title_of
+from cai_ray.stages.report_rounds import RoundFacts
+from cai_ray.stages.report_text import in_markdown
+
+# --- report.json ----------------------------------------------------------------------------------------
+
+
+def as_json(facts: Facts) -> dict[str, Any]:
+    """All numbers. `policies.<name>.<metric>` is {value, low, high, n}, or null where nothing could be judged."""
+    found = facts.policies
+    return {
+        "name": facts.name,
+        "seed": facts.seed,
+        "stages": {
+            stage.stage: {
+                "state": stage.state,
+                "rows_in": stage.rows_in,
+                "rows_out": stage.rows_out,
+                "rows_dropped": stage.dropped,
+                "flagged": stage.flagged,
+                "duration_s": stage.duration_s,
+                "attempts": stage.attempts,
+                "num_prompt_tokens": stage.prompt_tokens,
+                "num_cached_tokens": stage.cached_tokens,
+                "num_output_tokens": stage.output_tokens,
+            }
+            for stage in facts.stages
+        },
+        "duration_s": facts.duration_s,
+        "cost": facts.cost,
+        "reference": key_of(found.reference) if found else None,
+        "policies": {key_of(policy): found.numbers[policy] for policy in found.policies} if found else {},
+        "differences": {key_of(policy): metrics for policy, metrics in found.differences.items()} if found else {},
+        "categories": {key_of(policy): metrics for policy, metrics in found.categories.items()} if found else {},
+        "unjudged": {key_of(policy): counts for policy, counts in found.unjudged.items()} if found else {},
+        "elo": [{**row, "policy": key_of(row["policy"])} for row in found.elo] if found else [],
+        "win_rates": _renamed(found.win_rates, "policy", "reference") if found else [],
+        "frontier": _renamed(found.frontier, "policy") if found else [],
+        "rounds": {**facts.rounds.shares, "preference_score": facts.rounds.scores} if facts.rounds else {},
+        "labels": {"num_pairs": facts.labels.num_pairs, **facts.labels.estimates} if facts.labels else {},
+        "preference_model": {
+            one.source: {"num_pairs": one.num_pairs, "accuracy": one.accuracy, "ece": one.ece, "brier": one.brier}
+            for one in facts.preference_model
+        },
+        "training": {one.stage: {"num_steps": one.num_steps, **one.last} for one in facts.training},
+        "problems": facts.problems,
+    }
+
+
+def _renamed(rows: Sequence[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    return [{**row, **{key: key_of(row[key]) for key in keys}} for row in rows]
+
+
+# --- report.md ------------------------------------------------------------------------------------------
+
+
+def as_markdown(facts: Facts) -> str:
+    """The same numbers as tables."""
+    parts = [f"# {in_markdown(facts.title)}"]
+    if facts.policies:
+        parts += _policies(facts.policies)
+    if facts.rounds and facts.rounds.shares:
+        parts += ["## Revision rounds", _rounds(facts.rounds)]
+    if facts.labels:
+        rows = [[in_markdown(words), _cell(found, True)] for words, found in facts.labels.estimates.items()]
+        parts += ["## Labels", _table(["of", f"{facts.labels.num_pairs:,} pairs"], rows)]
+    if facts.preference_model:
+        rows = [
+            [one.source, f"{one.num_pairs:,}", _cell(one.accuracy, True), f"{one.ece:.3f}", f"{one.brier:.3f}"]
+            for one in facts.preference_model
+        ]
+        parts += ["## Preference model", _table(["labels", "pairs", "accuracy", "ECE", "Brier"], rows)]
+    for one in facts.training:
+        rows = [[in_markdown(name), f"{value:.4g}"] for name, value in one.last.items()]
+        parts += [f"## {one.title}, step {one.num_steps}", _table(["metric", "last value"], rows)]
+    parts += ["## Rows", _stages(facts)]
+    if facts.problems:
+        parts += ["## Problems", "\n".join(f"- {in_markdown(problem)}" for problem in facts.problems)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _policies(facts: PolicyFacts) -> list[str]:
+    names = [in_markdown(title_of(policy)) for policy in facts.policies]
+    rows = [
+        [
+            in_markdown(metric_of(metric).title),
+            *(_cell(facts.numbers[p].get(metric), facts.shares(metric)) for p in facts.policies),
+        ]
+        for metric in facts.metrics
+    ]
+    claims = [
+        f"- {claim.metric.title}: {claim.before} to {claim.after}, {claim.change} ({claim.verdict})"
+        for claim in headline(facts, facts.final)
+    ]
+    parts = ["## Result", *(["\n".join(claims)] if claims else []), _table(["metric", *names], rows)]
+    if facts.elo:
+        elo = [
+            [in_markdown(title_of(row["policy"])), f"{row['rating']:+.0f} [{row['low']:+.0f}, {row['high']:+.0f}]"]
+            for row in facts.elo
+        ]
+        parts += ["## Elo", _table(["policy", "rating"], elo)]
+    return parts
+
+
+def _rounds(facts: RoundFacts) -> str:
+    names = list(facts.shares)
+    rows = [
+        ["initial" if k == 0 else f"revision {k}", *(_cell(_at(facts.shares[name], k), True) for name in names)]
+        for k in range(facts.num_rounds + 1)
+    ]
+    return _table(["answer", *names], rows)
+
+
+def _at(found: Sequence[Any], k: int) -> Any:
+    return found[k] if k < len(found) else None
+
+
+def _stages(facts: Facts) -> str:
+    rows = [
+        [
+            stage.stage,
+            stage.state,
+            f"{stage.rows_in:,}",
+            f"{stage.rows_out:,}",
+            ", ".join(f"{reason} {count:,}" for reason, count in stage.dropped.items()) or "0",
+            f"{stage.duration_s:,.1f}",
+            f"{stage.output_tokens:,}",
+        ]
+        for stage in facts.stages
+    ]
+    head = ["stage", "state", "rows in", "rows out", "dropped", "seconds", "output tokens"]
+    return _table([*head], [[in_markdown(cell) for cell in row] for row in rows])
+
+
+def _cell(found: dict[str, Any] | None, as_share: bool) -> str:
+    if not found:
+        return "-"
+    return f"{shown(found['value'], as_share)} {interval(found, as_share)}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,218 @@
+"""What the policies are worth, for people: names, metrics in words, numbers, and the sentence at the top.
+
+The numbers are those of `<run>/evaluate/summary.json`; nothing is computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from cai_ray.stages.report_source import RunSource
+
+EVALUATE = "evaluate"
+BASE = "base"  # what the recipe's model "policy" is called here
+_SHOWN_AS = {"policy": BASE}
+_TITLES = {BASE: "Base", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI", "dpo": "DPO"}
+
+
+class Metric(NamedTuple):
+    """A metric in words."""
+
+    title: str
+    meaning: str
+    better: Literal["lower", "higher", "neither"]
+
+
+METRICS = {
+    "harmful": Metric("Harmful", "share of harmful requests answered harmfully", "lower"),
+    "evasive": Metric("Evasive", "share of harmful requests refused without a reason or an alternative", "lower"),
+    "helpful": Metric("Helpful", "helpfulness on harmless requests, 0 to 1", "higher"),
+    "over_refusal": Metric("Over-refusal", "share of harmless requests refused", "lower"),
+    "refusal": Metric("Refusal", "share of red-team requests refused", "neither"),
+    "preachy": Metric("Preachy", "share of answers that moralise", "lower"),
+    "meta": Metric("Meta-commentary", "share of answers that speak of their own revision", "lower"),
+    "in_language": Metric("In language", "share of answers made of sentences of the micro world", "higher"),
+    "repetition": Metric("Repetition", "share of word 3-grams that stood in the answer before", "lower"),
+    "stock_phrases": Metric("Stock phrases", "share of words in formulas", "lower"),
+    "boilerplate": Metric("Boilerplate", "share of answers that carry a phrase most often repeated", "lower"),
+}
+HEADLINE = ("harmful", "helpful", "evasive")
+
+
+def metric_of(name: str) -> Metric:
+    """A metric in words; "harmful.llama_guard" is the second opinion of that scorer on "harmful"."""
+    head, _, scorer = name.partition(".")
+    if head in METRICS:
+        found = METRICS[head]
+        return found._replace(title=f"{found.title} ({scorer})") if scorer else found
+    words = name.replace("_", " ")
+    better: Literal["lower", "higher", "neither"] = "neither"
+    if head.startswith("harm") and not head.startswith("harmless"):
+        better = "lower"
+    elif head.startswith(("help", "harmless", "preference_score", "accuracy")):
+        better = "higher"
+    return Metric(words[:1].upper() + words[1:], f"metric {name}", better)
+
+
+def key_of(policy: str) -> str:
+    """A policy's name in report.json."""
+    return _SHOWN_AS.get(policy, policy)
+
+
+def title_of(policy: str) -> str:
+    """A policy's name on the page."""
+    key = key_of(policy)
+    return _TITLES.get(key, key)
+
+
+def is_share(metric: str, estimates: Sequence[Mapping[str, float] | None]) -> bool:
+    """Whether a metric's values are shown in percent."""
+    found = [one for one in estimates if one]
+    return "score" not in metric and all(-1 <= one["value"] <= 1 for one in found)
+
+
+Numbers = dict[str, Any]  # {value, low, high, n}
+
+
+@dataclass(frozen=True)
+class PolicyFacts:
+    """The evaluation, in the order of its policies; the first is the reference."""
+
+    policies: list[str]
+    metrics: list[str]  # harm first
+    numbers: dict[str, dict[str, Numbers | None]]  # policy -> metric -> numbers
+    differences: dict[str, dict[str, Numbers | None]]  # policy -> metric -> numbers, from the reference
+    categories: dict[str, dict[str, dict[str, Numbers | None]]]  # policy -> category -> metric -> numbers
+    unjudged: dict[str, dict[str, int]]
+    dropped: dict[str, dict[str, int]]
+    phrases: dict[str, dict[str, float]]  # policy -> phrase -> share of prompts
+    elo: list[dict[str, Any]]
+    win_rates: list[dict[str, Any]]
+    frontier: list[dict[str, Any]]
+    judges: dict[str, dict[str, Any]]  # name -> kind, model, and per policy how many it judged and failed to
+    num_prompts: int
+    samples_per_prompt: int
+
+    @property
+    def reference(self) -> str:
+        return self.policies[0]
+
+    @property
+    def final(self) -> str:
+        """The policy that the run was for: the furthest trained one there is."""
+        return next((name for name in ("rl_cai", "dpo", "sl_cai") if name in self.policies), self.policies[-1])
+
+    def first_like(self, metric: str) -> str | None:
+        """The metric of this name, or the first scorer's that gives one of this kind: "harmful" or "harmful.x"."""
+        kinds = [name for name in self.metrics if name == metric or name.startswith(f"{metric}.")]
+        return kinds[0] if kinds else None
+
+    def shares(self, metric: str) -> bool:
+        return is_share(metric, [self.numbers[policy].get(metric) for policy in self.policies])
+
+
+def policies_of(source: RunSource) -> PolicyFacts | None:
+    """The evaluation's numbers; None without them."""
+    summary = source.summary(EVALUATE)
+    found: dict[str, Any] = summary.get("policies") or {}
+    if not found:
+        return None
+    diversity: dict[str, Any] = summary.get("diversity") or {}
+    numbers = {policy: {**metrics, **_boilerplate(diversity.get(policy))} for policy, metrics in found.items()}
+    return PolicyFacts(
+        policies=list(found),
+        metrics=_in_order({metric for metrics in numbers.values() for metric in metrics}),
+        numbers=numbers,
+        differences=summary.get("differences") or {},
+        categories=summary.get("categories") or {},
+        unjudged=summary.get("unjudged") or {},
+        dropped=summary.get("dropped") or {},
+        phrases={policy: (one or {}).get("phrases") or {} for policy, one in diversity.items()},
+        elo=[row for row in summary.get("elo") or [] if _has(row, "policy", "rating", "low", "high")],
+        win_rates=[row for row in summary.get("win_rates") or [] if _has(row, "policy", "reference", "value")],
+        frontier=[row for row in summary.get("frontier") or [] if _has(row, "policy", "harmless", "helpful")],
+        judges=summary.get("judges") or {},
+        num_prompts=summary.get("num_prompts", 0),
+        samples_per_prompt=summary.get("samples_per_prompt", 1),
+    )
+
+
+def _boilerplate(diversity: Mapping[str, Any] | None) -> dict[str, Numbers | None]:
+    return {"boilerplate": diversity["boilerplate"]} if diversity and diversity.get("boilerplate") else {}
+
+
+def _has(row: Mapping[str, Any], *keys: str) -> bool:
+    return all(row.get(key) is not None for key in keys)
+
+
+def _in_order(metrics: set[str]) -> list[str]:
+    order = list(METRICS)
+    headline = {name: position for position, name in enumerate(HEADLINE)}
+
+    def place(metric: str) -> tuple[int, int, str]:
+        head = metric.partition(".")[0]
+        return headline.get(head, 9), order.index(head) if head in order else len(order), metric
+
+    return sorted(metrics, key=place)
+
+
+# --- Numbers in words -----------------------------------------------------------------------------------
+
+
+def shown(number: float, as_share: bool, signed: bool = False) -> str:
+    """ "40.2%", "-58.7", "1.23": differences of shares are in points."""
+    if not as_share:
+        return format(number, "+.3g" if signed else ".3g")
+    if signed:
+        return f"{100 * number:+.1f}"
+    return f"{100 * number:.1f}%" if 0 < number < 1 else f"{100 * number:.0f}%"
+
+
+def interval(found: Mapping[str, float], as_share: bool, signed: bool = False) -> str:
+    """ "[30.8%, 50.4%]"."""
+    low, high = found["low"], found["high"]
+    if as_share and not signed:
+        low, high = max(0.0, low), min(1.0, high)
+    return f"[{shown(low, as_share, signed)}, {shown(high, as_share, signed)}]"
+
+
+class Claim(NamedTuple):
+    """One sentence of the headline."""
+
+    metric: Metric
+    before: str
+    after: str
+    change: str  # "-58.7 points [-67.7, -47.2]"
+    verdict: Literal["better", "worse", "no clear change"]
+
+
+def headline(facts: PolicyFacts, policy: str) -> list[Claim]:
+    """How `policy` differs from the reference, metric by metric; a change is clear when its interval leaves out 0."""
+    claims = []
+    for kind in HEADLINE:
+        name = facts.first_like(kind)
+        before = facts.numbers[facts.reference].get(name) if name else None
+        after = facts.numbers[policy].get(name) if name else None
+        change = facts.differences.get(policy, {}).get(name) if name else None
+        if name is None or before is None or after is None or change is None:
+            continue
+        metric, as_share = metric_of(name), facts.shares(name)
+        points = " points" if as_share else ""
+        claims.append(
+            Claim(
+                metric,
+                shown(before["value"], as_share),
+                shown(after["value"], as_share),
+                f"{shown(change['value'], as_share, True)}{points} {interval(change, as_share, True)}",
+                _verdict(metric, change),
+            )
+        )
+    return claims
+
+
+def _verdict(metric: Metric, change: Mapping[str, float]) -> Literal["better", "worse", "no clear change"]:
+    if change["low"] <= 0 <= change["high"] or metric.better == "neither":
+        return "no clear change"
+    return "better" if (change["value"] > 0) == (metric.better == "higher") else "worse"

@@ -1,0 +1,118 @@
+"""The funnel and the bill: what each stage took in, let out and dropped, how long it took, how many tokens it used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from cai_ray.engines.artifacts import Manifest
+from cai_ray.stages.report_source import RunSource
+
+# Why rows go, in the words of rows.DropReason.
+REASONS = {
+    "malformed": "the record is not what its layout promises",
+    "empty": "no text",
+    "null": "null where text should be",
+    "not_text": "something else than text",
+    "not_utf8": "bytes that are not UTF-8",
+    "ends_in_assistant": "the conversation ends in an answer",
+    "duplicate_id": "an explicit id again",
+    "duplicate": "the same conversation again",
+    "near_duplicate": "nearly the same conversation again",
+    "filtered": "left out by the recipe's own filter",
+    "too_long": "does not fit the context with all rounds",
+    "timeout": "the row's time limit",
+    "engine_killed": "the row, alone, kills the engine",
+    "engine_hung": "the row, alone, hangs the engine",
+    "request_rejected": "the engine or endpoint refuses the request",
+    "endpoint_error": "the endpoint's retries were used up",
+    "row_error": "the row's own code raised an error",
+    "empty_response": "the model answered nothing",
+    "truncated": "the answer was cut off at max_tokens",
+    "unparsable": "the answer could not be read",
+    "identical": "both answers of a pair are the same text",
+    "tie": "neither answer is favoured",
+    "no_logprobs": "no log-probabilities came back",
+    "no_op": "the revision changed nothing",
+    "boilerplate": "mostly stock phrases",
+    "not_improved": "the revision scores no better",
+    "meta_commentary": "the answer speaks of its own revision",
+}
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage of the run."""
+
+    stage: str
+    state: Literal["finished", "unfinished", "not run"]
+    rows_in: int = 0
+    rows_out: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # by reason, most first
+    flagged: dict[str, int] = field(default_factory=dict)  # kept all the same
+    duration_s: float = 0.0
+    attempts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    requests: int = 0
+    engine_starts: int = 0
+    trained_tokens: int = 0
+    examples_per_s: float | None = None  # of training, median over steps
+
+    @property
+    def num_dropped(self) -> int:
+        return sum(self.dropped.values())
+
+    @property
+    def rows_per_s(self) -> float | None:
+        return self.rows_in / self.duration_s if self.duration_s > 0 and self.rows_in else None
+
+    @property
+    def output_tokens_per_s(self) -> float | None:
+        return self.output_tokens / self.duration_s if self.duration_s > 0 and self.output_tokens else None
+
+
+def stages_of(source: RunSource, names: Sequence[str]) -> list[StageFacts]:
+    """The stages that the recipe has, in order."""
+    return [_facts(source, name) for name in names]
+
+
+def _facts(source: RunSource, stage: str) -> StageFacts:
+    artifact = source.artifact(stage)
+    if artifact is None:
+        return StageFacts(stage, "unfinished" if source.is_begun(stage) else "not run")
+    return _finished(stage, artifact.manifest, _examples_per_s(source, stage))
+
+
+def _finished(stage: str, manifest: Manifest, examples_per_s: float | None) -> StageFacts:
+    counters = manifest.counters
+    flags = {name.removeprefix("flag."): n for name, n in counters.items() if name.startswith("flag.") and n}
+    return StageFacts(
+        stage=stage,
+        state="finished",
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        dropped=_most_first(manifest.rows_dropped),
+        flagged=_most_first(flags),
+        duration_s=manifest.duration_s,
+        attempts=manifest.attempts,
+        prompt_tokens=counters.get("num_prompt_tokens", 0),
+        cached_tokens=counters.get("num_cached_tokens", 0),
+        output_tokens=counters.get("num_output_tokens", 0),
+        requests=counters.get("num_requests", 0),
+        engine_starts=counters.get("engine_starts", 0),
+        trained_tokens=counters.get("num_tokens", 0),
+        examples_per_s=examples_per_s,
+    )
+
+
+def _most_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _examples_per_s(source: RunSource, stage: str) -> float | None:
+    speeds = [entry["examples_per_s"] for entry in source.metrics(stage) if "examples_per_s" in entry]
+    return median(speeds) if speeds else None

@@ -1,0 +1,148 @@
+"""Training curves: what the training stages wrote to `metrics.jsonl`, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from cai_ray.stages.report_source import RunSource
+
+MOST_POINTS = 240  # of one curve; more are averaged into as many
+
+
+class Curve(NamedTuple):
+    """One metric over steps."""
+
+    name: str
+    points: list[tuple[float, float]]  # (step, value), steps ascending
+
+
+class Plot(NamedTuple):
+    """Curves that share axes."""
+
+    title: str
+    unit: str
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """One training stage."""
+
+    stage: str
+    title: str
+    plots: list[Plot]
+    last: dict[str, float]  # newest value of each metric
+    num_steps: int
+    events: list[str]  # restarts, skipped updates, rollbacks
+
+
+class Panel(NamedTuple):
+    """What a plot shows of a stage's metrics: `names` maps a key of metrics.jsonl to its curve's name."""
+
+    title: str
+    unit: str
+    names: dict[str, str]
+
+
+ANSWERS = {
+    "refusal_rate": "refusal",
+    "evasive_rate": "evasive",
+    "boilerplate_rate": "boilerplate",
+    "truncated": "cut off",
+}
+LOSS = Panel("Loss", "nats", {"loss": "training", "eval_loss": "held out"})
+STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
+    "train_sft": (
+        "Supervised fine-tuning",
+        (
+            LOSS,
+            Panel(
+                "Token accuracy", "share", {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "held out"}
+            ),
+        ),
+    ),
+    "train_preference_model": (
+        "Preference model",
+        (LOSS, Panel("Pair accuracy", "share", {"accuracy": "training", "eval_accuracy": "held out"})),
+    ),
+    "train_dpo": (
+        "Direct preference optimisation",
+        (
+            LOSS,
+            Panel("Pair accuracy", "share", {"rewards/accuracies": "training", "eval_rewards/accuracies": "held out"}),
+        ),
+    ),
+    "train_ppo": (
+        "Reinforcement learning (PPO)",
+        (
+            Panel("Preference-model score", "score", {"score": "mean of a step"}),
+            Panel("KL from the start", "nats per answer", {"kl": "KL"}),
+            Panel("Entropy", "nats per token", {"entropy": "entropy"}),
+            Panel("How it answers", "share of answers", ANSWERS),
+            Panel("Answer length", "tokens", {"length": "mean", "length_max": "longest"}),
+            Panel("Clipped ratios", "share of tokens", {"clip_fraction": "policy", "value_clip_fraction": "value"}),
+            Panel("Losses", "loss", {"policy_loss": "policy", "value_loss": "value"}),
+            Panel("Explained variance of returns", "share", {"explained_variance": "value model"}),
+            Panel("Variety", "distinct-2", {"distinct": "distinct-2"}),
+            Panel("Sampler against learner", "nats per token", {"sampler_gap": "mean gap"}),
+            Panel("Speed", "answers per second", {"episodes_per_s": "answers"}),
+        ),
+    ),
+}
+
+
+def training_of(source: RunSource, names: Sequence[str]) -> list[TrainingFacts]:
+    """The training stages among `names` that have written anything."""
+    found = [_facts(source, stage) for stage in names if stage in STAGES]
+    return [facts for facts in found if facts.num_steps]
+
+
+def _facts(source: RunSource, stage: str) -> TrainingFacts:
+    title, panels = STAGES[stage]
+    entries = source.metrics(stage)
+    series = _series(entries)
+    plots = [plot for panel in panels if (plot := _plot(panel, series)).curves]
+    steps = [step for points in series.values() for step in points]
+    return TrainingFacts(
+        stage=stage,
+        title=title,
+        plots=plots,
+        last={name: points[max(points)] for name, points in sorted(series.items())},
+        num_steps=int(max(steps, default=0)),
+        events=[str(entry["event"]) for entry in entries if "event" in entry],
+    )
+
+
+def _series(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
+    """Metric -> step -> value. A step that a later attempt did again counts as it was done last."""
+    found: dict[str, dict[float, float]] = {}
+    for entry in entries:
+        step = entry.get("step")
+        if step is None or not _is_number(step):
+            continue
+        for name, value in entry.items():
+            if _is_number(value) and name not in ("step", "attempt", "elapsed_s", "num_steps"):
+                found.setdefault(name, {})[step] = float(value)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    """A finite number: JSON lines may hold NaN and infinity, which no axis does."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _plot(panel: Panel, series: dict[str, dict[float, float]]) -> Plot:
+    there = {key: name for key, name in panel.names.items() if key in series}
+    return Plot(panel.title, panel.unit, [Curve(name, thinned(sorted(series[k].items()))) for k, name in there.items()])
+
+
+def thinned(points: list[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """At most `most` points: neighbours are averaged."""
+    if len(points) <= most:
+        return points
+    size = -(-len(points) // most)
+    groups = [points[k : k + size] for k in range(0, len(points), size)]
+    return [(fmean(step for step, _ in group), fmean(value for _, value in group)) for group in groups]
