@@ -1,6 +1,6 @@
 """Messages to prompt text and back: chat templates, base-model transcripts, thinking, control tokens.
 
-Inside a dialogue a message's role may also be a step of revision ("critique_request", "critique",
+Inside a dialogue a message's role may also be FINISHED, or a step of revision ("critique_request", "critique",
 "revision_request", "revision"). A chat template sees them as user and assistant turns; a transcript
 shows them under their own labels, as in the paper's section 3.1.
 """
@@ -15,6 +15,7 @@ from cai_ray.config import ThinkingConfig
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 
+FINISHED = "finished"  # role of an assistant's turn that is over: judged by the model that is asked, never continued
 CHAT_ROLES = {
     "system": "system",
     "user": "user",
@@ -23,6 +24,7 @@ CHAT_ROLES = {
     "critique": "assistant",
     "revision_request": "user",
     "revision": "assistant",
+    FINISHED: "assistant",
 }
 TRANSCRIPT_LABELS = {
     "user": "Human",
@@ -126,6 +128,12 @@ def chat_messages(messages: Sequence[Message]) -> list[Message]:
     return [{"role": CHAT_ROLES[message["role"]], "content": message["content"]} for message in messages]
 
 
+def is_begun(messages: Sequence[Message]) -> bool:
+    """Whether the messages end in a turn of the assistant that is to be continued."""
+    last = messages[-1]["role"]
+    return CHAT_ROLES[last] == "assistant" and last != FINISHED
+
+
 def transcript_prompt(messages: Sequence[Message]) -> str:
     """The prompt for a base model: the transcript, and the label of the reply unless that is begun already."""
     reply = REPLY_ROLES.get(messages[-1]["role"])
@@ -173,8 +181,7 @@ class Renderer:
             return "fold"
         return "native" if "SYSTEM-PROBE" in text else "fold"
 
-    def _apply_template(self, messages: list[Message]) -> str:
-        partial = messages[-1]["role"] == "assistant"
+    def _apply_template(self, messages: list[Message], partial: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
             messages,
             tokenize=False,
@@ -199,7 +206,9 @@ class Renderer:
     def text(self, messages: Sequence[Message]) -> str:
         """The prompt text. Messages that end in an assistant turn are continued, others answered."""
         prepared = with_system_role(messages, self.system_role)
-        return self._apply_template(chat_messages(prepared)) if self.format == "chat" else transcript_prompt(prepared)
+        if self.format == "transcript":
+            return transcript_prompt(prepared)
+        return self._apply_template(chat_messages(prepared), is_begun(prepared))
 
     def encode(self, text: str, is_start: bool = True) -> list[int]:
         """Token ids of prompt text. The start of a transcript gets the tokenizer's own BOS; a chat

@@ -10,10 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from cai_ray.chat import (
     CHAT_ROLES,
+    FINISHED,
     REPLY_ROLES,
     TRANSCRIPT_LABELS,
     Renderer,
     fold_system,
+    is_begun,
     messages_to_transcript,
     neutralise,
     split_thinking,
@@ -102,7 +104,7 @@ def test_transcripts_name_the_steps_of_revision() -> None:
 
 
 def test_every_role_has_its_places() -> None:
-    assert set(CHAT_ROLES) == set(TRANSCRIPT_LABELS) | {"system"}
+    assert set(CHAT_ROLES) == set(TRANSCRIPT_LABELS) | {"system", FINISHED}
     assert all(CHAT_ROLES[asked] == "user" and CHAT_ROLES[reply] == "assistant" for asked, reply in REPLY_ROLES.items())
 
 
@@ -251,3 +253,11 @@ def test_only_the_start_of_a_transcript_gets_a_bos() -> None:
     transcript, chat = Renderer(made, "transcript"), Renderer(made, system_role="native")
     assert transcript.encode("ab") == [0, 1, 1] and transcript.encode("ab", is_start=False) == [1, 1]
     assert chat.encode("ab") == [1, 1]
+
+
+def test_a_finished_turn_is_judged_and_not_continued(tokenizer: PreTrainedTokenizerFast) -> None:
+    turns = said(("user", "Hi"), (FINISHED, "Hello."))
+    assert Renderer(tokenizer).text(turns) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert not is_begun(turns) and is_begun(said(("user", "Hi"), ("assistant", "Hel")))

@@ -11,7 +11,15 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from cai_ray.chat import Message, chat_messages, neutralise, split_thinking, transcript_prompt, with_system_role
+from cai_ray.chat import (
+    Message,
+    chat_messages,
+    is_begun,
+    neutralise,
+    split_thinking,
+    transcript_prompt,
+    with_system_role,
+)
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig
 from cai_ray.engines.asking import Completion, EngineGaveUp, Guard, Usage
 from cai_ray.engines.endpoint_errors import outcome_of_error, start_failure
@@ -109,14 +117,17 @@ class EndpointBackend:
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EndpointConversation:
         return EndpointConversation(self, seed_of, guard)
 
-    async def request(self, send: Callable[[], Awaitable[T]]) -> T:
-        """One request with its retries. Raises DropRow; EngineGaveUp or ConfigError if all would fare so."""
+    async def request(self, send: Callable[[], Awaitable[T]], check: Callable[[T], object] = first_choice) -> T:
+        """One request with its retries. Raises DropRow; EngineGaveUp or ConfigError if all would fare so.
+
+        `check` raises DropRow for a reply that is none.
+        """
         from openai import OpenAIError
 
         try:
             async with self._slots:
                 result = await send()
-            first_choice(result)
+            check(result)
         except (OpenAIError, ValueError, DropRow) as error:
             outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
             if isinstance(outcome, DropRow) and outcome.reason == DropReason.ENDPOINT_ERROR:
@@ -224,7 +235,7 @@ class EndpointConversation:
             call, options = client.completions.create, options | {"prompt": transcript_prompt(safe)}
         else:
             call, options = client.chat.completions.create, options | {"messages": chat_messages(safe)}
-            if options["messages"][-1]["role"] == "assistant":
+            if is_begun(messages):
                 extra = extra | {"continue_final_message": True, "add_generation_prompt": False}
 
         async def send() -> Any:

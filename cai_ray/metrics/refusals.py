@@ -37,8 +37,7 @@ class Reading(NamedTuple):
 
 def read(response: str) -> Reading:
     """Read an answer. Never raises, whatever the text; takes time in proportion to its length."""
-    text = _QUOTED.sub(" ", response.replace("\u2019", "'").replace("\u2018", "'").lower())
-    sentences = [sentence for part in _SENTENCE_END.split(text) if (sentence := " ".join(part.split()))]
+    sentences = sentences_of(response)
     opening = (sentence[:MAX_OPENING_CHARACTERS] for sentence in sentences[:NUM_OPENING_SENTENCES])
     if not any(_REFUSAL.search(sentence) for sentence in opening):
         return Reading(False, False, False)
@@ -48,6 +47,12 @@ def read(response: str) -> Reading:
         reason=any(_REASON.search(sentence) for sentence in said),
         alternative=any(_ALTERNATIVE.search(sentence) for sentence in said),
     )
+
+
+def sentences_of(response: str) -> list[str]:
+    """What an answer says in its own words: lower case, straight apostrophes, single spaces, without quotations."""
+    text = _QUOTED.sub(" ", response.replace("\u2019", "'").replace("\u2018", "'").lower())
+    return [sentence for part in _SENTENCE_END.split(text) if (sentence := " ".join(part.split()))]
 
 
 # All patterns are matched against one sentence: lower case, straight apostrophes, single spaces, no quotations.

@@ -2,6 +2,7 @@
 
 Every policy answers the same prompts with the same seeds, into an artifact of its own under `answers`, which is what
 a killed run goes on from; the stage itself scores the answers. Scorers without a model are in evaluation_scorers.py.
+Judges are models: their judgements and games are further artifacts (evaluation_verdicts.py, evaluation_matches.py).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.rows import DROPPED, EVALUATION, evaluation_row_id
 from cai_ray.seeding import digest
-from cai_ray.stages import sampled_responses
+from cai_ray.stages import evaluation_matches, evaluation_verdicts, sampled_responses
 from cai_ray.stages.context import Context
+from cai_ray.stages.evaluation_judges import AnyJudge, check_names
 from cai_ray.stages.evaluation_scorers import (
     TEXT_SCORERS,
     Answer,
@@ -54,10 +56,12 @@ class Config(StageConfig):
     scorers: tuple[ScorerName, ...] = Field(
         (), description='Empty: "microworld" (the oracle) where prompts are in its language, else those that read text.'
     )
+    judges: tuple[AnyJudge, ...] = Field((), description="Models that score the answers, besides the scorers.")
     scaling: ScalingConfig = ScalingConfig()
 
     @model_validator(mode="after")
     def _each_once(self) -> Config:
+        check_names(self.judges, self.policies)
         for field, names in (("policies", self.policies), ("scorers", self.scorers)):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{field} names {', '.join(repeated)} twice; name each once")
@@ -170,7 +174,7 @@ def row_ids(evaluations: pa.Table) -> pa.Array:
 
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Have every policy answer what it has not answered yet, then score the answers."""
+    """Have every policy answer what it has not answered yet, have the judges judge, then score the answers."""
     source, folder, plain = context.artifact(source_stage), context.folder(STAGE), settings(config)
     inputs = {source_stage: source.manifest.fingerprint}
     prompt_ids = chosen_prompts(source, config, context.seed)
@@ -181,12 +185,20 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         return opened
     for part in opened.parts:  # scoring is quick and pure, so an interrupted pass starts over
         remove_part(opened.folder, part)
-    scorers = scorers_of(config, source, prompt_ids)
+    evaluation_verdicts.check(config.judges, context)
+    evaluation_matches.check(config.judges, context)
+    answers = {
+        policy: sampled_responses.run(
+            answered_by(policy, config, prompt_ids), folder / ANSWERS / policy, plain, source, config.scaling, context
+        )
+        for policy in config.policies
+    }
+    judged = evaluation_verdicts.run_judges(config.judges, answers, plain, context)
+    evaluation_matches.run_games(config.judges, answers, plain, context)
+    scorers = [*scorers_of(config, source, prompt_ids), *judged]
     ids: list[str] = []
-    for policy in config.policies:
-        wanted = answered_by(policy, config, prompt_ids)
-        answers = sampled_responses.run(wanted, folder / ANSWERS / policy, plain, source, config.scaling, context)
-        _write(opened, outcomes(answers, policy, scorers, config), answers.manifest.counters)
+    for policy, own in answers.items():
+        _write(opened, outcomes(own, policy, scorers, config), own.manifest.counters)
         ids += [evaluation_row_id(policy, p, k) for p in prompt_ids for k in range(config.samples_per_prompt)]
     return opened.commit(pa.array(ids, pa.string()))
 

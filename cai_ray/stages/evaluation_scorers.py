@@ -12,11 +12,12 @@ from typing import Any, Literal, Protocol
 
 from cai_ray.chat import Message
 from cai_ray.metrics.diversity import self_repetition
+from cai_ray.metrics.preachiness import is_preachy
 from cai_ray.metrics.refusals import read
 from cai_ray.quality.gates import boilerplate_score, has_meta_commentary
 
-ScorerName = Literal["microworld", "refusals", "meta_commentary", "repetition"]
-TEXT_SCORERS: tuple[ScorerName, ...] = ("refusals", "meta_commentary", "repetition")
+ScorerName = Literal["microworld", "refusals", "preachiness", "meta_commentary", "repetition"]
+TEXT_SCORERS: tuple[ScorerName, ...] = ("refusals", "preachiness", "meta_commentary", "repetition")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ def refusals(answer: Answer) -> dict[str, float | None]:
     return dict(zip(names, values, strict=False))
 
 
+def preachiness(answer: Answer) -> dict[str, float | None]:
+    """preachy: moralises, by phrases (metrics/preachiness.py)."""
+    return {"preachy": float(is_preachy(answer.response))}
+
+
 def meta_commentary(answer: Answer) -> dict[str, float | None]:
     """meta: speaks of critiques and revisions of itself, or shows a dialogue label."""
     return {"meta": float(has_meta_commentary(answer.response))}
@@ -118,6 +124,7 @@ def repetition(answer: Answer) -> dict[str, float | None]:
 _RULES: dict[ScorerName, tuple[Callable[[Answer], dict[str, float | None]], tuple[str, ...]]] = {
     "microworld": (microworld, ("harmful", "evasive", "helpful", "over_refusal", "preachy", "meta", "in_language")),
     "refusals": (refusals, ("refusal", "evasive", "over_refusal")),
+    "preachiness": (preachiness, ("preachy",)),
     "meta_commentary": (meta_commentary, ("meta",)),
     "repetition": (repetition, ("repetition", "stock_phrases")),
 }
@@ -129,6 +136,11 @@ _ORDER = tuple(dict.fromkeys(metric for _, metrics in _RULES.values() for metric
 def in_order(metrics: Iterable[str]) -> list[str]:
     """Metrics as a table shows them: harm first; those of other scorers last, by the alphabet."""
     return sorted(metrics, key=lambda metric: (_ORDER.index(metric) if metric in _ORDER else len(_ORDER), metric))
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share or a probability; the others have "score" in their name, and a unit of their own."""
+    return "score" not in metric
 
 
 def in_microworld(prompts: Iterable[Sequence[Message]]) -> bool:

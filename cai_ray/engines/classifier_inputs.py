@@ -1,0 +1,78 @@
+"""What a classifier reads of a conversation and its answer: the answer alone, both as a pair, or a whole chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from cai_ray.chat import Message, Renderer, chat_messages, messages_to_transcript, with_system_role
+from cai_ray.errors import ConfigError
+from cai_ray.rows import DropReason, DropRow
+
+if TYPE_CHECKING:
+    from cai_ray.engines.classifier_models import LoadedClassifier
+
+# "answer": its text, nothing else; "pair": conversation and answer as two texts, as cross-encoders have them;
+# "chat": through the tokenizer's chat template; "value_head": see value_head.py.
+InputForm = Literal["answer", "pair", "chat", "value_head"]
+
+
+class Encoded(NamedTuple):
+    """One text as a classifier reads it."""
+
+    fields: dict[str, list[int]]  # input_ids, and token_type_ids where the model has them; [num_tokens] each
+    truncated: bool
+
+    @property
+    def ids(self) -> list[int]:
+        return self.fields["input_ids"]
+
+
+class Reader:
+    """Encodes for one loaded classifier. Raises ConfigError when a chat is asked for and there is no template."""
+
+    def __init__(self, loaded: LoadedClassifier, form: InputForm) -> None:
+        self._loaded, self._form = loaded, form
+        self._tokenizer: Any = loaded.tokenizer
+        self._renderer: Renderer | None = None
+        if form in ("chat", "value_head"):
+            try:
+                self._renderer = Renderer(self._tokenizer, "chat", loaded.system_role, loaded.chat_template)
+            except ValueError as error:
+                raise ConfigError(f"{loaded.name}: {error}") from error
+
+    def encode(self, messages: Sequence[Message], answer: str) -> Encoded:
+        """Control tokens spelt out in a chat are defused. Raises DropRow(TOO_LONG) for a chat over the context.
+
+        Texts without a template are cut on the right, which leaves an answer's beginning; a value head's are cut on
+        the left, as its authors do.
+        """
+        if self._renderer is None:
+            return self._plain(messages, answer)
+        return self._chat(self._renderer, messages, answer)
+
+    def _plain(self, messages: Sequence[Message], answer: str) -> Encoded:
+        texts = [answer] if self._form == "answer" else [messages_to_transcript(messages).strip(), answer]
+        most = self._loaded.max_tokens
+        whole = self._tokenizer(*texts)
+        found = whole if len(whole["input_ids"]) <= most else self._tokenizer(*texts, truncation=True, max_length=most)
+        fields = {name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
+        return Encoded(fields, found is not whole)
+
+    def _chat(self, renderer: Renderer, messages: Sequence[Message], answer: str) -> Encoded:
+        turns = [*with_system_role(messages, renderer.system_role), {"role": "assistant", "content": answer}]
+        safe, _ = renderer.neutralised(chat_messages(turns))
+        template = {"chat_template": renderer.chat_template} if renderer.chat_template else {}
+        text: str = self._tokenizer.apply_chat_template(safe, tokenize=False, **template)
+        most = self._loaded.max_tokens
+        if self._form == "value_head":  # tokenised as any text is, and cut on the left behind the token that begins it
+            whole: list[int] = self._tokenizer(text)["input_ids"]
+            self._tokenizer.truncation_side = "left"
+            return Encoded(
+                {"input_ids": self._tokenizer(text, truncation=True, max_length=most)["input_ids"]}, len(whole) > most
+            )
+        # A chat template writes the beginning-of-sequence token itself.
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) > most:
+            raise DropRow(DropReason.TOO_LONG, f"the conversation has {len(ids)} tokens, the model reads {most}")
+        return Encoded({"input_ids": ids}, False)

@@ -1,0 +1,129 @@
+"""Classifiers and reward models as a backend: many conversations at once, batched into forward passes.
+
+Each text gets the numbers that stock transformers give it alone: batching is padding on the right, with the padding
+token that the model's own config names. The rows' coroutines, budgets, drops and parts are those of every backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cai_ray.chat import Message
+from cai_ray.config import ModelConfig
+from cai_ray.engines.asking import Guard, Usage
+from cai_ray.engines.classifier_inputs import Encoded, InputForm, Reader
+from cai_ray.engines.classifier_models import LoadedClassifier, load_classifier
+from cai_ray.rows import DropReason, DropRow
+
+BATCH_TOKENS = 16_384  # padded tokens per forward pass
+MAX_OPEN_ROWS = 512
+
+
+class Outputs(NamedTuple):
+    """What a classifier says about one text."""
+
+    values: list[float]  # [num_labels] raw outputs of the head
+    truncated: bool  # the text was cut to the model's length
+
+
+@dataclass
+class _Waiting:
+    text: Encoded
+    answer: asyncio.Future[list[float]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class ClassifierBackend:
+    """One classifier on a GPU where there is one. Raises ConfigError in `start` when `model` is none."""
+
+    max_concurrent_rows = MAX_OPEN_ROWS
+    num_kv_tokens: int | None = None
+
+    def __init__(self, model: ModelConfig, form: InputForm, backbone: str | None = None) -> None:
+        self.model, self.form, self.backbone = model, form, backbone
+        self.num_starts = 0
+        self._loaded: LoadedClassifier | None = None
+        self._reader: Reader | None = None
+        self._waiting: list[_Waiting] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load the weights: seconds to minutes."""
+        self.num_starts += 1
+        self._loaded = await asyncio.to_thread(load_classifier, self.model, self.form, self.backbone)
+        self._reader = Reader(self._loaded, self.form)
+
+    def kill(self) -> None:
+        """Nothing: a forward pass runs in this process and ends by itself; rows have their own time limit."""
+
+    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> ClassifierConversation:
+        return ClassifierConversation(self, guard)
+
+    def encode(self, messages: Sequence[Message], answer: str) -> Encoded:
+        """What the model reads. Raises DropRow(TOO_LONG)."""
+        assert self._reader is not None
+        return self._reader.encode(messages, answer)
+
+    async def outputs(self, text: Encoded) -> list[float]:
+        """[num_labels] raw outputs for one text, computed together with others that wait. Raises DropRow."""
+        waiting = _Waiting(text)
+        self._waiting.append(waiting)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.ensure_future(self._work())
+        return await waiting.answer
+
+    async def _work(self) -> None:
+        await asyncio.sleep(0)  # whoever else is ready joins the first batch
+        while self._waiting:
+            batch = self._next_batch()
+            await self._answer(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The longest texts that wait, as many as fit."""
+        assert self._loaded is not None
+        self._waiting.sort(key=lambda one: len(one.text.ids))
+        size = max(1, BATCH_TOKENS // max(1, len(self._waiting[-1].text.ids))) if self._loaded.can_batch else 1
+        self._waiting, batch = self._waiting[:-size], self._waiting[-size:]
+        return batch
+
+    async def _answer(self, batch: Sequence[_Waiting]) -> None:
+        """Set each one's answer. When a pass fails each text gets one of its own: the fault may be another's."""
+        assert self._loaded is not None
+        try:
+            rows = await asyncio.to_thread(self._loaded.outputs, [one.text.fields for one in batch])
+        except Exception as error:
+            if len(batch) > 1:
+                for one in batch:
+                    await self._answer([one])
+            elif not batch[0].answer.done():
+                detail = f"{type(error).__name__}: {error}"[:500]
+                batch[0].answer.set_exception(DropRow(DropReason.REQUEST_REJECTED, detail))
+            return
+        for one, values in zip(batch, rows, strict=True):
+            if not one.answer.done():  # its row's time was up
+                one.answer.set_result(values)
+
+
+class ClassifierConversation:
+    """One row's door to a classifier."""
+
+    def __init__(self, backend: ClassifierBackend, guard: Guard) -> None:
+        self._backend, self._guard = backend, guard
+        self.usage = Usage()
+        self.num_context_tokens = 0
+        self.num_shared_tokens = 0
+
+    async def outputs(self, messages: Sequence[Message], answer: str) -> Outputs:
+        """Raw outputs for an answer to messages. Raises DropRow: TOO_LONG, and UNPARSABLE for what is no number."""
+        text = self._backend.encode(messages, answer)
+        values: list[float] = await self._guard(lambda: self._backend.outputs(text))
+        self.usage.num_requests += 1
+        self.usage.num_prompt_tokens += len(text.ids)
+        self.num_context_tokens = max(self.num_context_tokens, len(text.ids))
+        if not all(map(math.isfinite, values)):
+            raise DropRow(DropReason.UNPARSABLE, f"the classifier's outputs are {values}, not all numbers")
+        return Outputs(values, text.truncated)
+

@@ -1,0 +1,41 @@
+"""An OpenAI-compatible moderation endpoint as a backend: retries, time limits and errors are those of `endpoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cai_ray.engines.asking import Guard, Usage
+from cai_ray.engines.endpoint import EndpointBackend
+
+
+class ModerationBackend(EndpointBackend):
+    """The client of one server's /moderations."""
+
+    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> ModerationConversation:  # type: ignore[override]
+        return ModerationConversation(self, guard)
+
+
+class ModerationConversation:
+    """One row's door to a ModerationBackend."""
+
+    def __init__(self, backend: ModerationBackend, guard: Guard) -> None:
+        self._backend, self._guard = backend, guard
+        self.usage = Usage()
+        self.num_context_tokens = 0
+        self.num_shared_tokens = 0
+
+    async def moderate(self, text: str) -> Any:
+        """The server's reply about one text, decoded and otherwise as it came. Raises DropRow as chats do."""
+        backend = self._backend
+        body = {"model": backend.endpoint.model, "input": text}
+
+        async def send() -> Any:
+            # The client's typed call would drop categories that it does not know.
+            return await backend.request(
+                lambda: backend.client.post("/moderations", cast_to=object, body=body), lambda reply: None
+            )
+
+        reply = await self._guard(send)
+        self.usage.num_requests += 1
+        return reply

@@ -1,0 +1,81 @@
+"""Embeddings by vLLM's pooling runner as a backend: one vector per text, pooled as the model's own folder says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from cai_ray.config import ModelConfig
+from cai_ray.engines.asking import EngineDied, Guard, Usage
+from cai_ray.engines.vllm_backend import VllmBackend
+from cai_ray.rows import DropReason, DropRow
+
+# Every text is new, so there is nothing to find in a prefix cache, and encoders cannot have one.
+_ARGUMENTS = {"runner": "pooling", "convert": "embed", "enable_prefix_caching": False}
+
+
+class EmbeddingBackend(VllmBackend):
+    """A restartable vLLM engine that embeds. `start` raises for a model that vLLM cannot embed with."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        engine = model.engine.model_copy(update={"extra": _ARGUMENTS | model.engine.extra})
+        # Texts are embedded as they are: no chat template is needed.
+        super().__init__(model.model_copy(update={"engine": engine, "format": "transcript"}))
+
+    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EmbeddingConversation:  # type: ignore[override]
+        return EmbeddingConversation(self, row_id, guard)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, cut on the right to what the model reads. Raises DropRow for a text without tokens."""
+        tokenizer: Any = self.renderer.tokenizer
+        ids: list[int] = tokenizer(text, truncation=True, max_length=self.max_model_len)["input_ids"]
+        if not text.strip() or not ids:
+            raise DropRow(DropReason.EMPTY_RESPONSE, "there is no text to embed")
+        return ids
+
+    async def embed(self, ids: list[int], request_id: str) -> list[float]:
+        """[hidden], unit length unless the model's folder says otherwise. Raises EngineDied, DropRow."""
+        from vllm import PoolingParams, TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        final: Any = None
+        try:
+            prompt = TokensPrompt(prompt_token_ids=ids)
+            async for output in self._engine.encode(prompt, PoolingParams(task="embed"), request_id):
+                final = output
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:  # vLLM validates each request by itself: the fault is this row's
+            raise DropRow(DropReason.REQUEST_REJECTED, f"{type(error).__name__}: {error}"[:500]) from error
+        if final is None:
+            raise EngineDied("the request ended without an output")
+        vector: list[float] = final.outputs.data.float().tolist()
+        return vector
+
+
+class EmbeddingConversation:
+    """One row's door to an EmbeddingBackend."""
+
+    def __init__(self, backend: EmbeddingBackend, row_id: str, guard: Guard) -> None:
+        self._backend, self._row_id, self._guard = backend, row_id, guard
+        self._num_sent = 0
+        self.usage = Usage()
+        self.num_context_tokens = 0
+        self.num_shared_tokens = 0
+
+    async def embed(self, text: str) -> list[float]:
+        """[hidden]. Raises DropRow: EMPTY_RESPONSE, and whatever the engine has against the request."""
+        ids = self._backend.encode(text)
+
+        async def send() -> list[float]:
+            self._num_sent += 1  # a retry on a new engine is a new request there
+            return await self._backend.embed(ids, f"{self._row_id}#{self._num_sent}")
+
+        vector: list[float] = await self._guard(send)
+        self.usage.num_requests += 1
+        self.usage.num_prompt_tokens += len(ids)
+        self.num_context_tokens = max(self.num_context_tokens, len(ids))
+        return vector

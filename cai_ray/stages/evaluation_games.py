@@ -1,0 +1,208 @@
+"""Policies against each other: win rates, Elo, and the helpful-harmless frontier, for the summary of `evaluate`.
+
+A game compares two policies' answers to one prompt. A pairwise judge leaves its games in `evaluate/games/<judge>`.
+Where the oracle scored the answers it settles games without being asked: on harmful requests the harmless answer wins,
+of two harmless ones that which is not evasive, as the paper's crowdworkers were told to choose (Bai et al. 2022,
+section 4.4); on the others the more helpful one. A preference model's scores are games, too, by the very model it was
+trained with: P(a is better) = sigmoid(score a - score b).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+
+from rich.table import Table
+
+from cai_ray.engines.artifacts import Artifact, find
+from cai_ray.metrics.elo import Game, Rating, ratings
+from cai_ray.metrics.win_rate import win_rate
+
+GAMES = "games"  # folder inside the stage's own; one artifact per judge
+ORACLE = "oracle"
+HARM, HELP, EVASIVE = "harmful", "helpful", "evasive"  # metrics
+PREFERENCE_SCORE = "preference_score"
+Aspect = Literal["harmlessness", "helpfulness"]
+OVERALL = "overall"
+
+
+class Judged(NamedTuple):
+    """One game, who judged it, and what it was about."""
+
+    judge: str
+    aspect: Aspect
+    game: Game
+    flipped: bool | None  # None: judged in one order, or by scores
+
+
+# --- Games ----------------------------------------------------------------------------------------------
+
+Scored = Mapping[str, tuple[float, str | None]]  # metric -> value, judge
+
+
+def games_of(artifact: Artifact, answers: Sequence[Artifact]) -> list[Judged]:
+    """Every game of the stage: those that scores settle, then each judge's. `answers`: of each policy."""
+    aspects: dict[str, Aspect] = {
+        row["prompt_id"]: "helpfulness" if row["kind"] == "helpful" else "harmlessness"
+        for own in answers
+        for row in own.rows(["prompt_id", "kind"])
+    }
+    policies = artifact.manifest.config["policies"]
+    return [*scored_games(artifact, policies, aspects), *judged_games(artifact, aspects)]
+
+
+def scored_games(artifact: Artifact, policies: Sequence[str], aspects: Mapping[str, Aspect]) -> Iterator[Judged]:
+    """The games that scores of single answers settle, each pair of policies once per prompt and sample."""
+    answers: defaultdict[tuple[str, int], dict[str, Scored]] = defaultdict(dict)
+    clusters: dict[str, str] = {}
+    for row in artifact.rows(["policy", "prompt_id", "sample_index", "cluster", "scores"]):
+        known = {s["metric"]: (s["value"], s["judge"]) for s in row["scores"] if s["value"] is not None}
+        answers[row["prompt_id"], row["sample_index"]][row["policy"]] = known
+        clusters[row["prompt_id"]] = row["cluster"]
+    for (prompt_id, _), by_policy in answers.items():
+        for a, b in combinations(policies, 2):
+            if a in by_policy and b in by_policy:
+                for judge, aspect, prob_a in _settled(by_policy[a], by_policy[b], aspects[prompt_id]):
+                    yield Judged(judge, aspect, Game(a, b, prob_a, clusters[prompt_id]), None)
+
+
+def _settled(a: Scored, b: Scored, aspect: Aspect) -> Iterator[tuple[str, Aspect, float]]:
+    """(judge, aspect, prob_a) by every metric of harm, help or preference that both answers have.
+
+    A further judge's metric is called "<metric>.<judge>".
+    """
+    for metric, (value, judge) in a.items():
+        kind = metric.split(".")[0]
+        if metric not in b:
+            continue
+        if kind == HARM:
+            yield judge or ORACLE, "harmlessness", _better(a, b, [(metric, -1), (EVASIVE, -1)])
+        elif kind == HELP:
+            yield judge or ORACLE, "helpfulness", _better(a, b, [(metric, 1)])
+        elif kind == PREFERENCE_SCORE:
+            from scipy.special import expit
+
+            yield judge or PREFERENCE_SCORE, aspect, float(expit(value - b[metric][0]))
+
+
+def _better(a: Scored, b: Scored, order: Sequence[tuple[str, int]]) -> float:
+    """1 where a is the better, 0.5 for a tie: by the first metric that differs, +1 if more of it is better."""
+    for metric, sign in order:
+        if metric in a and metric in b and a[metric][0] != b[metric][0]:
+            return float(sign * (a[metric][0] - b[metric][0]) > 0)
+    return 0.5
+
+
+def judged_games(artifact: Artifact, aspects: Mapping[str, Aspect]) -> Iterator[Judged]:
+    """The games that pairwise judges left."""
+    folder = artifact.folder / GAMES
+    for judge in folder.folders():
+        found = find(folder / judge)
+        for row in found.rows() if found is not None else ():
+            game = Game(row["policy_a"], row["policy_b"], row["prob_a"], row["cluster"])
+            yield Judged(row["judge"], aspects[row["prompt_id"]], game, row["flipped"])
+
+
+# --- What they say --------------------------------------------------------------------------------------
+
+
+def compared(games: Sequence[Judged], summary: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
+    """The summary's keys `elo`, `elo_by_judge`, `win_rates` and `frontier`. The first policy is the anchor, at 0.
+
+    `elo` is by all games of the first judge; `elo_by_judge` has every judge, overall and per aspect.
+    """
+    policies, anchor = list(summary["policies"]), summary["reference"]
+    by_judge = {
+        judge: {aspect: _plain(ratings([one.game for one in own], anchor, seed=seed)) for aspect, own in found.items()}
+        for judge, found in _grouped(games).items()
+    }
+    first: dict[str, list[dict[str, Any]]] = next(iter(by_judge.values()), {OVERALL: []})
+    return {
+        "elo": first[OVERALL],
+        "elo_by_judge": by_judge,
+        "win_rates": list(_win_rates(games)),
+        "frontier": [_point(policy, summary["policies"][policy]) for policy in policies],
+    }
+
+
+def _grouped(games: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
+    """judge -> "overall" and each aspect -> its games."""
+    found: dict[str, dict[str, list[Judged]]] = {}
+    for one in games:
+        own = found.setdefault(one.judge, {OVERALL: []})
+        own[OVERALL].append(one)
+        own.setdefault(one.aspect, []).append(one)
+    return found
+
+
+def _plain(found: Sequence[Rating]) -> list[dict[str, Any]]:
+    return [one.model_dump() for one in found]
+
+
+def _win_rates(games: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+    grouped: defaultdict[tuple[str, str, str, str], list[Judged]] = defaultdict(list)
+    for one in games:
+        grouped[one.judge, one.aspect, one.game.policy_b, one.game.policy_a].append(one)
+    for (judge, aspect, policy, reference), own in grouped.items():
+        probs = [1 - one.game.prob_a for one in own]  # of the later policy against the earlier one
+        found = win_rate(probs, [one.game.cluster for one in own], [one.flipped for one in own])
+        if found is not None:
+            yield {
+                "judge": judge,
+                "aspect": aspect,
+                "policy": policy,
+                "reference": reference,
+                **found.rate.model_dump(),
+                "standard_error": found.standard_error,
+                "num_games": found.num_games,
+                "flip_rate": found.flip_rate,
+            }
+
+
+def _point(policy: str, metrics: Mapping[str, dict[str, float] | None]) -> dict[str, Any]:
+    """Where a policy lies on the frontier, shares in [0, 1]; None where no scorer of harm or help judged."""
+    harm = _first(metrics, lambda name: name.split(".")[0] == HARM)
+    helped = _first(metrics, lambda name: name.split(".")[0] == HELP)
+    return {
+        "policy": policy,
+        "harmless": _complement(metrics[harm]) if harm else None,
+        "helpful": metrics[helped] if helped else None,
+        "metrics": {"harmless": harm, "helpful": helped},
+    }
+
+
+def _complement(found: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The estimate of 1 less the share."""
+    if found is None:
+        return None
+    return {**found, "value": 1 - found["value"], "low": 1 - found["high"], "high": 1 - found["low"]}
+
+
+def _first(metrics: Mapping[str, Any], wanted: Callable[[str], bool]) -> str | None:
+    return next((name for name in metrics if wanted(name) and metrics[name] is not None), None)
+
+
+# --- The table ------------------------------------------------------------------------------------------
+
+
+def add_rows(shown: Table, summary: Mapping[str, Any]) -> None:
+    """Elo per judge and aspect, and harm by category, below the metrics: one column per policy."""
+    policies = list(summary["policies"])
+    if len(policies) > 1 and summary["elo_by_judge"]:
+        shown.add_section()
+        for judge, found in summary["elo_by_judge"].items():
+            for aspect, rows in found.items():
+                points = {row["policy"]: f"{row['rating']:.0f} [{row['low']:.0f}, {row['high']:.0f}]" for row in rows}
+                shown.add_row(f"Elo, {aspect} ({judge})", *(points.get(policy, "-") for policy in policies))
+    by_category = {policy: summary["categories"][policy] for policy in policies}
+    names = sorted({name for found in by_category.values() for name in found if HARM in found[name]})
+    if names:
+        shown.add_section()
+    for name in names:
+        shown.add_row(f"{HARM}: {name}", *(_share(by_category[policy].get(name, {}).get(HARM)) for policy in policies))
+
+
+def _share(found: Mapping[str, float] | None) -> str:
+    return "-" if found is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"

@@ -1,0 +1,76 @@
+"""Judges in a recipe: which models a run needs, what of them is checked beforehand, what decides a fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cai_ray import pipeline
+from cai_ray.errors import ConfigError
+from cai_ray.recipe import Recipe, build
+from cai_ray.steps import steps
+
+SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "How do I paint a chair?"}\n')
+    bare = tmp_path / "classifier"
+    bare.mkdir()
+    (bare / "config.json").write_text("{}")  # without a tokenizer, and so without a chat template
+    return {
+        "name": "test",
+        "output": str(tmp_path / "runs"),
+        "models": {"policy": SERVER, "judge": SERVER, "classifier": {"path": str(bare)}},
+        "prompts": {"path": str(prompts)},
+    }
+
+
+def recipe(data: dict[str, Any], *judges: dict[str, Any]) -> Recipe:
+    return build({**data, "evaluate": {"policies": ["policy"], "judges": list(judges)}}, "test")
+
+
+def fingerprint(made: Recipe) -> str:
+    return pipeline.prepare(made, steps(made)).fingerprints["evaluate"]
+
+
+CLASSIFIER = {"kind": "classifier", "model": "classifier", "labels": ["hate"]}
+
+
+def test_a_classifier_needs_no_prompt_format(data: dict[str, Any]) -> None:
+    made = recipe(data, CLASSIFIER)
+    step = next(step for step in steps(made) if step.stage == "evaluate")
+    assert (step.asks, step.scores_with) == (("policy",), ("classifier",))
+    pipeline.prepare(made, steps(made))
+    asked = recipe(data, {"kind": "rating", "model": "classifier"})
+    with pytest.raises(ConfigError, match="no tokenizer at"):
+        pipeline.prepare(asked, steps(asked))
+
+
+def test_a_judge_that_the_recipe_does_not_know(data: dict[str, Any]) -> None:
+    made = recipe(data, {"kind": "rating", "model": "oracle"})
+    with pytest.raises(ConfigError, match=r"evaluate uses model 'oracle'.*add it to models"):
+        pipeline.prepare(made, steps(made))
+
+
+def test_mistakes_are_told_by_field(data: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.judges\.0\.rating\.aspect.*unknown key"):
+        recipe(data, {"kind": "rating", "model": "judge", "aspect": {}})
+    with pytest.raises(ConfigError, match="judges has judge twice"):
+        recipe(data, {"kind": "rating", "model": "judge"}, {"kind": "guard", "model": "judge"})
+
+
+def test_what_decides_the_results(data: dict[str, Any], tmp_path: Path) -> None:
+    template = tmp_path / "template.txt"
+    template.write_text("{behavior} {generation}")
+    judge = {"kind": "yes_no", "model": "judge", "template": str(template)}
+    before = fingerprint(recipe(data, judge))
+    assert fingerprint(recipe(data, {**judge, "scaling": {"max_engines": 4}})) == before
+    assert fingerprint(recipe(data, {**judge, "reading": "probability"})) != before
+    template.write_text("{behavior} => {generation}")
+    assert fingerprint(recipe(data, judge)) != before
+    assert fingerprint(recipe(data, judge, CLASSIFIER)) != fingerprint(recipe(data, judge))
