@@ -18,7 +18,7 @@ WORDS = {
 PURE = {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"}
 MACHINES = {"engines"}
 STAGES = {"stages", "microworld"}
-TOP = {"recipe", "steps", "pipeline", "cli", "preview"}
+TOP = {"recipe", "steps", "pipeline", "ablations", "cli", "preview", "model_names", "terminal_chat", "planning"}
 # May import heavy packages at module level, because nothing imports them before they are needed.
 LOADED_LATE = {"microworld.pretrain", "microworld.tokenizer"}
 # Parts of one stage, or what every stage is given: not stages of their own.
@@ -26,7 +26,13 @@ SHARED_BY_STAGES = {
     f"stages.{name}"
     for name in (
         "context", "scorers", "near_duplicates", "choose_new_prompts", "sft_examples", "sampled_responses",
-        "training_pairs", "preference_rows", "preference_model_summary", "evaluation_scorers",
+        "training_pairs", "preference_rows", "preference_model_summary", "evaluation_scorers", "evaluation_games",
+        "evaluation_judges", "evaluation_judging", "evaluation_verdicts", "evaluation_matches", "evaluation_failures",
+        "ppo_config", "ppo_models", "ppo_machines", "ppo_prompts", "ppo_batch", "ppo_health", "ppo_progress",
+        "ppo_rows", "ppo_snapshot", "ppo_training", "ppo_card", "ppo_summary", "ppo_pretraining",
+        "report_text", "report_source", "report_stages", "report_policies", "report_training", "report_preferences",
+        "report_rounds", "report_charts", "report_drawings", "report_examples", "report_facts", "report_numbers",
+        "report_render",
     )
 }  # fmt: skip
 # A part that knows its stage's config.
