@@ -126,4 +126,3 @@ class ClassifierConversation:
         if not all(map(math.isfinite, values)):
             raise DropRow(DropReason.UNPARSABLE, f"the classifier's outputs are {values}, not all numbers")
         return Outputs(values, text.truncated)
-

@@ -1,0 +1,335 @@
+"""What one PPO worker does: score episodes, learn from them. All workers are called alike, each does its share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cai_ray.algorithms import token_stats
+from cai_ray.algorithms.guards import GuardState, Verdict, judge_update
+from cai_ray.algorithms.kl import kl_loss
+from cai_ray.algorithms.minibatches import Indices, minibatches
+from cai_ray.algorithms.policy_losses import (
+    loss_weights,
+    policy_loss,
+    pretraining_loss,
+    total_loss,
+    truncated_importance,
+    value_loss,
+    weighted_mean,
+)
+from cai_ray.engines.policy_job import LearnersJob
+from cai_ray.engines.policy_models import Models, here
+from cai_ray.engines.policy_packing import Packed, Pass, cut, shares
+from cai_ray.engines.worker_group import Place
+from cai_ray.seeding import seed_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Arrays = dict[str, NDArray[Any]]
+Stats = dict[str, float]
+
+
+@dataclass
+class Guards:
+    """What the guards remember of each model's updates; part of the snapshot."""
+
+    policy: GuardState
+    value: GuardState
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A Pass as tensors on the device."""
+
+    given: dict[str, Tensor]  # input_ids, rows, before, as the nets want them
+    targets: Tensor
+    places: Tensor
+    answer_lengths: Tensor
+    is_dummy: bool
+
+
+class Learning:
+    """Scores and updates on this worker."""
+
+    def __init__(self, job: LearnersJob, place: Place, models: Models, guards: Guards) -> None:
+        self._job, self._place, self._models = job, place, models
+        self._device = here()
+        self.guards = guards
+
+    def logprobs(self, packed: Packed, temperature: float) -> Arrays:
+        """This worker's share: `places` and `logprobs`, both [num_tokens]."""
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for batch in self._passes(packed):
+                logprobs = self._token_logprobs(self._models.policy.net, batch, temperature)
+                if not batch.is_dummy:
+                    found.append({"places": batch.places, "logprobs": logprobs})
+        return _joined(found, ("places", "logprobs"))
+
+    def score(self, packed: Packed, conversations: Packed) -> Arrays:
+        """This worker's share of everything `Scored` holds.
+
+        Args:
+            packed: prompts and answers in the policy's tokens.
+            conversations: whole conversations in the reward model's tokens, each with one more token as its answer:
+                what the model says where that token would be chosen is the score.
+
+        Returns:
+            places, logprobs, ref_logprobs, values (without a value model: none), all [num_tokens]; which, score:
+            [num_conversations].
+        """
+        import torch
+
+        models, temperature = self._models, self._job.temperature
+        tokens, scores = [], []
+        with torch.no_grad():
+            for batch in self._passes(packed):
+                found = {"places": batch.places}
+                found["logprobs"] = self._token_logprobs(models.policy.net, batch, temperature)
+                with models.reference_net() as reference:
+                    found["ref_logprobs"] = self._token_logprobs(reference, batch, temperature)
+                if models.value is not None:
+                    found["values"] = models.value.net(**batch.given)
+                if not batch.is_dummy:
+                    tokens.append(found)
+            for batch in self._passes(conversations):
+                score = models.reward(**batch.given, mask=_real_tokens(batch))
+                if not batch.is_dummy:
+                    scores.append({"which": batch.places, "score": score})
+        names = ("places", "logprobs", "ref_logprobs", *(("values",) if models.value else ()))
+        return {**_joined(tokens, names), **_joined(scores, ("which", "score"))}
+
+    def update(
+        self, packed: Packed, num_minibatches: int, step: int, seed: int, other: Packed | None
+    ) -> dict[str, Any]:
+        """The PPO epochs of one step.
+
+        Args:
+            packed: with columns logprobs (the trainer's at the start of the step), sampler_logprobs, advantages, and
+                where they are used ref_logprobs, values, returns.
+            other: text for the pretraining term, all but its first token as answers.
+
+        Returns:
+            stats (one dict per update), refusals (why updates were skipped), stop (why training must end, or None).
+            The same on every worker.
+        """
+        columns = self._tensors(packed.columns)
+        num_texts = len(other.prompt_lengths) if other else 0
+        num_updates = self._job.num_epochs * num_minibatches
+        stats: list[Stats] = []
+        refusals: list[str] = []
+        for epoch in range(self._job.num_epochs):
+            drawn = minibatches(packed.lengths, num_minibatches, seed_for(seed, "ppo", str(step), epoch))
+            for number, minibatch in enumerate(drawn):
+                texts = dealt(len(stats), num_updates, num_texts)
+                found, verdicts = self._learn(packed, columns, minibatch, other, texts)
+                stats.append({"epoch": float(epoch), "minibatch": float(number), **found})
+                for verdict in verdicts:
+                    if verdict.action != "go":
+                        refusals.append(f"epoch {epoch}, minibatch {number}: {verdict.reason}")
+                    if verdict.action == "stop":
+                        return {"stats": stats, "refusals": refusals, "stop": refusals[-1]}
+        return {"stats": stats, "refusals": refusals, "stop": None}
+
+    def _learn(
+        self, packed: Packed, columns: Mapping[str, Tensor], minibatch: Indices, other: Packed | None, texts: Indices
+    ) -> tuple[Stats, list[Verdict]]:
+        """One minibatch: gradients of all passes, then an update of each model if its guard agrees."""
+        num_tokens = float(packed.answer_lengths[list(minibatch)].sum())
+        total = num_tokens if self._job.loss.unit == "token" else float(len(minibatch))
+        parts: list[dict[str, Tensor]] = []
+        losses: list[dict[str, Tensor]] = []
+        for batch in self._passes(packed, minibatch):
+            here_columns = {name: column[batch.places] for name, column in columns.items()}
+            part, loss = self._policy_pass(batch, here_columns, total)
+            if self._models.value is not None:
+                value_part, value_sum = self._value_pass(batch, here_columns, num_tokens)
+                part, loss = {**part, **value_part}, {**loss, **value_sum}
+            parts.append(part)
+            losses.append(loss)
+        if other is not None and texts:
+            losses += self._pretraining_passes(other, texts)
+        return self._finish(*self._over_workers(token_stats.merge(parts), losses))
+
+    def _policy_pass(
+        self, batch: Batch, columns: Mapping[str, Tensor], total: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        config = self._job.loss
+        logprobs, entropy = self._models.policy.net(
+            **batch.given, targets=batch.targets, temperature=self._job.temperature, with_entropy=True
+        )
+        weights = _weights(batch, config.unit, total)
+        mask = weights > 0
+        importance: Tensor | None = None
+        stats: dict[str, Tensor] = {}
+        if config.max_importance is not None:
+            importance, stats = truncated_importance(
+                columns["logprobs"], columns["sampler_logprobs"], mask, config.max_importance
+            )
+        policy = policy_loss(logprobs, columns["logprobs"], columns["advantages"], weights, config, importance)
+        losses = {"policy_loss": policy.loss.detach().double()}
+        kl = None
+        if config.kl_loss_coefficient:
+            kl = kl_loss(logprobs, columns["ref_logprobs"], weights, config.kl_loss_estimator)
+            losses["kl_loss"] = kl.detach().double()
+        loss = total_loss(
+            config.model_copy(update={"pretraining_coefficient": 0.0}),  # its passes are others
+            policy.loss,
+            entropy=weighted_mean(entropy, weights),
+            kl=kl,
+        )
+        self._models.policy.backward(loss)
+        return {**policy.stats, **stats, **token_stats.token_stats(mask, {"entropy": entropy}, {})}, losses
+
+    def _value_pass(
+        self, batch: Batch, columns: Mapping[str, Tensor], num_tokens: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self._models.value is not None
+        values = self._models.value.net(**batch.given)
+        weights = _weights(batch, "token", num_tokens)
+        loss, stats = value_loss(values, columns["values"], columns["returns"], weights, self._job.value_loss)
+        self._models.value.backward(loss)
+        return stats, {"value_loss": loss.detach().double()}
+
+    def _pretraining_passes(self, other: Packed, texts: Indices) -> list[dict[str, Tensor]]:
+        """Next-token loss on other text, in the same update."""
+        total = float(other.answer_lengths[list(texts)].sum())
+        losses = []
+        for batch in self._passes(other, texts):
+            logprobs = self._models.policy.net(
+                **batch.given, targets=batch.targets, temperature=1.0, with_entropy=False
+            )[0]
+            loss = pretraining_loss(logprobs, _weights(batch, "token", total))
+            self._models.policy.backward(self._job.loss.pretraining_coefficient * loss)
+            losses.append({"pretraining_loss": loss.detach().double()})
+        return losses
+
+    def _over_workers(self, stats: dict[str, Tensor], losses: Iterable[Mapping[str, Tensor]]) -> tuple[Stats, Stats]:
+        """Per-token means with their extremes, and summed losses, of the whole minibatch."""
+        import torch
+
+        summed: dict[str, Tensor] = {}
+        for part in losses:
+            for name, value in part.items():
+                summed[name] = summed.get(name, value.new_zeros(())) + value
+        if self._place.num_workers > 1:
+            import torch.distributed as dist
+
+            extremes = [name for name in stats if name.endswith(("_min", "_max"))]
+            sums = [name for name in stats if name not in extremes]
+            signs = torch.tensor([1.0 if name.endswith("_max") else -1.0 for name in extremes], device=self._device)
+            added = torch.stack([*(stats[name] for name in sums), *summed.values()])
+            largest = torch.stack([stats[name] for name in extremes]) * signs
+            dist.all_reduce(added)
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+            stats = dict(zip(sums, added, strict=False)) | dict(zip(extremes, largest * signs, strict=True))
+            summed = dict(zip(summed, added[len(sums) :], strict=True))
+        return token_stats.read(stats), {name: float(value) for name, value in summed.items()}
+
+    def _finish(self, stats: Stats, losses: Stats) -> tuple[Stats, list[Verdict]]:
+        """Ask the guards and update."""
+        found = {**stats, **losses}
+        verdicts: list[Verdict] = []
+        models, guards = self._models, self.guards
+
+        def judge_policy(norm: float) -> bool:
+            found["grad_norm"] = norm
+            verdict, guards.policy = judge_update(
+                guards.policy,
+                self._job.guards,
+                loss=losses["policy_loss"] + losses.get("kl_loss", 0.0) + losses.get("pretraining_loss", 0.0),
+                grad_norm=norm,
+                ratio_min=stats["ratio_min"],
+                ratio_max=stats["ratio_max"],
+            )
+            verdicts.append(verdict._replace(reason=f"policy: {verdict.reason}"))
+            return verdict.action == "go"
+
+        def judge_value(norm: float) -> bool:
+            found["value_grad_norm"] = norm
+            verdict, guards.value = judge_update(
+                guards.value,
+                self._job.guards,
+                loss=losses["value_loss"],
+                grad_norm=norm,
+                ratio_min=1.0,
+                ratio_max=1.0,
+            )
+            verdicts.append(verdict._replace(reason=f"value model: {verdict.reason}"))
+            return verdict.action == "go"
+
+        found["learning_rate"] = models.policy.learning_rate
+        found["skipped"] = float(not models.policy.step(judge_policy))
+        if models.value is not None:
+            found["value_learning_rate"] = models.value.learning_rate
+            found["value_skipped"] = float(not models.value.step(judge_value))
+        return found, verdicts
+
+    def _passes(self, packed: Packed, chosen: Indices | None = None) -> Iterable[Batch]:
+        """This worker's passes over the chosen sequences (None: all)."""
+        lengths = packed.lengths
+        chosen = tuple(range(len(lengths))) if chosen is None else chosen
+        spread = shares(chosen, lengths, self._place.num_workers, self._job.workers.tokens_per_pass)
+        for share in spread[self._place.rank]:
+            yield self._batch(cut(packed, share, dummy=chosen[0]))
+
+    def _batch(self, found: Pass) -> Batch:
+        tensors = self._tensors(
+            {
+                name: getattr(found, name)
+                for name in ("input_ids", "rows", "before", "targets", "places", "answer_lengths")
+            }
+        )
+        given = {name: tensors.pop(name) for name in ("input_ids", "rows", "before")}
+        return Batch(given=given, is_dummy=found.is_dummy, **tensors)
+
+    def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        import torch
+
+        # What comes out of Ray's object store is read-only, which torch warns of.
+        return {
+            name: torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)
+            for name, array in arrays.items()
+        }
+
+    def _token_logprobs(self, net: Any, batch: Batch, temperature: float) -> Tensor:
+        found: Tensor = net(**batch.given, targets=batch.targets, temperature=temperature, with_entropy=False)[0]
+        return found
+
+
+def dealt(at: int, num_updates: int, num_texts: int) -> Indices:
+    """The texts of update `at`, when all are dealt out evenly, in order."""
+    return tuple(range(at * num_texts // num_updates, (at + 1) * num_texts // num_updates))
+
+
+def _weights(batch: Batch, unit: Any, total: float) -> Tensor:
+    """[num_tokens] of `loss_weights`; all zero for a dummy."""
+    import torch
+
+    lengths = batch.answer_lengths
+    mask = torch.arange(int(lengths.max()), device=lengths.device)[None] < lengths[:, None]
+    weights = loss_weights(mask, unit, total)[mask]
+    return torch.zeros_like(weights) if batch.is_dummy else weights
+
+
+def _real_tokens(batch: Batch) -> Tensor:
+    """[num_sequences, length], which tokens are those of a conversation: up to the one that is scored."""
+    import torch
+
+    input_ids, before = batch.given["input_ids"], batch.given["before"]
+    return (torch.arange(input_ids.shape[1], device=input_ids.device)[None] <= before[:, None]).long()
+
+
+def _joined(parts: list[dict[str, Tensor]], names: Iterable[str]) -> Arrays:
+    """One array per name; empty ones when this worker had nothing to do."""
+    if not parts:
+        return {name: np.zeros(0, np.float32) for name in names}
+    return {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in names}

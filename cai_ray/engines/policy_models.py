@@ -1,0 +1,169 @@
+"""The four models of a PPO worker: policy and value model that learn, reference and reward model that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from cai_ray.config import ModelConfig
+from cai_ray.engines.model_files import localised
+from cai_ray.engines.models import load_causal_lm, load_classifier, peft_config
+from cai_ray.engines.policy_job import LearnersJob
+from cai_ray.engines.policy_nets import score_net, token_net, turn_dropout_off
+from cai_ray.engines.policy_optim import Trained, deepspeed_settings
+from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.trainer_args import Device
+from cai_ray.errors import ConfigError
+
+
+@dataclass
+class Models:
+    """`reference` is None when the policy has adapters: it is the policy without them. `value` is None without one."""
+
+    tokenizer: Any  # the policy's, as it is stored
+    stored_dtype: Any  # of the policy's weights where they came from
+    policy: Trained
+    value: Trained | None
+    reference: Any
+    reward: Any
+
+    def reference_net(self) -> Any:
+        """A context that gives the reference as something to call."""
+        if self.reference is not None:
+            return nullcontext(self.reference)
+        return _without_adapters(self.policy)
+
+    def close(self) -> None:
+        """Let go of memory and hooks, before others are built."""
+        for trained in (self.policy, self.value):
+            if trained is not None:
+                trained.close()
+        for frozen in (self.reference, self.reward):
+            if hasattr(frozen, "destroy"):  # DeepSpeed's
+                frozen.destroy()
+
+
+@contextmanager
+def _without_adapters(policy: Trained) -> Iterator[Any]:
+    with policy.module.model.disable_adapter():
+        yield policy.net
+
+
+def build_models(job: LearnersJob, device: Device) -> Models:
+    """Load all models on this worker, sharded while they are loaded under ZeRO-3. Raises ConfigError."""
+    import torch
+
+    torch.manual_seed(job.seed)  # new adapters start alike on every worker
+    settings = deepspeed_settings(job.workers, device, job.optim)
+    sharding = None
+    if settings is not None:
+        import deepspeed  # type: ignore[import-untyped]
+        from transformers.integrations import HfDeepSpeedConfig
+
+        deepspeed.init_distributed()  # finds Ray Train's process group
+        if job.workers.zero_stage == 3:
+            sharding = HfDeepSpeedConfig(settings)  # in force while it is alive
+    tokenizer = load_renderer(job.policy).tokenizer  # as it is: nothing here needs a padding token
+    models = Models(
+        tokenizer=tokenizer,
+        stored_dtype=_stored_config(job.policy).dtype or torch.float32,
+        policy=_policy(job, tokenizer, device),
+        value=_value(job, device),
+        reference=None if job.lora else _frozen(token_net(load_causal_lm(job.policy, tokenizer)), job, device),
+        reward=_frozen(score_net(_classifier(job.reward)), job, device),
+    )
+    del sharding
+    return models
+
+
+def _policy(job: LearnersJob, tokenizer: Any, device: Device) -> Trained:
+    model = load_causal_lm(job.policy, tokenizer)
+    if job.lora is not None:
+        import peft
+
+        model.requires_grad_(False)
+        if job.workers.gradient_checkpointing:
+            model.enable_input_require_grads()
+        model = peft.get_peft_model(model, peft_config(job.lora))
+    return _trained(token_net(model), job, device, is_policy=True)
+
+
+def _value(job: LearnersJob, device: Device) -> Trained | None:
+    if job.value is None:
+        return None
+    return _trained(score_net(_classifier(job.value)), job, device, is_policy=False)
+
+
+def _trained(net: Any, job: LearnersJob, device: Device, *, is_policy: bool) -> Trained:
+    turn_dropout_off(net)
+    if job.workers.gradient_checkpointing:
+        net.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optim = job.optim if is_policy else job.value_optim
+    return Trained(net.train(), optim, job.workers, device, job.total_updates)
+
+
+def _classifier(model: ModelConfig) -> Any:
+    """A classifier with one output; from a language model, one that scores everything 0."""
+    tokenizer = load_renderer(model.model_copy(update={"format": "transcript"})).tokenizer
+    config = _stored_config(model)
+    is_classifier = any("Classification" in name for name in config.architectures or ())
+    if is_classifier and config.num_labels != 1:
+        raise ConfigError(f"the model at {model.path!r} has {config.num_labels} outputs; a score is one")
+    loaded = load_classifier(model, tokenizer)
+    if not is_classifier:
+        _set_to_zero(loaded.score.weight)
+    return loaded
+
+
+def _stored_config(model: ModelConfig) -> Any:
+    """Raises ConfigError when there is no model."""
+    from transformers import AutoConfig
+
+    known = localised(model)
+    try:
+        return AutoConfig.from_pretrained(
+            known.path, revision=known.revision, trust_remote_code=known.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no model at {model.path!r}: {str(error).splitlines()[0]}") from error
+
+
+def _set_to_zero(weight: Any) -> None:
+    import torch
+
+    with torch.no_grad(), gathered([weight], for_change=True):
+        weight.zero_()
+
+
+def gathered(parameters: list[Any], *, for_change: bool = False) -> Any:
+    """A context in which these parameters are whole on every worker; all workers take part under ZeRO-3."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if for_change else None)
+
+
+def here() -> Any:
+    """This worker's device."""
+    from ray.train.torch import get_device
+
+    return get_device()
+
+
+def _frozen(net: Any, job: LearnersJob, device: Device) -> Any:
+    """On the device, without gradients; under ZeRO-3 sharded like the models that learn."""
+    import torch
+
+    net.requires_grad_(False).eval()
+    settings = deepspeed_settings(job.workers, device, job.optim)
+    if settings is None or job.workers.zero_stage != 3:
+        return net.to(here(), torch.bfloat16 if device.has_bf16 else torch.float32)
+    import deepspeed
+
+    zero = {key: value for key, value in settings["zero_optimization"].items() if key != "offload_optimizer"}
+    engine, *_ = deepspeed.initialize(model=net, config={**settings, "zero_optimization": zero})
+    engine.eval()
+    return engine

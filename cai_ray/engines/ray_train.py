@@ -1,0 +1,72 @@
+"""Ray Train as every training here starts it: one CPU or GPU worker each, lost ones started again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cai_ray.config import WorkersConfig
+from cai_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+logger = logging.getLogger(__name__)
+MAX_PREEMPTIONS = 32  # nodes taken back by a cloud
+MAX_STARTS = 60  # tries of a minute each to get all workers up, while a cluster grows or is busy
+# Of the process that calls fit(): relative paths mean what they mean here, and a lost worker is seen soon.
+ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+
+
+def torch_trainer(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    *,
+    name: str,
+    workers: WorkersConfig,
+    use_gpu: bool,
+    scratch: str,
+) -> TorchTrainer:
+    """A trainer whose workers run `loop(config)`; Ray Train's own files go to the folder `scratch`."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    environment = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    return TorchTrainer(
+        loop,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": workers.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=scratch,  # our checkpoints are not reported to it
+            failure_config=FailureConfig(
+                max_failures=workers.max_failures,
+                max_preemption_failures=MAX_PREEMPTIONS,
+                controller_failure_limit=MAX_STARTS,
+            ),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false", **environment}},
+        ),
+    )
+
+
+def check_room(workers: WorkersConfig, use_gpu: bool, can_grow: bool) -> None:
+    """Raises ConfigError when this machine cannot hold all workers at once: Ray Train would wait for more nodes."""
+    import ray
+
+    have = ray.cluster_resources()
+    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker} | ({"GPU": workers.num_workers} if use_gpu else {})
+    for name, amount in wanted.items():
+        if amount <= have.get(name, 0):
+            continue
+        problem = f"num_workers={workers.num_workers} need {amount:g} {name}s and there are {have.get(name, 0):g}"
+        if not can_grow:
+            raise ConfigError(f"{problem}; lower num_workers or cpus_per_worker")
+        logger.warning("%s: waiting for the cluster to grow", problem)

@@ -1,0 +1,278 @@
+"""Rollouts: one or many vLLM engines as Ray actors that sample episodes from the policy as it now is.
+
+`submit` does not wait, so the next episodes are sampled while the learners train on the last ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import Field
+
+from cai_ray.config import ModelConfig, SamplingConfig, Throughput
+from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.engines.episodes import Episode, EpisodeRequest
+from cai_ray.engines.rollout_backend import Transport
+from cai_ray.engines.rollout_worker import EngineFacts, EngineUse, RolloutActor, Sequences, WeightsLost
+from cai_ray.engines.weight_store import Weights, WeightStore
+from cai_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+CLOSING_LIMIT_S = 20.0
+
+
+class RolloutConfig(Throughput):
+    """How rollouts spread over the cluster, and how weights get there. Changes speed and memory, not results."""
+
+    num_engines: int = Field(1, ge=1, description="vLLM engines; each takes tensor_parallel_size GPUs, if any.")
+    cpus_per_engine: float = Field(1.0, ge=0, description="Logical CPUs reserved per engine.")
+    sleep: bool = Field(
+        False, description="Engines sleep on the learners' GPUs while those train (one node); false: GPUs of their own."
+    )
+    transport: Literal["auto", "host", "nccl"] = Field(
+        "auto", description='How weights travel: "host" memory, or "nccl" between GPUs; auto: nccl unless they share.'
+    )
+    bucket_bytes: int = Field(64 * 2**20, ge=2**10, description="Weights are gathered and sent in runs of this size.")
+    max_restarts: int = Field(4, ge=0, description="Restarts per engine before the stage gives up.")
+
+
+class Pending:
+    """Episodes on their way."""
+
+    def __init__(self, engines: RolloutEngines, requests: Sequence[EpisodeRequest]) -> None:
+        self._engines, self._requests = engines, tuple(requests)
+        self._shares = spread(self._requests, engines.config.num_engines)
+        self._references = [self._send(number) for number in range(len(self._shares))]
+        self._episodes: list[Episode] | None = None
+
+    def _send(self, number: int) -> Any:
+        share = [self._requests[i] for i in self._shares[number]]
+        return self._engines.ask(number, "sample", share) if share else None
+
+    def result(self) -> list[Episode]:
+        """The episodes in the order of the requests; waits for them.
+
+        Raises EngineGaveUp when an engine died more than `max_restarts` times or a request breaks every engine,
+        ConfigError when a prompt leaves no room for an answer.
+        """
+        if self._episodes is None:
+            episodes: dict[int, Episode] = {}
+            for number, share in enumerate(self._shares):
+                episodes.update(zip(share, self._wait(number), strict=True))
+            self._episodes = [episodes[i] for i in range(len(self._requests))]
+        return self._episodes
+
+    def cancel(self) -> None:
+        """The episodes are not wanted any more: engines stop sampling them."""
+        import ray
+
+        for reference in self._references:
+            if reference is not None:
+                ray.cancel(reference)
+
+    def _wait(self, number: int) -> list[Episode]:
+        while (reference := self._references[number]) is not None:
+            try:
+                return self._engines.wait(number, reference)
+            except WeightsLost:
+                self._engines.send_again()
+                self._references[number] = self._send(number)
+        return []
+
+
+class RolloutEngines:
+    """One or many vLLM engines as Ray actors, all with the same weights. Needs a connected Ray.
+
+    A lost engine is restarted, by its actor or (when that is lost) by Ray, fetches the newest weights and samples
+    again what was on its way; the other engines do not notice.
+    """
+
+    def __init__(self, model: ModelConfig, config: RolloutConfig, sampling: SamplingConfig) -> None:
+        engine = model.engine.model_copy(update={"max_restarts": config.max_restarts})
+        self.model = model.model_copy(update={"engine": engine})
+        self.config, self.sampling = config, sampling
+        self.version = 0  # of the newest weights; 0: the model folder's
+        self.max_model_len = 0  # tokens, known after `start`
+        self.transport: Transport = "host"
+        self.resend: Callable[[], object] | None = None  # set by WeightSync: the learners send once more
+        self._actors: list[Any] = []
+        self._store: Any = None
+        self._names: dict[str, Any] = {}
+        self._is_asleep = False
+
+    def start(self) -> None:
+        """Returns when all engines can sample; `launch` comes first unless it was called. Raises EngineGaveUp."""
+        if not self._actors:
+            self.launch()
+        facts: list[EngineFacts] = self.ask_all("ready")
+        self.max_model_len = min(fact.max_model_len for fact in facts)
+
+    def launch(self) -> None:
+        """Let all engines start, and do not wait: they take long, and so may learners meanwhile. Raises ConfigError."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from cai_ray.engines.cluster import gpus_per_engine
+
+        num_gpus = gpus_per_engine(self.model.engine.tensor_parallel_size)
+        self.transport = choose_transport(self.config, has_gpus=num_gpus > 0)
+        sleeps = self.config.sleep and num_gpus > 0
+        beside_me = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        name = f"cai_ray-{uuid4().hex[:12]}"
+        self._names = {"store": f"{name}-weights", "engines": [f"{name}-{i}" for i in range(self.config.num_engines)]}
+        self._store = (
+            ray.remote(WeightStore)
+            .options(name=self._names["store"], num_cpus=0, scheduling_strategy=beside_me)
+            .remote()
+        )
+        for number, engine_name in enumerate(self._names["engines"]):
+            actor = ray.remote(RolloutActor).options(
+                name=engine_name,
+                num_cpus=self.config.cpus_per_engine,
+                num_gpus=0 if sleeps else num_gpus,
+                runtime_env=_shared_devices(number, int(num_gpus)) if sleeps else None,
+                # A call is repeated for as long as its actor is restarted: both end together.
+                max_restarts=self.config.max_restarts,
+                max_task_retries=-1,
+                scheduling_strategy=beside_me if sleeps else "SPREAD",
+            )
+            self._actors.append(
+                actor.remote(self.model, self.sampling, self.transport, sleeps, self._names["store"], number)
+            )
+        for number in range(len(self._actors)):
+            self.ask(number, "ready")
+
+    def close(self) -> None:
+        """End all engines. May be called twice, and before `start`."""
+        import ray
+
+        actors, self._actors = self._actors, []
+        if actors:
+            ray.wait([actor.close.remote() for actor in actors], num_returns=len(actors), timeout=CLOSING_LIMIT_S)
+        for actor in [*actors, *([] if self._store is None else [self._store])]:
+            ray.kill(actor)
+        self._store = None
+
+    def submit(self, requests: Sequence[EpisodeRequest]) -> Pending:
+        """Sample one episode per request; returns at once."""
+        return Pending(self, requests)
+
+    def logprobs(self, sequences: Sequences) -> list[list[tuple[float, ...]]]:
+        """Per engine and sequence: log-probabilities of the response tokens, nats, at temperature 1.
+
+        A sequence is (prompt ids, response ids), both non-empty and together shorter than `max_model_len`.
+        """
+        return self.ask_all("logprobs", list(sequences))
+
+    def use(self) -> list[EngineUse]:
+        """Busy time and tokens of each engine so far: for idle shares and speeds."""
+        return self.ask_all("use")
+
+    def num_starts(self) -> list[int]:
+        """Starts of each engine so far; 1 each when none was lost."""
+        import ray
+
+        starts = ray.get(self._store.num_starts.remote())
+        return [starts.get(i, 0) for i in range(len(self._actors))]
+
+    def sleep(self) -> None:
+        """Leave the GPUs to the learners, after what is in flight; a no-op unless `config.sleep` and there are GPUs."""
+        if self._sleeps and not self._is_asleep:
+            self.ask_all("sleep")
+            self._is_asleep = True
+
+    def wake(self) -> None:
+        """Take the GPUs back. Weights are those of before; a sync may follow."""
+        if self._is_asleep:
+            self.ask_all("wake")
+            self._is_asleep = False
+
+    @property
+    def _sleeps(self) -> bool:
+        import ray
+
+        return self.config.sleep and ray.cluster_resources().get("GPU", 0) > 0
+
+    # What weight_sync.py needs
+
+    def transfer_info(self, version: int) -> dict[str, Any]:
+        """Where the learners' WeightSender sends: plain strings and numbers."""
+        import ray
+
+        return {
+            "transport": self.transport,
+            "namespace": ray.get_runtime_context().namespace,
+            "store": self._names["store"],
+            "engines": self._names["engines"],
+            "ranks_per_engine": self.model.engine.tensor_parallel_size,
+            "group": f"{self._names['store']} {self.num_starts()}",  # another one as soon as an engine is new
+            "version": version,
+            "bucket_bytes": self.config.bucket_bytes,
+        }
+
+    def newest(self) -> Weights:
+        """What the store holds."""
+        import ray
+
+        return ray.get(self._store.newest.remote())
+
+    def ask_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Every engine's answer."""
+        references = [self.ask(i, method, *arguments) for i in range(len(self._actors))]
+        return [self.wait(number, reference) for number, reference in enumerate(references)]
+
+    def ask(self, number: int, method: str, *arguments: Any) -> Any:
+        """An ObjectRef of one engine's answer."""
+        if not self._actors:
+            raise RuntimeError("RolloutEngines.start() comes first")
+        return getattr(self._actors[number], method).remote(*arguments)
+
+    def wait(self, number: int, reference: Any) -> Any:
+        """An engine's answer. Raises what the engine raised, and EngineGaveUp when it is lost for good."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            return ray.get(reference)
+        except RayActorError as error:
+            raise EngineGaveUp(
+                f"rollout engine {number} was lost more than max_restarts={self.config.max_restarts} times: {error}"
+            ) from error
+
+    def send_again(self) -> None:
+        """An engine that started anew has no newest weights: the learners send them to all."""
+        if self.resend is None:
+            raise EngineGaveUp("a rollout engine was lost before learners were connected")
+        logger.warning("a rollout engine started anew: the learners send their weights again")
+        self.resend()
+
+
+def choose_transport(config: RolloutConfig, has_gpus: bool) -> Transport:
+    """Raises ConfigError when NCCL cannot work: it needs GPUs, and two ranks cannot share one."""
+    if config.transport == "auto":
+        return "nccl" if has_gpus and not config.sleep else "host"
+    if config.transport == "nccl" and not has_gpus:
+        raise ConfigError('rollouts.transport is "nccl" and this cluster has no GPU; set it to "auto"')
+    if config.transport == "nccl" and config.sleep:
+        raise ConfigError('rollouts.transport is "nccl", which cannot share GPUs (sleep); set it to "auto"')
+    return config.transport
+
+
+def spread(requests: Sequence[EpisodeRequest], num_engines: int) -> list[list[int]]:
+    """Positions of the requests for each engine: evenly, and a prompt's samples together, for its cached prefix."""
+    by_prompt: dict[str, list[int]] = {}
+    for position, request in enumerate(requests):
+        by_prompt.setdefault(request.prompt_id, []).append(position)
+    shares: list[list[int]] = [[] for _ in range(num_engines)]
+    for positions in by_prompt.values():
+        min(shares, key=len).extend(positions)
+    return shares
+
+
+def _shared_devices(number: int, num_gpus: int) -> dict[str, Any]:
+    """Engine `number` on the same GPUs as that learner; Ray, which sees them taken, is not asked."""
+    first = number * num_gpus
+    return {"env_vars": {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(num_gpus))}}

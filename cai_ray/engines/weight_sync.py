@@ -1,0 +1,231 @@
+"""Weights from learners to rollout engines after every step, and the proof that they arrived.
+
+Learners gather their weights bucket by bucket and hand them to a `WeightSender`. From there they go through host
+memory (a WeightStore, any CPU or GPU) or over NCCL (GPUs that are not shared). A sync that silently did nothing, or
+half of it, would train a policy on another one's samples: so engine and learner are compared on the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cai_ray.engines.rollout_worker import Sequences
+from cai_ray.engines.rollouts import RolloutEngines
+from cai_ray.engines.weight_buckets import pack
+from cai_ray.engines.weight_store import Transfer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOLERANCE = 1e-3  # nats per token, for float32 on both sides
+BUCKETS_IN_FLIGHT = 2
+
+
+class WeightSyncFailed(RuntimeError):
+    """Learners and rollout engines disagree about the weights. Nothing sampled from here on can be trusted."""
+
+
+class SendsWeights(Protocol):
+    """What a sync needs of the learners."""
+
+    def send_weights(self, info: dict[str, Any]) -> None:
+        """Build `WeightSender(info)` in the first worker and stream all weights through it."""
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """One sync."""
+
+    version: int
+    seconds: float  # all of it
+    send_s: float  # learners gather and send
+    load_s: float  # engines finish what is in flight, fetch and load
+    num_bytes: int
+    num_tensors: int
+    num_buckets: int
+
+
+class WeightSender:
+    """The learners' end of one sync; lives in the process of the first worker, which is a Ray worker.
+
+    `info` comes from RolloutEngines.transfer_info. `send` takes tensors by their Hugging Face names, any device, about
+    info["bucket_bytes"] at a time; it copies them. `finish` makes the sync count: without it nothing has happened.
+    """
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self._link: HostLink | Any
+        if info["transport"] == "nccl":
+            from cai_ray.engines.weight_sync_nccl import NcclLink
+
+            self._link = NcclLink(info)
+        else:
+            self._link = HostLink(info)
+        self._num_bytes = self._num_tensors = self._num_buckets = 0
+
+    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        if tensors:
+            self._link.send(tensors)
+            self._num_bytes += sum(tensor.nbytes for _, tensor in tensors)
+            self._num_tensors += len(tensors)
+            self._num_buckets += 1
+
+    def finish(self) -> None:
+        self._link.finish(Transfer(self._num_bytes, self._num_tensors, self._num_buckets))
+
+
+class HostLink:
+    """Through host memory into the WeightStore, from where the engines fetch."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        import ray
+
+        self._store = ray.get_actor(info["store"], namespace=info["namespace"])
+        self._under_way: list[Any] = [self._store.begin.remote(info["version"])]
+
+    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        import ray
+
+        layout, data = pack(tensors)
+        while len(self._under_way) >= BUCKETS_IN_FLIGHT:  # bounds the memory of what is on its way
+            ray.get(self._under_way.pop(0))
+        self._under_way.append(self._store.add.remote(layout, data))
+
+    def finish(self, transfer: Transfer) -> None:
+        import ray
+
+        ray.get([*self._under_way, self._store.commit.remote(transfer)])
+
+
+class WeightSync:
+    """Keeps rollout engines at the learners' weights. One per loop, in the driver."""
+
+    def __init__(self, learners: SendsWeights, engines: RolloutEngines) -> None:
+        self._learners, self._engines = learners, engines
+        engines.resend = lambda: self._push(engines.version)
+
+    def push(self, version: int) -> SyncReport:
+        """Bring the learners' weights to every engine, and call them `version`.
+
+        Rollouts on their way are finished first, with the weights they began with. Engines that sleep are woken.
+        Raises WeightSyncFailed, EngineGaveUp, and what `learners.send_weights` raises.
+        """
+        report = self._push(version)
+        self._engines.version = version
+        return report
+
+    def _push(self, version: int) -> SyncReport:
+        engines = self._engines
+        engines.wake()
+        started = time.perf_counter()
+        serial = engines.newest().serial
+        if engines.transport == "nccl":
+            self._send_past_the_store(version)
+            sent = time.perf_counter()
+        else:
+            self._learners.send_weights(engines.transfer_info(version))
+            sent = time.perf_counter()
+            engines.ask_all("pull")
+        newest = engines.newest()
+        if newest.serial == serial or newest.version != version:
+            raise WeightSyncFailed(
+                f"the learners sent nothing for version {version}: send_weights must stream every bucket through "
+                "WeightSender(info) and call finish()"
+            )
+        now = time.perf_counter()
+        transfer = newest.transfer
+        return SyncReport(
+            version=version,
+            seconds=now - started,
+            send_s=sent - started,
+            load_s=now - sent,
+            num_bytes=transfer.num_bytes,
+            num_tensors=transfer.num_tensors,
+            num_buckets=transfer.num_buckets,
+        )
+
+    def _send_past_the_store(self, version: int) -> None:
+        """Learners and engines are one process group for the time of the transfer: nothing may be in flight."""
+        self._engines.ask_all("hold")
+        is_done = False
+        try:
+            self._learners.send_weights(self._engines.transfer_info(version))
+            is_done = True
+        finally:
+            self._engines.ask_all("release", is_done)
+
+    def prove(
+        self, sequences: Sequences, learner_logprobs: Sequence[Sequence[float]], tolerance: float = TOLERANCE
+    ) -> float:
+        """Compare every engine with the learners on the same tokens; the largest gap, nats.
+
+        Args:
+            sequences: (prompt ids, response ids), both non-empty. What an engine's context does not hold is left out.
+            learner_logprobs: of the response tokens, nats, at temperature 1, of the weights last pushed.
+            tolerance: nats per token; TOLERANCE suits float32, engines in bfloat16 need about 0.1.
+
+        Raises:
+            WeightSyncFailed: a gap above `tolerance`, or a number that is none; names engine, sequence and token.
+            ValueError: the two lists do not fit together.
+        """
+        fitting = fit(sequences, learner_logprobs, self._engines.max_model_len)
+        found = self._engines.logprobs([sequence for sequence, _ in fitting])
+        largest = 0.0
+        for number, logprobs in enumerate(found):
+            gap = largest_gap(logprobs, [expected for _, expected in fitting])
+            if not gap.nats <= tolerance:  # NaN too
+                token = fitting[gap.sequence][0][1][gap.token]
+                raise WeightSyncFailed(
+                    f"rollout engine {number}, weights of version {self._engines.version}: response token {gap.token} "
+                    f"(id {token}) of sequence {gap.sequence} has log-probability {gap.found:.6f}, the learners say "
+                    f"{gap.expected:.6f}: {gap.nats:.6f} nats apart, more than {tolerance:g}. The engine has other "
+                    "weights than the learners"
+                )
+            largest = max(largest, gap.nats)
+        return largest
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The worst token of one engine."""
+
+    nats: float
+    sequence: int
+    token: int
+    found: float
+    expected: float
+
+
+def fit(
+    sequences: Sequences, learner_logprobs: Sequence[Sequence[float]], max_model_len: int
+) -> list[tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, ...]]]:
+    """Sequences with their log-probabilities, responses cut to what a context holds beside one more token.
+
+    Raises ValueError when there is nothing to compare or the lengths differ.
+    """
+    fitting = []
+    for number, ((prompt, response), logprobs) in enumerate(zip(sequences, learner_logprobs, strict=True)):
+        if len(response) != len(logprobs):
+            raise ValueError(f"sequence {number}: {len(response)} response tokens, {len(logprobs)} log-probabilities")
+        room = max_model_len - 1 - len(prompt)
+        if prompt and response and room > 0:
+            fitting.append(((tuple(prompt), tuple(response[:room])), tuple(logprobs[:room])))
+    if not fitting:
+        raise ValueError("no sequence to prove a sync with")
+    return fitting
+
+
+def largest_gap(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> Gap:
+    """The token on which the two disagree most; one that is not a finite number wins. Needs at least one token."""
+    worst = Gap(-1.0, 0, 0, 0.0, 0.0)
+    for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for j, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            nats = abs(a - b)
+            if not math.isfinite(nats):
+                return Gap(math.inf, i, j, a, b)
+            if nats > worst.nats:
+                worst = Gap(nats, i, j, a, b)
+    return worst
