@@ -1,0 +1,32 @@
+"""README.md of the policy that PPO saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo_models import Models
+
+
+def model_card(config: Config, models: Models, num_prompts: int) -> str:
+    how = "low-rank adapters, merged" if config.lora else "every weight"
+    when = "sampled one step ahead, with truncated importance weights" if config.asynchronous else "strictly on-policy"
+    steering = "" if config.kl.target is None else f", steered to {config.kl.target:g} nats per answer"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [ppo, rlaif, constitutional-ai]
+---
+# RL-CAI policy
+
+`{Path(models.policy.path).name}` after reinforcement learning from AI feedback (Bai et al. 2022, section 4), made with
+cai_ray: PPO against the score of a preference model, minus {config.kl.coefficient:g} x KL from where it started
+({config.kl.estimator}{steering}).
+
+- prompts: {num_prompts}; steps: {config.num_steps} of {config.num_episodes} answers each, {when}
+- advantages: {config.advantage.kind}; {config.optim.epochs:g} passes over each step's answers in updates of
+  {config.optim.batch_size}; learning rate {config.optim.learning_rate:g} ({config.optim.schedule})
+- trained: {how}; at most {config.sampling.max_tokens} new tokens at temperature {config.sampling.temperature:g}
+
+A preference model can be over-optimised: read samples and look at the run's metrics before use.
+"""

@@ -1,0 +1,110 @@
+"""How the policy writes and learns, in numbers: one line of metrics.jsonl per step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+
+from cai_ray.engines.episodes import Episode, Scored
+from cai_ray.metrics.diversity import Answered, boilerplate, distinct
+from cai_ray.metrics.refusals import read
+from cai_ray.quality.gates import boilerplate_score
+from cai_ray.stages.ppo_progress import Phases
+
+DISTINCT_N = 2
+# Of an update's statistics these are extremes, and not means over its tokens.
+_LEAST, _MOST = "_min", "_max"
+
+
+def writing(episodes: Sequence[Episode], texts: Sequence[str], prompts: Sequence[str]) -> dict[str, float]:
+    """What can be said of the answers themselves.
+
+    Args:
+        texts: [num_episodes], the answers as a reader sees them, without reasoning.
+        prompts: [num_episodes], what each could have copied from.
+
+    Returns:
+        length (mean tokens) and length_max; truncated, refusal_rate, evasive_rate (shares in [0, 1]); stock_phrases
+        (mean share of an answer's words in known formulas or its own repetitions); boilerplate_rate (share of the
+        answers that carry one of the phrases said to many prompts); distinct (distinct-2 over all answers; 0 where
+        none has two words).
+    """
+    lengths = [len(episode.response_ids) for episode in episodes]
+    readings = [read(text) for text in texts]
+    said = boilerplate(
+        [Answered(e.prompt_id, prompt, text) for e, prompt, text in zip(episodes, prompts, texts, strict=True)]
+    )
+    return {
+        "length": fmean(lengths),
+        "length_max": float(max(lengths)),
+        "truncated": fmean(episode.truncated for episode in episodes),
+        "refusal_rate": fmean(reading.refusal for reading in readings),
+        "evasive_rate": fmean(reading.evasive for reading in readings),
+        "stock_phrases": fmean(boilerplate_score(text) for text in texts),
+        "boilerplate_rate": fmean(said.carries),
+        "distinct": distinct(texts, DISTINCT_N) or 0.0,
+    }
+
+
+def sampled(episodes: Sequence[Episode], scored: Sequence[Scored], kl: Sequence[float]) -> dict[str, float]:
+    """What the models say of the answers, before anything is learned.
+
+    Returns:
+        score and score_std (raw), kl (nats per answer), kl_per_token, entropy (nats per token, estimated from the
+        sampled tokens), sampler_gap (mean |learner - sampler| log-probability, nats per token).
+    """
+    num_tokens = sum(len(episode.response_ids) for episode in episodes)
+    scores = [one.score for one in scored]
+    gaps = (
+        abs(mine - theirs)
+        for episode, one in zip(episodes, scored, strict=True)
+        for mine, theirs in zip(one.logprobs, episode.logprobs, strict=True)
+    )
+    return {
+        "score": fmean(scores),
+        "score_std": pstdev(scores) if all(map(math.isfinite, scores)) else math.nan,
+        "kl": fmean(kl),
+        "kl_per_token": sum(kl) / num_tokens,
+        "entropy": -sum(sum(one.logprobs) for one in scored) / num_tokens,
+        "sampler_gap": sum(gaps) / num_tokens,
+    }
+
+
+def updates(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One number per statistic of a step's updates: means, least of `*_min`, largest of `*_max`, `skipped` counted.
+
+    Updates that were skipped tell nothing but that.
+    """
+    found: dict[str, float] = {"updates": float(len(stats)), "updates_skipped": sum(s.get("skipped", 0) for s in stats)}
+    done = [one for one in stats if not one.get("skipped", 0)]
+    for name in sorted({name for one in done for name in one} - {"skipped", "num_tokens"}):
+        values = [one[name] for one in done if name in one]
+        if name.endswith(_LEAST):
+            found[name] = min(values)
+        elif name.endswith(_MOST):
+            found[name] = max(values)
+        else:
+            found[name] = fmean(values)
+    return found
+
+
+def speed(phases: Phases, busy_s: float, episodes: Sequence[Episode]) -> dict[str, float]:
+    """Seconds per phase as `<phase>_s`, episodes and sampled tokens per second, and how idle the engines were.
+
+    `busy_s`: in which the engines sampled, whatever the learners did meanwhile.
+    """
+    step_s = max(phases.elapsed_s, 1e-9)
+    num_tokens = sum(len(episode.response_ids) for episode in episodes)
+    return {
+        **{f"{phase}_s": round(duration_s, 4) for phase, duration_s in phases.seconds.items()},
+        "step_s": round(step_s, 4),
+        "episodes_per_s": round(len(episodes) / step_s, 2),
+        "tokens_per_s": round(num_tokens / step_s, 1),
+        "engine_idle": round(min(max(1 - busy_s / step_s, 0.0), 1.0), 4),
+    }
+
+
+def plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON can hold it: what is no finite number becomes null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

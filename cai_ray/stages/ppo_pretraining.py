@@ -1,0 +1,67 @@
+"""Text that the policy must not forget while it learns to please: the optional pretraining mix.
+
+InstructGPT's "PPO-ptx" (Ouyang et al. 2022, arXiv 2203.02155, section 3.5): next-token loss on other text, added to
+every update with the weight `loss.pretraining_coefficient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from cai_ray.config import Config
+from cai_ray.errors import ConfigError
+from cai_ray.prompt_layouts.files import read_records
+from cai_ray.seeding import rng_for
+
+STAGE = "train_ppo"  # whose draws these are
+MIN_TOKENS = 2  # the first one is not learned
+
+
+class PretrainingConfig(Config):
+    """Where the text comes from."""
+
+    path: str = Field(description="A file of records (JSONL, Parquet, text lines, ...), a folder, a glob or a URI.")
+    column: str = Field("text", description="Of the records: the text.")
+    texts_per_update: int = Field(8, ge=1, description="Added to every update, drawn anew.")
+    max_tokens: int = Field(256, ge=MIN_TOKENS, description="Longer texts are cut.")
+    limit: int = Field(10_000, ge=1, description="Records read, from the first.")
+
+
+def identity(config: PretrainingConfig | None) -> dict[str, Any]:
+    """Names and sizes of local files: other text, other results (G4)."""
+    if config is None:
+        return {}
+    path = Path(config.path)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {"pretraining": [[file.name, file.stat().st_size] for file in files if file.is_file()]}
+
+
+def read_texts(config: PretrainingConfig, encode: Callable[[str], Sequence[int]]) -> list[tuple[int, ...]]:
+    """Token ids of every usable text, at least 2 each. Raises ConfigError when there is none."""
+    found = []
+    records = islice(read_records(config.path), config.limit)
+    for _, record in records:
+        text = record.get(config.column) if isinstance(record, dict) else None
+        if isinstance(text, str):
+            ids = tuple(encode(text))[: config.max_tokens]
+            if len(ids) >= MIN_TOKENS:
+                found.append(ids)
+    if not found:
+        raise ConfigError(f"ppo.pretraining.path={config.path!r} has no text in column {config.column!r}; set `column`")
+    return found
+
+
+def drawn(texts: Sequence[tuple[int, ...]], num: int, step: int, seed: int) -> list[tuple[int, ...]]:
+    """`num` texts for a step, with repetition only where there are fewer; `num` is 0 where there are none."""
+    if not num:
+        return []
+    rng = rng_for(seed, STAGE, str(step), "pretraining")
+    whole, rest = divmod(num, len(texts))
+    chosen = [*range(len(texts))] * whole + rng.sample(range(len(texts)), rest)
+    rng.shuffle(chosen)
+    return [texts[k] for k in chosen]

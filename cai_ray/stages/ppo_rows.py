@@ -1,0 +1,53 @@
+"""The answers that a run keeps: which they are, as rows, and their ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from cai_ray.engines.episodes import Episode, Scored
+from cai_ray.rows import ROLLOUT, rollout_row_id
+from cai_ray.stages.ppo_prompts import Turns
+
+
+def kept_ids(turns: Turns, steps: Iterable[int], num: int) -> list[str]:
+    """The rows that these steps leave, `num` each at most, in order; known before anything is sampled."""
+    found = []
+    for step in steps:
+        wanted = turns.wanted(step)
+        found += [rollout_row_id(step, *wanted[position]) for position in turns.kept(step, num)]
+    return found
+
+
+def rollout_ids(rollouts: pa.Table) -> pa.Array:
+    """The units that Rollout rows answer."""
+    keys = zip(*(rollouts[name].to_pylist() for name in ("step", "prompt_id", "sample_index")), strict=True)
+    return pa.array([rollout_row_id(*key) for key in keys], pa.string())
+
+
+def rollout_rows(
+    turns: Turns, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], kl: Sequence[float]
+) -> pa.Table:
+    """Rows of the schema ROLLOUT. `kl`: [num_episodes], nats per answer."""
+    rows = [
+        {
+            "step": step,
+            "prompt_id": episode.prompt_id,
+            "sample_index": episode.sample_index,
+            "messages": turns.prompt(episode.prompt_id).messages,
+            "response": episode.text,
+            "score": _finite(one.score),
+            "kl": _finite(distance),
+            "num_tokens": len(episode.response_ids),
+            "truncated": episode.truncated,
+            "policy_version": episode.policy_version,
+        }
+        for episode, one, distance in zip(episodes, scored, kl, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, ROLLOUT)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,133 @@
+"""One atomic snapshot of the whole loop: what it carries from step to step, and the learners' own files.
+
+`snapshots/<name>/` holds the files; `snapshots/<name>.json` makes them count, written last. The name has the step and
+the attempt in it, so learners that outlive a killed driver cannot write into a later attempt's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cai_ray.algorithms.guards import GuardState
+from cai_ray.algorithms.kl import KlState
+from cai_ray.algorithms.scores import ScoreState
+from cai_ray.config import Config
+from cai_ray.engines.checkpoints import damage
+from cai_ray.engines.episodes import Episode
+from cai_ray.engines.parts import FileRecord
+from cai_ray.engines.storage import Storage
+
+logger = logging.getLogger(__name__)
+FOLDER = "snapshots"
+EPISODES = "episodes.jsonl"
+_NAME = re.compile(r"step-(\d+)\.a(\d+)")
+
+
+class LoopState(Config):
+    """What the loop itself carries from one step to the next."""
+
+    step: int  # steps done, >= 0; the prompts' turn follows from it
+    kl: KlState
+    scores: ScoreState = ScoreState()
+    guard: GuardState = GuardState()
+
+
+class Snapshot(Config):
+    """One moment between two steps, whole."""
+
+    name: str
+    fingerprint: str
+    state: LoopState
+    files: tuple[FileRecord, ...]  # the learners', and the next step's answers where they are there already
+
+    @property
+    def episodes_file(self) -> str:
+        return f"{FOLDER}/{self.name}/{EPISODES}"
+
+
+def name_of(step: int, attempt: int) -> str:
+    return f"step-{step}.a{attempt}"
+
+
+def write(folder: Storage, snapshot: Snapshot, ready: Sequence[Episode] | None, num_keep: int) -> Snapshot:
+    """Commit a snapshot whose learners' files are written, and delete all but the newest `num_keep`."""
+    if ready is not None:
+        content = "".join(json.dumps(asdict(episode)) + "\n" for episode in ready).encode()
+        folder.write(snapshot.episodes_file, content)
+        record = FileRecord(
+            name=snapshot.episodes_file,
+            num_rows=len(ready),
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        snapshot = snapshot.model_copy(update={"files": (*snapshot.files, record)})
+    folder.write(f"{FOLDER}/{snapshot.name}.json", snapshot.model_dump_json().encode())
+    for old in records(folder, snapshot.fingerprint)[num_keep:]:
+        _delete(folder, old.name)
+    return snapshot
+
+
+def ready_episodes(folder: Storage, snapshot: Snapshot) -> list[Episode] | None:
+    """The next step's answers, if they were sampled before the snapshot; None otherwise."""
+    if snapshot.episodes_file not in {file.name for file in snapshot.files}:
+        return None
+    return [_episode(json.loads(line)) for line in folder.read(snapshot.episodes_file).decode().splitlines()]
+
+
+def _episode(saved: dict[str, Any]) -> Episode:
+    lists = ("prompt_ids", "response_ids", "logprobs")
+    return Episode(**{**saved, **{name: tuple(saved[name]) for name in lists}})
+
+
+def records(folder: Storage, fingerprint: str) -> list[Snapshot]:
+    """The snapshots that count, newest first; their files are not looked at."""
+    found = []
+    for name in folder.names(FOLDER, ".json"):
+        try:
+            snapshot = Snapshot.model_validate_json(folder.read(name))
+        except ValueError:
+            logger.warning("%s cannot be read and its snapshot is passed over", name)
+            continue
+        if snapshot.fingerprint == fingerprint:
+            found.append(snapshot)
+    return sorted(found, key=lambda snapshot: (-snapshot.state.step, -_attempt(snapshot.name)))
+
+
+def newest_whole(folder: Storage, fingerprint: str, fits: Callable[[int], bool]) -> tuple[Snapshot | None, list[str]]:
+    """The newest snapshot that verifies and whose step `fits`, and what was wrong with newer ones; these go."""
+    problems: list[str] = []
+    for snapshot in records(folder, fingerprint):
+        problem = damage(folder, snapshot.files)
+        if problem is None and not fits(snapshot.state.step):
+            problem = "kept rows of a step before it are gone"
+        if problem is None:
+            return snapshot, problems
+        problems.append(f"the snapshot of step {snapshot.state.step} is passed over: {problem}")
+        _delete(folder, snapshot.name)
+    return None, problems
+
+
+def sweep(folder: Storage) -> None:
+    """Delete snapshot folders without a record, left by a save that was cut off."""
+    recorded = {name.rsplit("/", 1)[-1].removesuffix(".json") for name in folder.names(FOLDER, ".json")}
+    for name in (folder / FOLDER).folders():
+        if _NAME.fullmatch(name) and name not in recorded:
+            folder.delete_folder(f"{FOLDER}/{name}")
+    folder.sweep_temporary(FOLDER)
+
+
+def _delete(folder: Storage, name: str) -> None:
+    """The record goes first, so that a crash leaves no record of missing files."""
+    folder.delete(f"{FOLDER}/{name}.json")
+    folder.delete_folder(f"{FOLDER}/{name}")
+
+
+def _attempt(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match[2]) if match else 0

@@ -1,0 +1,91 @@
+"""One run of the PPO stage: what stays the same from step to step, what goes on, and how it is kept and found again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from cai_ray.algorithms import kl
+from cai_ray.engines.artifacts import OpenStage
+from cai_ray.engines.episodes import Episode
+from cai_ray.engines.training import TrainingDiverged
+from cai_ray.engines.training_attempt import Attempt, check_owner
+from cai_ray.engines.training_metrics import MetricsFile
+from cai_ray.stages import ppo_snapshot
+from cai_ray.stages.ppo_config import STAGE, Config
+from cai_ray.stages.ppo_machines import Machines
+from cai_ray.stages.ppo_models import Models
+from cai_ray.stages.ppo_progress import PpoProgress
+from cai_ray.stages.ppo_prompts import Turns
+from cai_ray.stages.ppo_rows import kept_ids
+from cai_ray.stages.ppo_snapshot import LoopState, Snapshot
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """From one step to the next: what the loop knows, and the next answers where they are sampled ahead."""
+
+    state: LoopState
+    ready: list[Episode] | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that stays the same from step to step."""
+
+    config: Config
+    opened: OpenStage
+    models: Models
+    turns: Turns
+    attempt: Attempt
+    machines: Machines
+    metrics: MetricsFile
+    progress: PpoProgress
+    texts: list[tuple[int, ...]]  # not to be forgotten, as tokens; may be empty
+
+    def tell(self, event: str, step: int | None = None) -> None:
+        """Into metrics.jsonl and the log: something that is not as it should be."""
+        logger.warning("%s: %s", STAGE, event)
+        self.metrics.event(event, **({} if step is None else {"step": step}))
+
+
+def diverged(training: Training, step: int, reason: str) -> TrainingDiverged:
+    folder = training.opened.folder
+    known = ppo_snapshot.records(folder, training.opened.plan.fingerprint)
+    good = f"{folder.location}/{ppo_snapshot.FOLDER}/{known[0].name}" if known else "none yet"
+    return TrainingDiverged(f"{STAGE}: step {step}: {reason}. The last good snapshot: {good}")
+
+
+def save(training: Training, carried: Carried) -> None:
+    """One atomic snapshot. Raises LearnersLost."""
+    folder, workers = training.opened.folder, training.config.workers
+    name = ppo_snapshot.name_of(carried.state.step, training.opened.plan.attempts)
+    files = training.machines.learners.save(name)
+    check_owner(folder, training.attempt)
+    training.metrics.flush()
+    snapshot = Snapshot(
+        name=name,
+        fingerprint=training.opened.plan.fingerprint,
+        state=carried.state,
+        files=tuple(files),
+    )
+    ppo_snapshot.write(folder, snapshot, carried.ready, workers.keep_checkpoints)
+
+
+def newest(training: Training, rows_are_there: set[str] | None = None) -> tuple[Snapshot | None, Carried]:
+    """Where an earlier attempt, or a lost learner, left off."""
+    folder, config = training.opened.folder, training.config
+
+    def fits(step: int) -> bool:
+        wanted = kept_ids(training.turns, range(1, step + 1), config.samples_kept)
+        return rows_are_there is None or rows_are_there.issuperset(wanted)
+
+    found, problems = ppo_snapshot.newest_whole(folder, training.opened.plan.fingerprint, fits)
+    for problem in problems:
+        training.tell(problem)
+    if found is None:
+        return None, Carried(LoopState(step=0, kl=kl.first_state(config.kl)))
+    training.tell(f"resumed from the snapshot of step {found.state.step}", found.state.step)
+    return found, Carried(found.state, ppo_snapshot.ready_episodes(folder, found))

@@ -1,0 +1,207 @@
+"""Train the RL-CAI policy by PPO against the preference model.  Prompt -> Rollout (a sample of them), model.
+
+The paper's second phase (Bai et al. 2022, section 4): from the SL-CAI policy, score minus beta times KL. One step is
+one batch of fresh answers: sampled by vLLM, scored, turned into rewards and advantages, learned from in several
+updates; then the engines get the new weights. All that goes from step to step is in every snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from cai_ray.algorithms import kl
+from cai_ray.algorithms.guards import Verdict, judge_rollouts
+from cai_ray.engines.artifacts import Artifact, open_stage
+from cai_ray.engines.cluster import connected
+from cai_ray.engines.episodes import Episode, Scored
+from cai_ray.engines.parts import FileRecord, write_part
+from cai_ray.engines.policy_job import LearnersDiverged, LearnersLost
+from cai_ray.engines.training_attempt import begin, end
+from cai_ray.engines.training_metrics import MetricsFile
+from cai_ray.fingerprint import settings
+from cai_ray.rows import DROPPED, ROLLOUT
+from cai_ray.stages import ppo_batch, ppo_health, ppo_snapshot
+from cai_ray.stages.context import Context
+from cai_ray.stages.ppo_card import model_card
+from cai_ray.stages.ppo_config import STAGE as STAGE
+from cai_ray.stages.ppo_config import Config as Config
+from cai_ray.stages.ppo_machines import build_machines
+from cai_ray.stages.ppo_models import models_of
+from cai_ray.stages.ppo_pretraining import drawn, read_texts
+from cai_ray.stages.ppo_progress import Phases, PpoProgress
+from cai_ray.stages.ppo_prompts import Turns, check_enough, choose
+from cai_ray.stages.ppo_rows import kept_ids, rollout_ids, rollout_rows
+from cai_ray.stages.ppo_snapshot import LoopState
+from cai_ray.stages.ppo_training import Carried, Training, diverged, newest, save
+
+
+def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
+    """Sample, score, judge, learn, hand on the weights. Raises LearnersLost and TrainingDiverged."""
+    config, machines, turns = training.config, training.machines, training.turns
+    step = carried.state.step + 1
+    with phase("rollout"):
+        episodes = carried.ready or machines.submit(turns.requests(step)).result()
+        ahead = config.asynchronous and step < config.num_steps
+        pending = machines.submit(turns.requests(step + 1)) if ahead else None
+        machines.engines.sleep()
+    with phase("score"):
+        scored = score(training, episodes)
+        distance = ppo_batch.distance(episodes, scored)
+    verdict, state, measured = judge(training, carried.state, episodes, scored, distance)
+    if verdict.action == "go":
+        with phase("update"):
+            state, learned = learn(training, state, episodes, scored, measured["kl"])
+        measured |= learned
+    with phase("wait"):
+        ready = pending.result() if pending is not None else None
+    with phase("sync"):
+        machines.push(step, episodes)
+    if num_lost := machines.newly_started():
+        training.tell(f"in step {step} rollout engines were lost and started anew: {num_lost}", step)
+    keep_rows(training, step, episodes, scored, distance.kl)
+    measured |= ppo_health.speed(phase, machines.newly_busy_s(), episodes)
+    training.metrics.write(step=step, num_steps=config.num_steps, **ppo_health.plain(measured))
+    training.progress.show(step, measured)
+    return Carried(state, ready)
+
+
+def score(training: Training, episodes: Sequence[Episode]) -> list[Scored]:
+    """Every answer by the preference model, the policy, the reference and the value model."""
+    scored_ids = [
+        training.models.scored_ids(training.turns.prompt(episode.prompt_id).messages, episode.text)
+        for episode in episodes
+    ]
+    return training.machines.learners.score(episodes, scored_ids)
+
+
+def judge(
+    training: Training,
+    before: LoopState,
+    episodes: Sequence[Episode],
+    scored: Sequence[Scored],
+    distance: ppo_batch.Distance,
+) -> tuple[Verdict, LoopState, dict[str, float]]:
+    """Is the policy still well? A step that is not is skipped; after too many in a row the run stops."""
+    step = before.step + 1
+    texts = [training.models.answer(episode.text) for episode in episodes]
+    prompts = [training.turns.prompt(episode.prompt_id).text for episode in episodes]
+    measured = {
+        **ppo_health.sampled(episodes, scored, distance.kl),
+        **ppo_health.writing(episodes, texts, prompts),
+        "kl_coefficient": before.kl.coefficient,
+        "policy_lag": float(before.step - min(episode.policy_version for episode in episodes)),
+    }
+    verdict, guard = judge_rollouts(
+        before.guard,
+        training.config.guards,
+        kl=measured["kl"],
+        writing=(measured["distinct"], measured["entropy"], measured["length"]),
+        logprobs_finite=distance.logprobs_finite,
+        scores_finite=distance.scores_finite,
+    )
+    if verdict.action != "go":
+        training.tell(f"step {step} is not learned from: {verdict.reason}", step)
+    if verdict.action == "stop":
+        raise diverged(training, step, verdict.reason)
+    return verdict, before.model_copy(update={"step": step, "guard": guard}), measured
+
+
+def learn(
+    training: Training, state: LoopState, episodes: Sequence[Episode], scored: Sequence[Scored], mean_kl: float
+) -> tuple[LoopState, dict[str, float]]:
+    """Rewards, advantages, several updates, and the next beta."""
+    config, learners, step = training.config, training.machines.learners, state.step
+    lesson = ppo_batch.lesson(episodes, scored, config, state.kl, state.scores)
+    seed = training.turns.seed
+    texts = drawn(training.texts, config.num_texts, step, seed)
+    try:
+        stats = learners.update(
+            episodes, scored, lesson.advantages, lesson.returns, step=step, seed=seed, pretraining=texts
+        )
+    except LearnersDiverged as error:
+        raise diverged(training, step, str(error)) from error
+    for reason in learners.refusals:
+        training.tell(f"an update of step {step} is skipped: {reason}", step)
+    beta = kl.next_state(state.kl, config.kl, mean_kl, len(episodes))
+    after = state.model_copy(update={"kl": beta, "scores": lesson.score_state})
+    return after, {**lesson.measured, **ppo_health.updates(stats)}
+
+
+def keep_rows(
+    training: Training, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], distances: Sequence[float]
+) -> None:
+    """Some of the answers, drawn, as a part of their own."""
+    kept = training.turns.kept(step, training.config.samples_kept)
+    rows = rollout_rows(
+        training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
+    )
+    counters = {"num_episodes": len(episodes), "num_output_tokens": sum(len(e.response_ids) for e in episodes)}
+    write_part(training.opened.folder, rows, DROPPED.empty_table(), rollout_ids(rows).to_pylist(), counters)
+
+
+def is_due(step: int, config: Config) -> bool:
+    """Whether a snapshot follows this step."""
+    return step % config.workers.steps_per_checkpoint == 0 or step == config.num_steps
+
+
+def train(training: Training) -> tuple[FileRecord, ...]:
+    """All steps that are left, and the model saved. A lost learner costs what came after the last snapshot."""
+    config, machines = training.config, training.machines
+    snapshot, carried = newest(training, set(training.opened.done_ids.to_pylist()))
+    bring_up = machines.start
+    while True:
+        try:
+            bring_up(snapshot.name if snapshot else None, carried.state.step)
+            phase = Phases()
+            while carried.state.step < config.num_steps:
+                carried = one_step(training, carried, phase)
+                phase = Phases()
+                if is_due(carried.state.step, config):
+                    with phase("snapshot"):  # counted to the step that waits for it
+                        save(training, carried)
+            card = model_card(config, training.models, len(training.turns.prompts))
+            return tuple(machines.learners.export(training.opened.folder, card))
+        except LearnersLost as lost:
+            training.tell(f"a learner was lost: {lost}")
+            snapshot, carried = newest(training)
+            bring_up = machines.rewind
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Train on the prompts of `source_stage`, against the scores of the recipe's preference model."""
+    source, folder = context.artifact(source_stage), context.folder(STAGE)
+    opened = open_stage(
+        folder,
+        STAGE,
+        context.fingerprints[STAGE],
+        settings(config),
+        {source_stage: source.manifest.fingerprint},
+        rollout_ids,
+        ("step", "prompt_id", "sample_index"),
+    )
+    if isinstance(opened, Artifact):
+        return opened
+    models = models_of(config, context)
+    chosen = choose(source, models, config)
+    check_enough(chosen, source, config)
+    texts = read_texts(config.pretraining, models.text_ids) if config.pretraining else []
+    turns = Turns(chosen.prompts, config.prompts_per_step, config.samples_per_prompt, context.seed)
+    ids = [row["row_id"] for row in chosen.dropped]
+    if ids:
+        dropped = pa.Table.from_pylist(chosen.dropped, DROPPED)
+        write_part(folder, ROLLOUT.empty_table(), dropped, ids)
+    ppo_snapshot.sweep(folder)
+    attempt = begin(folder)
+    with connected(context.cluster), PpoProgress(STAGE, config.num_steps) as progress:
+        machines = build_machines(config, context, models)
+        metrics = MetricsFile(folder, attempt.number, attempt.started_at)
+        try:
+            files = train(Training(config, opened, models, turns, attempt, machines, metrics, progress, texts))
+        finally:
+            machines.close()
+            metrics.close()
+    end(folder)
+    kept = kept_ids(turns, range(1, config.num_steps + 1), config.samples_kept)
+    return opened.commit(pa.array([*ids, *kept], pa.string()), files)

@@ -1,0 +1,355 @@
+"""PPO without models: learners and rollout engines that are a few lines of arithmetic, and die when they are told.
+
+The policy is one number, `weight`. It decides how answers come out and what their log-probabilities are; an update
+moves it by the mean advantage. So a run is a function of its seeds alone, and every door to the machines is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+
+from cai_ray.config import ModelConfig
+from cai_ray.engines.artifacts import Artifact, find, open_stage
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.episodes import Episode, EpisodeRequest, Scored
+from cai_ray.engines.parts import FileRecord, write_part
+from cai_ray.engines.policy_job import LearnersLost
+from cai_ray.engines.rollout_worker import EngineUse
+from cai_ray.engines.storage import Storage
+from cai_ray.engines.training_metrics import parse_metrics, read_metrics
+from cai_ray.rows import DROPPED, PROMPT
+from cai_ray.seeding import digest
+from cai_ray.stages import train_ppo
+from cai_ray.stages.context import Context
+from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo_machines import Machines
+from cai_ray.stages.ppo_models import Models, models_of
+from cai_ray.stages.ppo_summary import steps_of
+from tests.tiny_models import save_tiny
+
+PROMPTS = "load_prompts"
+WORDS = ("no", "sorry", "take", "ask", "paint", "the", "chair", "owner", "because", "instead")
+
+
+class Killed(BaseException):
+    """The driver is gone, at once: nothing after the call happens."""
+
+
+def share(*parts: Any) -> float:
+    """In [0, 1), from all that is given."""
+    return int.from_bytes(digest(*parts, num_bytes=4), "big") / 2**32
+
+
+@dataclass
+class Script:
+    """What the machines do wrong, and what they were asked.
+
+    Attributes:
+        die_at: the driver dies at the so-manieth call (from 1), before the call has done anything.
+        lose_at: a learner is lost at these calls.
+        change: alters what was scored, by step.
+    """
+
+    die_at: int | None = None
+    lose_at: frozenset[int] = frozenset()
+    change: Callable[[int, list[Scored]], list[Scored]] | None = None
+    calls: list[str] = field(default_factory=list)
+
+    def __call__(self, call: str, is_learner: bool = True) -> None:
+        self.calls.append(call)
+        if len(self.calls) == self.die_at:
+            raise Killed(call)
+        if is_learner and len(self.calls) in self.lose_at:
+            raise LearnersLost(f"at {call}")
+
+
+class ScriptedLearners:
+    def __init__(self, folder: Storage, script: Script, config: Config) -> None:
+        self._folder, self._script, self._config = folder, script, config
+        self.weight = 0.0
+        self.num_updates = 0
+        self.refusals: list[str] = []
+
+    def start(self, resume: str | None = None) -> None:
+        self._script(f"start {resume}", is_learner=False)
+        self._load(resume)
+
+    def load(self, name: str | None) -> None:
+        self._script(f"load {name}")
+        self._load(name)
+
+    def _load(self, name: str | None) -> None:
+        saved: dict[str, Any] = {"weight": 0.0, "num_updates": 0}
+        if name is not None:
+            saved = json.loads(self._folder.read(f"snapshots/{name}/learners.json"))
+        self.weight, self.num_updates = saved["weight"], saved["num_updates"]
+
+    def close(self) -> None:
+        pass
+
+    def score(self, episodes: Sequence[Episode], reward_ids: Sequence[tuple[int, ...]]) -> list[Scored]:
+        assert len(episodes) == len(reward_ids)
+        self._script(f"score v{min(e.policy_version for e in episodes)}")
+        found = [self._scored(*pair) for pair in zip(episodes, reward_ids, strict=True)]
+        step = self.num_updates // (int(self._config.optim.epochs) * self._config.num_minibatches) + 1
+        return self._script.change(step, found) if self._script.change else found
+
+    def _scored(self, episode: Episode, ids: tuple[int, ...]) -> Scored:
+        length = len(episode.response_ids)
+        logprob = -1.0 - 0.1 * math.tanh(self.weight)
+        has_values = self._config.advantage.kind == "gae"
+        return Scored(
+            score=share(list(ids)) + self.weight,
+            logprobs=(logprob,) * length,
+            ref_logprobs=(-1.0,) * length,
+            values=(0.1,) * length if has_values else (),
+        )
+
+    def update(
+        self,
+        episodes: Sequence[Episode],
+        scored: Sequence[Scored],
+        advantages: Sequence[Sequence[float]],
+        returns: Sequence[Sequence[float]],
+        *,
+        step: int,
+        seed: int,
+        pretraining: Sequence[tuple[int, ...]] = (),
+    ) -> list[dict[str, float]]:
+        self._script(f"update {step}")
+        lengths = [len(episode.response_ids) for episode in episodes]
+        assert [len(row) for row in advantages] == lengths
+        assert all(
+            len(row) == (length if self._config.advantage.kind == "gae" else 0)
+            for row, length in zip(returns, lengths, strict=True)
+        )
+        first = [row[0] * one.score for row, one in zip(advantages, scored, strict=True)]
+        self.weight += 1e-3 * sum(map(sum, pretraining))
+        self.weight += 0.1 * math.tanh(sum(first) / len(first))
+        num = int(self._config.optim.epochs) * self._config.num_minibatches
+        self.num_updates += num
+        return [
+            {"policy_loss": -self.weight, "clip_fraction": 0.1, "ratio_min": 0.9, "ratio_max": 1.1 + k, "skipped": 0.0}
+            for k in range(num)
+        ]
+
+    def logprobs(self, sequences: Sequence[Any]) -> list[tuple[float, ...]]:
+        self._script("logprobs")
+        return [(self.weight,) * len(response) for _, response in sequences]
+
+    def save(self, name: str) -> tuple[FileRecord, ...]:
+        self._script(f"save {name}")
+        content = json.dumps({"weight": self.weight, "num_updates": self.num_updates}).encode()
+        path = f"snapshots/{name}/learners.json"
+        self._folder.write(path, content)
+        self._script(f"saved {name}", is_learner=False)
+        return (_record(path, content),)
+
+    def export(self, folder: Storage, card: str) -> tuple[FileRecord, ...]:
+        self._script("export")
+        files = {"model/weight.json": json.dumps(self.weight).encode(), "model/README.md": card.encode()}
+        for name, content in files.items():
+            folder.write(name, content)
+        self._script("exported", is_learner=False)
+        return tuple(_record(name, content) for name, content in files.items())
+
+
+def _record(name: str, content: bytes) -> FileRecord:
+    return FileRecord(name=name, num_rows=0, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+@dataclass
+class ScriptedPending:
+    engines: ScriptedEngines
+    requests: Sequence[EpisodeRequest]
+    weight: float
+    version: int
+
+    def result(self) -> list[Episode]:
+        self.engines.script(f"result v{self.version}", is_learner=False)
+        return [self._episode(request) for request in self.requests]
+
+    def cancel(self) -> None:
+        self.engines.script("cancel", is_learner=False)
+
+    def _episode(self, request: EpisodeRequest) -> Episode:
+        length = 2 + int(8 * share(request.seed, self.weight))
+        words = [WORDS[int(len(WORDS) * share(request.seed, k, self.weight))] for k in range(length)]
+        return Episode(
+            prompt_id=request.prompt_id,
+            sample_index=request.sample_index,
+            prompt_ids=request.prompt_ids,
+            response_ids=tuple(range(3, 3 + length)),
+            logprobs=(-1.0 - 0.1 * math.tanh(self.weight),) * length,
+            truncated=length == 9,
+            text=" ".join(words),
+            policy_version=self.version,
+        )
+
+
+class ScriptedEngines:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.version = 0
+        self.weight = 0.0
+        self.asked: list[tuple[str, int]] = []
+
+    def launch(self) -> None:
+        self.script("launch", is_learner=False)
+
+    def start(self) -> None:
+        self.script("engines start", is_learner=False)
+
+    def close(self) -> None:
+        pass
+
+    def sleep(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
+    def use(self) -> list[EngineUse]:
+        return [EngineUse(busy_s=1e-3 * len(self.asked), num_tokens=0)]
+
+    def num_starts(self) -> list[int]:
+        return [1]
+
+    def submit(self, requests: Sequence[EpisodeRequest]) -> ScriptedPending:
+        self.script(f"submit v{self.version}", is_learner=False)
+        self.asked += [(request.prompt_id, request.sample_index) for request in requests]
+        return ScriptedPending(self, list(requests), self.weight, self.version)
+
+
+@dataclass
+class ScriptedSync:
+    learners: ScriptedLearners
+    engines: ScriptedEngines
+    script: Script
+
+    def push(self, version: int) -> None:
+        self.script(f"push v{version}")
+        self.engines.version, self.engines.weight = version, self.learners.weight
+
+    def prove(self, sequences: Sequence[Any], logprobs: Sequence[Sequence[float]], tolerance: float) -> None:
+        assert all(value == self.engines.weight for row in logprobs for value in row), "a push was left out"
+
+
+@cache
+def _models(folder: Path) -> Models:
+    """Loaded once: the tokenizers take longer than a whole scripted run."""
+    return models_of(small(), context_of(folder / "run", folder, prompt_rows(5)))
+
+
+def use_script(monkeypatch: pytest.MonkeyPatch, script: Script, models: Path) -> None:
+    """Let the stage of this process drive scripted machines, and no Ray. `models`: of `models_folder`."""
+    loaded = _models(models)
+
+    def machines(config: Config, context: Context, _: Models) -> Machines:
+        learners = ScriptedLearners(context.folder(train_ppo.STAGE), script, config)
+        engines = ScriptedEngines(script)
+        sync = ScriptedSync(learners, engines, script)
+        return Machines(cast(Any, learners), cast(Any, engines), cast(Any, sync), config, tolerance=1e-3)
+
+    monkeypatch.setattr(train_ppo, "build_machines", machines)
+    monkeypatch.setattr(train_ppo, "models_of", lambda config, context: loaded)
+    monkeypatch.setattr(train_ppo, "connected", lambda cluster: nullcontext())
+
+
+def prompt_rows(num: int, words: int = 3) -> list[dict[str, Any]]:
+    """Prompt rows; every fifth is held out."""
+    return [
+        {
+            "prompt_id": f"prompt-{k:04}",
+            "messages": [{"role": "user", "content": " ".join([f"{k}?"] * words)}],
+            "kind": "red_team",
+            "source": "test",
+            "source_row": f"test:{k}",
+            "category": None,
+            "split": "test" if k % 5 == 4 else "train",
+            "license": None,
+        }
+        for k in range(num)
+    ]
+
+
+def models_folder(folder: Path) -> Path:
+    """A policy and a preference model of single bytes, in `policy` and `scores`."""
+    save_tiny(folder / "policy", max_tokens=256)
+    save_tiny(folder / "scores", classifier=True, max_tokens=512)
+    return folder
+
+
+def context_of(folder: Path, models: Path, rows: Sequence[dict[str, Any]], fingerprint: str = "ppo") -> Context:
+    """A run in `folder` whose prompts are `rows`."""
+    run = Storage(str(folder))
+
+    def ids(table: pa.Table) -> pa.Array:
+        return table["prompt_id"]
+
+    opened = open_stage(run / PROMPTS, PROMPTS, "prompts", {}, {}, ids, ("prompt_id",))
+    if not isinstance(opened, Artifact):
+        keys = [row["prompt_id"] for row in rows]
+        write_part(opened.folder, pa.Table.from_pylist(list(rows), PROMPT), DROPPED.empty_table(), keys)
+        opened.commit(pa.array(keys, pa.string()))
+    return Context(
+        run=run,
+        seed=3,
+        models={
+            "sl_cai": ModelConfig(path=str(models / "policy")),
+            "preference_model": ModelConfig(path=str(models / "scores")),
+        },
+        trained={},
+        constitution=None,
+        cluster=ClusterConfig(),
+        fingerprints={train_ppo.STAGE: fingerprint},
+    )
+
+
+def small(**changes: Any) -> Config:
+    """4 steps of 8 answers, 2 passes in updates of 4."""
+    plain = {
+        "num_steps": 4,
+        "prompts_per_step": 8,
+        "sampling": {"max_tokens": 16},
+        "optim": {"learning_rate": 1e-3, "batch_size": 4, "epochs": 2},
+        "samples_kept": 3,
+    }
+    return Config.model_validate({**plain, **changes})
+
+
+TIMES = ("attempt", "elapsed_s", "episodes_per_s", "tokens_per_s", "engine_idle")
+
+
+def curve(context: Context) -> list[dict[str, Any]]:
+    """What was measured at each step, without what only tells how fast."""
+    steps = steps_of(parse_metrics(read_metrics(context.folder(train_ppo.STAGE))))
+    return [{n: v for n, v in step.items() if n not in TIMES and not n.endswith("_s")} for step in steps]
+
+
+def events(context: Context) -> list[str]:
+    entries = parse_metrics(read_metrics(context.folder(train_ppo.STAGE)))
+    return [entry["event"] for entry in entries if "event" in entry]
+
+
+def outcome(context: Context) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bytes]:
+    """Curve, rows in order, and the model of a finished run."""
+    artifact = find(context.folder(train_ppo.STAGE))
+    assert artifact is not None
+    rows = sorted(artifact.rows(), key=lambda row: (row["step"], row["prompt_id"], row["sample_index"]))
+    return curve(context), rows, artifact.folder.read("model/weight.json")
+
+
+def with_scores(change: Callable[[float], float]) -> Callable[[list[Scored]], list[Scored]]:
+    return lambda scored: [replace(one, score=change(one.score)) for one in scored]
