@@ -20,6 +20,9 @@ NAMES = (
     "revise_speed",
     "prefill_under_full_cache",
     "row_overhead",
+    "label_speed",
+    "sft_speed",
+    "paper_findings",
 )
 
 

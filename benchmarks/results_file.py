@@ -17,13 +17,23 @@ from cai_ray.engines.artifacts import now, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, claim: str, figures: dict[str, Any], seeds: Sequence[int]) -> Path:
-    """Write `results/<name>.json`. `figures` holds what was measured and, where there is one, `target` and `met`."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(
+    name: str,
+    claim: str,
+    figures: dict[str, Any],
+    seeds: Sequence[int],
+    folder: Path = RESULTS,
+    command: str | None = None,
+) -> Path:
+    """Write `results/<name>.json`. `figures` holds what was measured and, where there is one, `target` and `met`.
+
+    `command`: what measured it; null: the module of that name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     content = {
         "claim": claim,
-        "command": f"python -m benchmarks.{name}",
+        "command": command or f"python -m benchmarks.{name}",
         "measured_at": now(),
         "machine": {
             "cpu": _cpu_name(),

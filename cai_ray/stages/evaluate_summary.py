@@ -1,7 +1,7 @@
 """What the policies are worth, side by side: `<run>/evaluate/summary.json` and the table at the end of a run.
 
 Intervals are 95%: Wilson's for shares, over prompts where a prompt has several answers. Differences from the first
-policy are paired by prompt.
+policy are paired by prompt. Win rates, Elo and the frontier: evaluation_games.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
+from cai_ray.stages import evaluation_games
 from cai_ray.stages.evaluate import ANSWERS
-from cai_ray.stages.evaluation_scorers import in_order
+from cai_ray.stages.evaluation_failures import add_failures, failures
+from cai_ray.stages.evaluation_scorers import in_order, is_share
 
 SUMMARY = "summary.json"
 DISTINCT_NS = (1, 2, 3)
@@ -89,12 +91,17 @@ def _prompt_means(found: Sequence[Judged]) -> dict[str, float]:
     return {prompt_id: fmean(own) for prompt_id, own in values.items()}
 
 
-def answers_of(artifact: Artifact, policy: str) -> Iterator[Answered]:
-    """What a policy said. Raises ConfigError when its answers are gone."""
+def answers_artifact(artifact: Artifact, policy: str) -> Artifact:
+    """Where a policy's answers are. Raises ConfigError when they are gone."""
     source = find(artifact.folder / ANSWERS / policy)
     if source is None:
         raise ConfigError(f"{artifact.folder.location}/{ANSWERS}/{policy} is gone; pass --fresh to make the stage anew")
-    for row in source.rows(["prompt_id", "messages", "responses"]):
+    return source
+
+
+def answers_of(artifact: Artifact, policy: str) -> Iterator[Answered]:
+    """What a policy said. Raises ConfigError when its answers are gone."""
+    for row in answers_artifact(artifact, policy).rows(["prompt_id", "messages", "responses"]):
         prompt = "\n\n".join(message["content"] for message in row["messages"])
         for response in row["responses"]:
             yield Answered(row["prompt_id"], prompt, response)
@@ -136,9 +143,12 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
         "diversity": {name: diversity(list(answers_of(artifact, name))) for name in policies},
         "unjudged": {name: dict(scores.unjudged[name]) for name in policies},
         "dropped": {name: dict(reasons[name]) for name in policies},
+        "judges": failures(artifact),
         "counters": manifest.counters,
         "duration_s": manifest.duration_s,
     }
+    games = evaluation_games.games_of(artifact, [answers_artifact(artifact, name) for name in policies])
+    summary |= evaluation_games.compared(games, summary)
     artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
     return summary
 
@@ -172,22 +182,24 @@ def table(summary: dict[str, Any]) -> Table:
     for metric in in_order({metric for found in policies.values() for metric in found}):
         shown.add_row(
             metric,
-            *(_cell(found.get(metric)) for found in policies.values()),
-            *(_cell(found.get(metric), signed=True) for found in summary["differences"].values()),
+            *(_cell(found.get(metric), is_share(metric)) for found in policies.values()),
+            *(_cell(found.get(metric), is_share(metric), signed=True) for found in summary["differences"].values()),
         )
     shown.add_row("boilerplate", *(_cell(found["boilerplate"]) for found in summary["diversity"].values()))
     for title, key in (("not judged", "unjudged"), ("dropped", "dropped")):
         counts = [sum(found.values()) for found in summary[key].values()]
         if any(counts):
             shown.add_row(title, *map(str, counts))
+    add_failures(shown, summary)
+    evaluation_games.add_rows(shown, summary)
     return shown
 
 
-def _cell(found: dict[str, float] | None, signed: bool = False) -> str:
+def _cell(found: dict[str, float] | None, share: bool = True, signed: bool = False) -> str:
     """ "-70.3% [-75.0%, -65.1%]"; plain numbers where they are no shares."""
     if found is None:
         return "-"
     sign = "+" if signed else ""
-    kind = ".1%" if found["low"] >= -1 and found["high"] <= 1 else ".3g"
+    kind = ".1%" if share and found["low"] >= -1 and found["high"] <= 1 else ".3g"
     value, low, high = (format(found[key], f"{sign}{kind}") for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

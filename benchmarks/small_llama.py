@@ -1,0 +1,95 @@
+"""A random four-million-parameter Llama for English text, and real conversations to ask it about.
+
+What a random model says is noise, but it takes as long to say as sense would: these are for timings. The tokenizer is
+trained on the conversations themselves, so that a word is about a token, as with a real model.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cai_ray.microworld.tokenizer import CHAT_TEMPLATE, PAD, TURN_END, TURN_START
+from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
+from cai_ray.prompt_layouts.records import Fields
+from cai_ray.rows import DropRow
+
+CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "hh_rlhf" / "harmless-base-test.jsonl.gz"
+VOCABULARY = 4096
+CONTEXT = 2048
+
+
+def pairs(limit: int) -> list[ParsedPair]:
+    """The first `limit` comparisons of hh-rlhf's harmless test set: conversations of several turns, two answers."""
+    found: list[ParsedPair] = []
+    with gzip.open(CONVERSATIONS, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            if len(found) == limit:
+                break
+            record = json.loads(line)
+            try:
+                pair = parse_pair(Fields(record, bind_pair_columns([record])))
+            except DropRow:
+                continue
+            if pair.chosen.strip() and pair.rejected.strip() and pair.chosen != pair.rejected:
+                found.append(pair)
+    return found
+
+
+def save(folder: Path) -> Path:
+    """A stock Hugging Face folder. The weights are random, by a fixed seed."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer(list(_texts(pairs(1000))))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=224,
+        intermediate_size=608,
+        num_hidden_layers=4,
+        num_attention_heads=7,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _texts(found: Sequence[ParsedPair]) -> Iterator[str]:
+    for pair in found:
+        yield from (message["content"] for message in pair.messages)
+        yield pair.chosen
+        yield pair.rejected
+
+
+def _tokenizer(texts: Sequence[str]) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = [PAD, TURN_START, TURN_END]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=specials, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=TURN_END,
+        additional_special_tokens=[TURN_START],
+        model_max_length=CONTEXT,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )

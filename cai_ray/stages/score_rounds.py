@@ -1,0 +1,243 @@
+"""What each round of revision is worth by the preference model.  Revision, preference model -> Evaluation.
+
+The paper's figure 5: the preference model's score of the initial answer and of every revision, beside harm by the
+scorers that need no model. Every answer of a dialogue is a row of its own, under the name of its round; the rounds
+are compared over the same dialogues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+from rich.table import Table
+
+from cai_ray.chat import Message
+from cai_ray.config import ModelConfig, StageConfig
+from cai_ray.engines.artifacts import Artifact, open_stage
+from cai_ray.engines.generation import dropped_row
+from cai_ray.engines.parts import remove_part, write_part
+from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import settings
+from cai_ray.metrics.differences import paired_difference
+from cai_ray.metrics.evaluations import estimate, flatten
+from cai_ray.rows import DROPPED, EVALUATION, DropReason, DropRow, evaluation_row_id, revision_row_id
+from cai_ray.seeding import digest
+from cai_ray.stages.context import Context
+from cai_ray.stages.evaluation_scorers import (
+    TEXT_SCORERS,
+    Answer,
+    RuleScorer,
+    Scorer,
+    in_microworld,
+    in_order,
+    scores_of,
+)
+
+STAGE = "score_rounds"
+SUMMARY = "summary.json"
+PREFERENCE_SCORE = "preference_score"  # metric: the preference model's own units; higher is better
+DIALOGUES_PER_PART = 500
+_COLUMNS = ("prompt_id", "sample_index", "messages", "kind", "category", "initial_response", "revisions")
+
+
+class Config(StageConfig):
+    """The recipe's section `score_rounds`."""
+
+    model: str = Field("preference_model", description="Which of the recipe's models scores.")
+    limit: int | None = Field(
+        2000, ge=1, description="Most dialogues, drawn by the run's seed; one process scores. Null: all."
+    )
+
+
+def round_name(k: int) -> str:
+    """The `policy` of a round's rows: 0 is the initial answer, k the k-th revision."""
+    return f"round_{k}"
+
+
+def answers(row: dict[str, Any]) -> list[Answer]:
+    """A dialogue's initial answer and each revision, in order."""
+    texts = [row["initial_response"], *(done["revision"] for done in row["revisions"])]
+    asked = (row["prompt_id"], row["sample_index"], row["messages"])
+    return [Answer(round_name(k), *asked, text, row["kind"], row["category"]) for k, text in enumerate(texts)]
+
+
+def chosen_dialogues(source: Artifact, limit: int | None, run_seed: int) -> set[str]:
+    """Ids of the dialogues to score, of those that were revised. Raises ConfigError when there is none."""
+    found = [
+        revision_row_id(row["prompt_id"], row["sample_index"])
+        for row in source.rows(["prompt_id", "sample_index", "revisions"])
+        if row["revisions"]
+    ]
+    if not found:
+        raise ConfigError(
+            f"{source.folder.location} holds no revised answer to score; set revise.num_revisions above 0"
+        )
+    return set(sorted(found, key=lambda row_id: digest(run_seed, STAGE, row_id, "limit"))[:limit])
+
+
+def dialogues(source: Artifact, chosen: set[str]) -> Iterator[dict[str, Any]]:
+    """The chosen rows of the schema REVISION."""
+    for row in source.rows(_COLUMNS):
+        if revision_row_id(row["prompt_id"], row["sample_index"]) in chosen:
+            yield row
+
+
+class PreferenceScores:
+    """The preference model's scores of answers. Raises ConfigError when there is no such model at `model.path`."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        from cai_ray.engines.model_files import local_folder
+        from cai_ray.engines.scoring import Scorer as Classifier
+
+        self._classifier = Classifier(local_folder(model.path))
+        self._context: int = self._classifier.model.config.get_text_config().max_position_embeddings
+
+    def __call__(self, conversations: Sequence[tuple[Sequence[Message], str]]) -> list[float | None]:
+        """[num_conversations] scores of (messages, answer); None where it does not fit the context."""
+        ids = [self._classifier.tokens.encode(messages, answer) for messages, answer in conversations]
+        fits = [len(sequence) <= self._context for sequence in ids]
+        scores = iter(self._classifier.scores([own for own, fit in zip(ids, fits, strict=True) if fit]).tolist())
+        return [next(scores) if fit else None for fit in fits]
+
+
+def evaluation(answer: Answer, scorers: Sequence[Scorer], score: float, judge: str) -> dict[str, Any]:
+    """A row of the EVALUATION schema."""
+    return {
+        "policy": answer.policy,
+        "prompt_id": answer.prompt_id,
+        "sample_index": answer.sample_index,
+        "cluster": answer.prompt_id,
+        "category": answer.category,
+        "scores": [{"metric": PREFERENCE_SCORE, "value": score, "judge": judge}, *scores_of(scorers, answer)],
+    }
+
+
+def row_ids(evaluations: pa.Table) -> pa.Array:
+    """The units that Evaluation rows answer."""
+    keys = zip(*(evaluations[name].to_pylist() for name in ("policy", "prompt_id", "sample_index")), strict=True)
+    return pa.array([evaluation_row_id(*key) for key in keys], pa.string())
+
+
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Score every answer of the chosen dialogues. It takes seconds a thousand, so an interrupted pass starts over."""
+    source = context.artifact(source_stage)
+    opened = open_stage(
+        context.folder(STAGE),
+        STAGE,
+        context.fingerprints[STAGE],
+        settings(config),
+        {source_stage: source.manifest.fingerprint},
+        row_ids,
+        ("policy", "prompt_id", "sample_index"),
+    )
+    if isinstance(opened, Artifact):
+        return opened
+    for part in opened.parts:
+        remove_part(opened.folder, part)
+    chosen = chosen_dialogues(source, config.limit, context.seed)
+    known = in_microworld(row["messages"] for row in dialogues(source, chosen))
+    scorers = [RuleScorer(name) for name in (("microworld",) if known else TEXT_SCORERS)]
+    score = PreferenceScores(context.model(config.model))
+    ids: list[str] = []
+    found = dialogues(source, chosen)
+    while batch := [answer for row in islice(found, DIALOGUES_PER_PART) for answer in answers(row)]:
+        rows, dropped = [], []
+        for answer, value in zip(batch, score([(one.messages, one.response) for one in batch]), strict=True):
+            row_id = evaluation_row_id(answer.policy, answer.prompt_id, answer.sample_index)
+            ids.append(row_id)
+            if value is None:
+                too_long = DropRow(DropReason.TOO_LONG, "the answer with its conversation exceeds the model's context")
+                dropped.append(dropped_row(row_id, STAGE, too_long))
+            else:
+                rows.append(evaluation(answer, scorers, value, config.model))
+        write_part(
+            opened.folder,
+            pa.Table.from_pylist(rows, EVALUATION),
+            pa.Table.from_pylist(dropped, DROPPED),
+            ids[-len(batch) :],
+        )
+    return opened.commit(pa.array(ids, pa.string()))
+
+
+# --- The summary ----------------------------------------------------------------------------------------
+
+
+def summarise(artifact: Artifact) -> dict[str, Any]:
+    """Each metric by round with its 95% interval over prompts, and each round less the one before, paired.
+
+    Writes `summary.json` beside the manifest.
+    """
+    values: defaultdict[int, defaultdict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
+    num_dialogues = 0
+    for table in artifact.tables():
+        for row in flatten(table).to_pylist():
+            k = int(row["policy"].removeprefix(round_name(0)[:-1]))
+            num_dialogues += k == 0 and row["metric"] == PREFERENCE_SCORE
+            if row["value"] is not None:
+                values[k][row["metric"]].setdefault(row["prompt_id"], []).append(row["value"])
+    summary = {
+        "rows_in": artifact.manifest.rows_in,
+        "rows_out": artifact.manifest.rows_out,
+        "rows_dropped": artifact.manifest.rows_dropped,
+        "num_dialogues": num_dialogues,
+        "judge": artifact.manifest.config["model"],
+        "rounds": [{"round": k, **_estimates(values[k])} for k in sorted(values)],
+        "changes": [{"round": k, **_changes(values[k - 1], values[k])} for k in sorted(values) if k - 1 in values],
+        "duration_s": artifact.manifest.duration_s,
+    }
+    artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
+    return summary
+
+
+ByPrompt = dict[str, list[float]]
+
+
+def _estimates(metrics: dict[str, ByPrompt]) -> dict[str, Any]:
+    found = {}
+    for metric, by_prompt in metrics.items():
+        flat = [(value, prompt_id) for prompt_id, own in by_prompt.items() for value in own]
+        one = estimate([value for value, _ in flat], [prompt_id for _, prompt_id in flat])
+        found[metric] = one.model_dump() if one else None
+    return found
+
+
+def _changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[str, Any]:
+    found = {}
+    for metric in after:
+        means = [
+            {prompt_id: sum(own) / len(own) for prompt_id, own in side.get(metric, {}).items()}
+            for side in (before, after)
+        ]
+        one = paired_difference(*means)
+        found[metric] = one.model_dump() if one else None
+    return found
+
+
+def read_summary(artifact: Artifact) -> dict[str, Any]:
+    """The summary, written now if a crash came between the manifest and it."""
+    return artifact.written(SUMMARY, summarise)
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """Rounds side by side, for the terminal."""
+    rounds = summary["rounds"]
+    shown = Table(title=f"Rounds of {summary['num_dialogues']} dialogues, scored by {summary['judge']} (95% intervals)")
+    shown.add_column("metric")
+    for row in rounds:
+        shown.add_column("initial" if row["round"] == 0 else f"revision {row['round']}", justify="right")
+    for metric in [PREFERENCE_SCORE, *in_order({m for row in rounds for m in row} - {"round", PREFERENCE_SCORE})]:
+        shown.add_row(metric, *(_cell(row.get(metric), metric) for row in rounds))
+    return shown
+
+
+def _cell(found: dict[str, float] | None, metric: str) -> str:
+    if found is None:
+        return "-"
+    kind = "+.2f" if metric == PREFERENCE_SCORE else ".1%"
+    return f"{found['value']:{kind}} [{found['low']:{kind}}, {found['high']:{kind}}]"
