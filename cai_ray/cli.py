@@ -42,6 +42,7 @@ RecipeFile = Annotated[Path, typer.Argument(help="A recipe, e.g. jobs/recipes/qu
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. revise.num_revisions=2; may be repeated.")
 ]
+CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. jobs/recipes/quickstart.yaml:sl_cai.'
 
 
 def edge(command: Callable[P, T]) -> Callable[P, T]:
@@ -121,7 +122,9 @@ def _message(error: BaseException) -> str:
 
 def _start_logging() -> None:
     if sys.stderr.isatty():
-        handler: logging.Handler = RichHandler(console=errors, show_path=False, markup=False)
+        from cai_ray.engines.live_stages import terminal
+
+        handler: logging.Handler = RichHandler(console=terminal, show_path=False, markup=False)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     else:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -154,12 +157,15 @@ def run(
 
     chosen = select(steps(loaded), only, from_, until)
     outcomes = pipeline.run(loaded, chosen, fresh)
-    for outcome in outcomes:
-        if outcome.table is not None:
-            console.print(outcome.table)
     if all(outcome.was_finished for outcome in outcomes):
         console.print("Nothing to do: every stage was finished.")
-    _print_status(pipeline.status(loaded))
+    if not sys.stderr.isatty():  # on a terminal the live view has just said it
+        _print_status(pipeline.status(loaded))
+    if tables := [outcome.table for outcome in outcomes if outcome.table is not None]:
+        console.print(tables[-1])
+    for outcome in outcomes:
+        if outcome.stage == "report":
+            console.print(f"Report: {outcome.artifact.folder.location}/report.html", soft_wrap=True)
     console.print(f"Output: {pipeline.folder_of(loaded).location}", soft_wrap=True)
 
 
@@ -214,6 +220,99 @@ def preview(
 
     loaded = _load(recipe, set_)
     print_dialogues(pipeline.folder_of(loaded), rows, console)
+
+
+@app.command()
+@edge
+def report(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="A file: .html, .md or .json.")] = None,
+    redact: Annotated[bool, typer.Option("--redact", help="Leave out prompts and everything a model wrote.")] = False,
+) -> None:
+    """Show what a run has done so far on one page; also as Markdown and JSON."""
+    from cai_ray import pipeline
+
+    loaded = _load(recipe, [*(set_ or []), *(["report.redact=true"] if redact else [])])
+    for file in pipeline.write_report(loaded, output):
+        console.print(file, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+@edge
+def chat(
+    checkpoints: Annotated[
+        list[str], typer.Argument(help=f"{CHECKPOINT_HELP} Two with --compare.", show_default=False)
+    ],
+    compare: Annotated[bool, typer.Option("--compare", help="Two models answer side by side.")] = False,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens per answer.")] = 512,
+    seed: Annotated[int | None, typer.Option(help="Sample the same answers again.")] = None,
+) -> None:
+    """Talk to a model in the terminal, or to two side by side."""
+    from cai_ray.engines.serving_requests import AnswerOptions
+    from cai_ray.errors import ConfigError
+    from cai_ray.model_names import named_model
+    from cai_ray.terminal_chat import chat as talk
+
+    if len(checkpoints) != 1 + compare:
+        raise ConfigError(f"{len(checkpoints)} models given; name one, or two with --compare")
+    options = AnswerOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    talk([named_model(checkpoint) for checkpoint in checkpoints], options, system, console)
+
+
+@app.command()
+@edge
+def serve(
+    checkpoint: Annotated[str, typer.Argument(help=CHECKPOINT_HELP, show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token is required.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    token_env: Annotated[
+        str | None, typer.Option(help="NAME of the environment variable that holds the token of clients.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; default: its folder's name.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value, e.g. max_replicas=4 or model.engine.max_num_seqs=64; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve a model over OpenAI's API: chat completions, or scores of a preference model."""
+    _start_logging()
+    from cai_ray.model_names import named_model
+    from cai_ray.recipe import apply_overrides
+    from cai_ray.stages import serve as server
+
+    own_name, model = named_model(checkpoint)
+    settings = {"name": name or own_name, "model": model.model_dump(), "host": host, "port": port}
+    config = server.configure(apply_overrides({**settings, "token_env": token_env}, set_ or []))
+    server.run(config, lambda line: console.print(_escaped(line), soft_wrap=True, highlight=False))
+
+
+@app.command()
+@edge
+def plan(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    gpus: Annotated[str | None, typer.Option(help="Number and kind, e.g. 8xH200; without: this machine's CPU.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Dollars per GPU and hour.")] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option("--assume", help="name=value of an assumption; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Plan for at most so many prompts.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="As if no stage were finished.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Rows, tokens, time, memory and cost of each stage, and what they rest on. Nothing is launched."""
+    from cai_ray.planning import plan as planning
+    from cai_ray.planning.devices import hardware
+
+    loaded = _load(recipe, set_, limit)
+    made = planning.plan(loaded, hardware(gpus, price, assume or ()), use_finished=not from_scratch)
+    if as_json:
+        print(json.dumps(planning.as_json(made), indent=2))
+    else:
+        planning.show(made, console)
 
 
 @config_app.command("schema")

@@ -14,11 +14,13 @@ from cai_ray.constitution import Constitution, ConstitutionError, check_choice
 from cai_ray.constitution_source import load as load_constitution
 from cai_ray.constitution_source import resolve
 from cai_ray.engines.artifacts import PLAN, Artifact, find
+from cai_ray.engines.live_stages import Board, live_stages
 from cai_ray.engines.parts import PartRecord
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.recipe import Recipe
+from cai_ray.stages import report
 from cai_ray.stages.context import Context, Trained
 from cai_ray.stages.exports import EXPORTS
 from cai_ray.steps import EXPORTS_OF, SECTION_OF, Step, steps
@@ -38,13 +40,14 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     Builds the micro model when a model's path is "microworld" and it is not built yet. Raises ConfigError.
     """
     run = folder_of(recipe)
-    constitution = _constitution(recipe) if any(step.needs_constitution for step in all_steps) else None
+    constitution = constitution_of(recipe) if any(step.needs_constitution for step in all_steps) else None
     given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
     trained = _trained(given, all_steps)
     run.make()
     used = {name for step in all_steps for name in step.models} - set(trained)
     models = {name: _resolved(model) if name in used else model for name, model in given.items()}
-    for name in sorted(used):
+    prompted = {name for step in all_steps for name in (*step.asks, step.trains)}
+    for name in sorted(used & prompted):
         _check_model(models[name])
     return Context(
         run=run,
@@ -90,7 +93,8 @@ def _check_model(model: ModelConfig) -> None:
     load_renderer(model)
 
 
-def _constitution(recipe: Recipe) -> Constitution:
+def constitution_of(recipe: Recipe) -> Constitution:
+    """Raises ConfigError when there is none, or it is wrong, or has too little for the recipe."""
     if recipe.constitution is None:
         raise ConfigError("the recipe names no constitution; set `constitution` to a name or a YAML file")
     try:
@@ -154,22 +158,40 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Out
         for name in names[names.index(chosen[0].stage) :]:
             context.run.delete_folder(name)
     outcomes = []
-    for step in chosen:
-        was_finished = find(context.folder(step.stage)) is not None
-        artifact = step.run(context)
-        for name in step.exports:
-            EXPORTS_OF[name](artifact, context.run / EXPORTS / name)
-        table = step.summary(artifact) if step.summary is not None else None
-        _check_dropped(step, artifact)
-        logger.info(
-            "%s: %s, %d rows out, %d dropped",
-            step.stage,
-            "finished before" if was_finished else "done",
-            artifact.manifest.rows_out,
-            artifact.manifest.num_dropped,
-        )
-        outcomes.append(Outcome(step.stage, artifact, was_finished, table))
+    with live_stages([step.stage for step in chosen]) as board:
+        for step in chosen:
+            if board is not None:
+                board.add_task(step.stage, total=None)
+            try:
+                outcomes.append(_run_step(step, context))
+            except BaseException:
+                if board is not None:
+                    board.ended(step.stage, "failed", "", None)
+                raise
+            _tell(outcomes[-1], board)
     return outcomes
+
+
+def _run_step(step: Step, context: Context) -> Outcome:
+    """Run one step, its exports and its summary; or find that it was finished."""
+    was_finished = find(context.folder(step.stage)) is not None
+    artifact = step.run(context)
+    for name in step.exports:
+        EXPORTS_OF[name](artifact, context.run / EXPORTS / name)
+    table = step.summary(artifact) if step.summary is not None else None
+    _check_dropped(step, artifact)
+    return Outcome(step.stage, artifact, was_finished, table)
+
+
+def _tell(outcome: Outcome, board: Board | None) -> None:
+    """One line about a step that is done: on the board, or in the log."""
+    manifest = outcome.artifact.manifest
+    rows = f"{manifest.rows_out:,} rows out" + (f", {manifest.num_dropped:,} dropped" if manifest.num_dropped else "")
+    if board is not None:
+        before = "finished before, " if outcome.was_finished else ""
+        board.ended(outcome.stage, "finished", before + rows, manifest.duration_s)
+    else:
+        logger.info("%s: %s, %s", outcome.stage, "finished before" if outcome.was_finished else "done", rows)
 
 
 def _check_dropped(step: Step, artifact: Artifact) -> None:
@@ -185,6 +207,12 @@ def _check_dropped(step: Step, artifact: Artifact) -> None:
             f"see {artifact.folder.location}/dropped, then "
             "raise the limit or mend the input"
         )
+
+
+def write_report(recipe: Recipe, output: str | None) -> list[str]:
+    """Report on what is in the run's folder now; the files' locations. Starts nothing. Raises ConfigError."""
+    stages = [step.stage for step in steps(recipe) if step.stage != report.STAGE]
+    return report.write(folder_of(recipe), stages, recipe.report or report.Config(), output)
 
 
 class StageStatus(Config):

@@ -19,8 +19,11 @@ from cai_ray.stages.expand_prompts import Config as ExpandConfig
 from cai_ray.stages.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.load_prompts import Config as PromptsConfig
 from cai_ray.stages.multiple_choice import Config as MultipleChoiceConfig
+from cai_ray.stages.ppo_config import Config as PpoConfig
+from cai_ray.stages.report import Config as ReportConfig
 from cai_ray.stages.revise import Config as ReviseConfig
 from cai_ray.stages.sample_pairs import Config as PairsConfig
+from cai_ray.stages.score_rounds import Config as ScoreRoundsConfig
 from cai_ray.stages.train_dpo import Config as DpoConfig
 from cai_ray.stages.train_preference_model import Config as PreferenceModelConfig
 from cai_ray.stages.train_sft import Config as SftConfig
@@ -44,9 +47,16 @@ class Recipe(Config):
     preference_model: PreferenceModelConfig | None = Field(
         None, description="Train on the labels; makes the model `preference_model`."
     )
+    score_rounds: ScoreRoundsConfig | None = Field(
+        None, description="Score every round's answers with the preference model."
+    )
     dpo: DpoConfig | None = Field(None, description="Train the policy on the labels directly; makes the model `dpo`.")
+    ppo: PpoConfig | None = Field(
+        None, description="Train the policy against the preference model; makes the model `rl_cai`."
+    )
     multiple_choice: MultipleChoiceConfig | None = Field(None, description="Ask models a multiple-choice file.")
     evaluate: EvaluateConfig | None = Field(None, description="Answer held-out prompts with several policies, scored.")
+    report: ReportConfig | None = Field(None, description="Show it all on one page; comes last.")
 
     @field_validator("models")
     @classmethod

@@ -170,6 +170,77 @@ EVALUATION = pa.schema(
     ]
 )
 
+# One answer of one policy, to be judged.
+ANSWER = pa.schema(
+    [
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),  # >= 0
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("response", pa.string(), nullable=False),
+    ]
+)
+
+# What one judge, a model, says of one answer.
+JUDGEMENT = pa.schema(
+    [
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),  # >= 0
+        pa.field("scores", pa.list_(SCORE), nullable=False),  # the metrics that apply, each once, none of them null
+        pa.field("labels", pa.list_(pa.string()), nullable=False),  # categories that it names; empty for most judges
+        pa.field("reply", pa.string()),  # its own words; null where it has none
+    ]
+)
+
+# Two policies' answers to one prompt, to be compared.
+MATCH = pa.schema(
+    [
+        pa.field("match_id", pa.string(), nullable=False),  # match_id_of(...)
+        pa.field("policy_a", pa.string(), nullable=False),  # before policy_b in `evaluate.policies`
+        pa.field("policy_b", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),  # >= 0, of both answers
+        pa.field("category", pa.string()),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("response_a", pa.string(), nullable=False),
+        pa.field("response_b", pa.string(), nullable=False),
+    ]
+)
+
+# One match, judged in both orders.
+GAME = pa.schema(
+    [
+        pa.field("policy_a", pa.string(), nullable=False),
+        pa.field("policy_b", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("cluster", pa.string(), nullable=False),  # games of one cluster hang together: the prompt's id
+        pa.field("category", pa.string()),
+        pa.field("prob_a", pa.float64(), nullable=False),  # [0, 1], P(policy_a's answer is better), mean of both orders
+        pa.field("flipped", pa.bool_(), nullable=False),  # the two orders name different winners
+        pa.field("judge", pa.string(), nullable=False),
+    ]
+)
+
+# One answer of the policy in training, of the sample that each step keeps.
+ROLLOUT = pa.schema(
+    [
+        pa.field("step", pa.int32(), nullable=False),  # >= 1
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),  # >= 0; counts the prompt's answers over the whole run
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("response", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),  # the preference model's, raw; null: not a number
+        pa.field("kl", pa.float64()),  # nats over the answer from the reference (k3); null: not a number
+        pa.field("num_tokens", pa.int32(), nullable=False),  # >= 1, the end token included
+        pa.field("truncated", pa.bool_(), nullable=False),  # cut off at max_tokens
+        pa.field("policy_version", pa.int32(), nullable=False),  # steps that the weights had learned from
+    ]
+)
+
 # One row that left the pipeline, and why.
 DROPPED = pa.schema(
     [
@@ -258,3 +329,13 @@ def example_id_of(prompt_id: str, sample_index: int, revision_index: int | None)
 def evaluation_row_id(policy: str, prompt_id: str, sample_index: int) -> str:
     """The key of one evaluated answer, also used in Dropped rows: "<policy>/<prompt_id>/<sample_index>"."""
     return f"{policy}/{prompt_id}/{sample_index}"
+
+
+def rollout_row_id(step: int, prompt_id: str, sample_index: int) -> str:
+    """The key of a logged rollout: "<step>/<prompt_id>/<sample_index>"."""
+    return f"{step}/{prompt_id}/{sample_index}"
+
+
+def match_id_of(policy_a: str, policy_b: str, prompt_id: str, sample_index: int) -> str:
+    """The key of a match and its game: "<policy_a>/<policy_b>/<prompt_id>/<sample_index>"."""
+    return f"{policy_a}/{policy_b}/{prompt_id}/{sample_index}"

@@ -22,17 +22,23 @@ from cai_ray.stages import (
     label_summary,
     load_prompts,
     multiple_choice,
+    ppo_pretraining,
+    ppo_summary,
     preference_model_summary,
     preference_rows,
+    report,
     revise,
     revise_summary,
     sample_pairs,
+    score_rounds,
     store_prompts,
     train_dpo,
+    train_ppo,
     train_preference_model,
     train_sft,
 )
 from cai_ray.stages.context import Context
+from cai_ray.stages.evaluation_judges import asked_models, input_identity, scoring_models
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Step:
     config: StageConfig
     run: Callable[[Context], Artifact]
     asks: tuple[str, ...] = ()  # models it samples or scores with
+    scores_with: tuple[str, ...] = ()  # classifiers and embedders: models that need no prompt format
     trains: str | None = None  # the model it starts from
     makes: str | None = None  # the name of the model it trains
     reads: tuple[str, ...] = ()  # stages whose artifacts it takes
@@ -56,7 +63,7 @@ class Step:
     @property
     def models(self) -> tuple[str, ...]:
         """Every model that must be there before this step."""
-        return (*self.asks, *((self.trains,) if self.trains else ()))
+        return (*self.asks, *self.scores_with, *((self.trains,) if self.trains else ()))
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -74,12 +81,18 @@ def steps(recipe: Recipe) -> list[Step]:
         found.append(_labels(recipe.labels))
     if recipe.preference_model is not None:
         found.append(_preference_model(recipe.preference_model))
+    if recipe.score_rounds is not None:
+        found.append(_score_rounds(recipe.score_rounds))
     if recipe.dpo is not None:
         found.append(_dpo(recipe.dpo))
+    if recipe.ppo is not None:
+        found.append(_ppo(recipe.ppo, prompts))
     if recipe.multiple_choice is not None:
         found.append(_multiple_choice(recipe.multiple_choice))
     if recipe.evaluate is not None:
         found.append(_evaluate(recipe.evaluate, prompts))
+    if recipe.report is not None:
+        found.append(_report(recipe.report, tuple(step.stage for step in found)))
     _check_reads(found)
     return found
 
@@ -163,6 +176,17 @@ def _preference_model(config: train_preference_model.Config) -> Step:
     )
 
 
+def _score_rounds(config: score_rounds.Config) -> Step:
+    return Step(
+        score_rounds.STAGE,
+        config,
+        lambda context: score_rounds.run(config, context, revise.STAGE),
+        scores_with=(config.model,),
+        reads=(revise.STAGE,),
+        summary=lambda artifact: score_rounds.table(score_rounds.read_summary(artifact)),
+    )
+
+
 def _dpo(config: train_dpo.Config) -> Step:
     return Step(
         train_dpo.STAGE,
@@ -172,6 +196,20 @@ def _dpo(config: train_dpo.Config) -> Step:
         makes="dpo",
         reads=(label_comparisons.STAGE,),
         identity=lambda: preference_rows.input_identity(config),
+    )
+
+
+def _ppo(config: train_ppo.Config, prompts: str) -> Step:
+    return Step(
+        train_ppo.STAGE,
+        config,
+        lambda context: train_ppo.run(config, context, prompts),
+        asks=(config.preference_model,),
+        trains=config.model,
+        makes="rl_cai",
+        reads=(prompts,),
+        identity=lambda: ppo_pretraining.identity(config.pretraining),
+        summary=lambda artifact: ppo_summary.table(ppo_summary.read_summary(artifact)),
     )
 
 
@@ -191,9 +229,17 @@ def _evaluate(config: evaluate.Config, prompts: str) -> Step:
         evaluate.STAGE,
         config,
         lambda context: evaluate.run(config, context, prompts),
-        asks=config.policies,
+        asks=(*config.policies, *asked_models(config.judges)),
+        scores_with=scoring_models(config.judges),
+        identity=lambda: input_identity(config.judges),
         reads=(prompts,),
         summary=lambda artifact: evaluate_summary.table(evaluate_summary.read_summary(artifact)),
+    )
+
+
+def _report(config: report.Config, stages: tuple[str, ...]) -> Step:
+    return Step(
+        report.STAGE, config, lambda context: report.run(config, context, stages), reads=stages, summary=report.table
     )
 
 
@@ -217,9 +263,12 @@ SECTION_OF = {
     sample_pairs.STAGE: "pairs",
     label_comparisons.STAGE: "labels",
     train_preference_model.STAGE: "preference_model",
+    score_rounds.STAGE: "score_rounds",
     train_dpo.STAGE: "dpo",
+    train_ppo.STAGE: "ppo",
     multiple_choice.STAGE: "multiple_choice",
     evaluate.STAGE: "evaluate",
+    report.STAGE: "report",
 }
 EXPORTS_OF: dict[str, Callable[[Artifact, Storage], object]] = {
     "sft": exports.export_sft,
