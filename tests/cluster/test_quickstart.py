@@ -1,4 +1,4 @@
-"""The quickstart, small and with one seed, scored by the oracle (benchmarks/microworld_revision.py has three)."""
+"""The quickstart, small and with one seed, scored by the oracle (benchmarks/ has three seeds of it)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from cai_ray.preview import print_dialogues
 from cai_ray.recipe import load
 from cai_ray.steps import steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
+STAGES = [
+    "load_prompts", "revise", "train_sft", "sample_pairs", "label_comparisons", "train_preference_model",
+    "score_rounds", "train_ppo", "evaluate", "report",
+]  # fmt: skip
+SMALL = ("prompts.num_prompts=192", "pairs.samples_per_prompt=3", "ppo.num_steps=4", "evaluate.samples_per_prompt=1")
 
 
 def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
-    overrides = [f"output={tmp_path}", f"models.policy.path={micro_model}", "prompts.num_prompts=192"]
+    overrides = [f"output={tmp_path}", f"models.policy.path={micro_model}", *SMALL]
     recipe = load(ROOT / "jobs/recipes/quickstart.yaml", overrides)
     outcomes = pipeline.run(recipe, steps(recipe))
-    assert [outcome.stage for outcome in outcomes] == ["load_prompts", "revise", "train_sft", "evaluate"]
+    assert [outcome.stage for outcome in outcomes] == STAGES
     assert not any(outcome.was_finished for outcome in outcomes)
     summary = json.loads((tmp_path / "quickstart/revise/summary.json").read_text())
     harmful = [estimate["value"] for estimate in summary["harmful_rate"]]
@@ -37,7 +42,12 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
 
     evaluated = json.loads((tmp_path / "quickstart/evaluate/summary.json").read_text())["policies"]
     assert evaluated["policy"]["harmful"]["value"] - evaluated["sl_cai"]["harmful"]["value"] > 0.3
+    assert evaluated["policy"]["harmful"]["value"] - evaluated["rl_cai"]["harmful"]["value"] > 0.3
     assert (tmp_path / "quickstart/exports/sft/manifest.json").exists()
+    labels = json.loads((tmp_path / "quickstart/label_comparisons/summary.json").read_text())
+    assert labels["oracle"]["label"]["agreement"]["value"] >= 0.85
+    told = json.loads((tmp_path / "quickstart/report/report.json").read_text())["policies"]
+    assert told["rl_cai"]["harmful"]["value"] == pytest.approx(evaluated["rl_cai"]["harmful"]["value"])
 
     again = pipeline.run(recipe, steps(recipe))
     assert all(outcome.was_finished for outcome in again), "a finished run is a no-op"
