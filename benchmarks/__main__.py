@@ -1,4 +1,7 @@
-"""`make bench`: run every benchmark in a process of its own and print what came out."""
+"""`make bench`: run the benchmarks, each in a process of its own, and print what came out.
+
+`benchmarks.paper_findings` takes hours and is run by itself.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ NAMES = (
     "row_overhead",
     "label_speed",
     "sft_speed",
-    "paper_findings",
+    "plan_tokens",
 )
 
 

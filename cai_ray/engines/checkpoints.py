@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 from cai_ray.config import Config
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.storage import TEMPORARY_PREFIX, Storage
+from cai_ray.engines.worker_group import Place
 
 logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
@@ -185,3 +186,21 @@ def sweep(storage: Storage) -> list[str]:
         storage.delete_folder(f"{FOLDER}/{name}")
     storage.sweep_temporary(FOLDER)
     return orphans
+
+
+def commit_files(place: Place, stage: Storage, folder: Path, prefix: str) -> list[FileRecord]:
+    """Hash the files in `folder`, and upload them where the storage is elsewhere; all records on every worker.
+
+    The workers share the files among them: all workers where they see one folder, those of a node otherwise.
+    """
+    is_local = stage.is_local
+    index, num_sharing = (place.rank, place.num_workers) if is_local else (place.local_rank, place.num_local)
+    place.wait()  # the last worker has written its states
+    mine = []
+    for file in files_below(folder)[index::num_sharing]:
+        mine.append(record_file(folder, file, prefix))
+        if not is_local:
+            upload(folder, file, stage, prefix)
+    found = sorted(place.gather(mine), key=lambda record: record.name)
+    place.wait()  # nobody's files are deleted while another still reads them
+    return found

@@ -74,6 +74,19 @@ def load_classifier(model: ModelConfig, tokenizer: Any, num_labels: int = 1) -> 
     return _load(AutoModelForSequenceClassification, model, tokenizer, num_labels=num_labels)
 
 
+def zero_head(weight: Any) -> None:
+    """A score head that scores everything 0, also when ZeRO-3 has sharded it; all workers take part."""
+    import torch
+
+    if not hasattr(weight, "ds_id"):
+        torch.nn.init.zeros_(weight)
+        return
+    import deepspeed  # type: ignore[import-untyped]
+
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
+        torch.nn.init.zeros_(weight)
+
+
 def _load(auto_class: Any, model: ModelConfig, tokenizer: Any, **options: Any) -> Any:
     import torch
 

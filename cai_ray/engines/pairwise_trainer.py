@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cai_ray.algorithms.losses import SoftDpoLoss, centring_penalty, pairwise_loss, soft_dpo_loss
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.models import load_causal_lm, load_classifier, load_tokenizer, peft_config
+from cai_ray.engines.models import load_causal_lm, load_classifier, load_tokenizer, peft_config, zero_head
 from cai_ray.engines.trainer_args import TrainerArgs
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def score_trainer(
     config = RewardConfig(**arguments, max_length=None, center_rewards_coefficient=centring)
     tokenizer = load_tokenizer(model)
     classifier = load_classifier(model, tokenizer)
-    _set_to_zero(classifier.score.weight)
+    zero_head(classifier.score.weight)
     trainer: Any = _score_trainer_class()(
         model=classifier,
         args=config,
@@ -69,18 +69,6 @@ def score_trainer(
     )
     trainer.data_collator = WithTargets(trainer.data_collator)
     return trainer
-
-
-def _set_to_zero(weight: Any) -> None:
-    import torch
-
-    if not hasattr(weight, "ds_id"):
-        torch.nn.init.zeros_(weight)
-        return
-    import deepspeed  # type: ignore[import-untyped]
-
-    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
-        torch.nn.init.zeros_(weight)
 
 
 def _score_trainer_class() -> type[RewardTrainer]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cai_ray.config import ModelConfig
 from cai_ray.engines.model_files import localised
-from cai_ray.engines.models import load_causal_lm, load_classifier, peft_config
+from cai_ray.engines.models import load_causal_lm, load_classifier, peft_config, zero_head
 from cai_ray.engines.policy_job import LearnersJob
 from cai_ray.engines.policy_nets import score_net, token_net, turn_dropout_off
 from cai_ray.engines.policy_optim import Trained, deepspeed_settings
@@ -113,7 +113,7 @@ def _classifier(model: ModelConfig) -> Any:
         raise ConfigError(f"the model at {model.path!r} has {config.num_labels} outputs; a score is one")
     loaded = load_classifier(model, tokenizer)
     if not is_classifier:
-        _set_to_zero(loaded.score.weight)
+        zero_head(loaded.score.weight)
     return loaded
 
 
@@ -128,13 +128,6 @@ def _stored_config(model: ModelConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"no model at {model.path!r}: {str(error).splitlines()[0]}") from error
-
-
-def _set_to_zero(weight: Any) -> None:
-    import torch
-
-    with torch.no_grad(), gathered([weight], for_change=True):
-        weight.zero_()
 
 
 def gathered(parameters: list[Any], *, for_change: bool = False) -> Any:

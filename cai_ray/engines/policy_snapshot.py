@@ -41,7 +41,7 @@ def save(place: Place, stage: Storage, name: str, layout: Layout, write: Callabl
     prefix = f"{FOLDER}/{name}"
     with folder_of_node(place, stage, prefix) as folder:
         write(folder)
-        files = commit_files(place, stage, folder, prefix)
+        files = checkpoints.commit_files(place, stage, folder, prefix)
     if place.is_first:
         record = SnapshotRecord(layout=layout, files=tuple(files)).model_dump_json(indent=2).encode()
         stage.write(f"{prefix}/{RECORD}", record)
@@ -99,21 +99,3 @@ def folder_of_node(place: Place, stage: Storage, prefix: str, is_new: bool = Tru
     yield folder
     if owns and not stage.is_local:
         shutil.rmtree(folder)
-
-
-def commit_files(place: Place, stage: Storage, folder: Path, prefix: str) -> list[FileRecord]:
-    """Hash the files in `folder`, and upload them where the storage is elsewhere; all records on every worker.
-
-    The workers share the files among them: all workers where they see one folder, those of a node otherwise.
-    """
-    is_local = stage.is_local
-    index, num_sharing = (place.rank, place.num_workers) if is_local else (place.local_rank, place.num_local)
-    place.wait()  # the last worker has written its states
-    mine = []
-    for file in checkpoints.files_below(folder)[index::num_sharing]:
-        mine.append(checkpoints.record_file(folder, file, prefix))
-        if not is_local:
-            checkpoints.upload(folder, file, stage, prefix)
-    found = sorted(place.gather(mine), key=lambda record: record.name)
-    place.wait()  # nobody's files are deleted while another still reads them
-    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.algorithms.guards import GuardState
-from cai_ray.engines import policy_snapshot, policy_weights
+from cai_ray.engines import checkpoints, policy_snapshot, policy_weights
 from cai_ray.engines.checkpoints import Layout
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.policy_job import LearnersJob
@@ -18,8 +18,8 @@ from cai_ray.engines.policy_models import Models, build_models
 from cai_ray.engines.policy_packing import Packed
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device, deepspeed_config
-from cai_ray.engines.training_worker import MODEL, _device, _is_lost_peer
-from cai_ray.engines.worker_group import Place, place_of_this_worker
+from cai_ray.engines.training_worker import MODEL
+from cai_ray.engines.worker_group import Place, device_of_this_worker, is_lost_peer, place_of_this_worker
 from cai_ray.errors import ConfigError
 
 
@@ -36,7 +36,7 @@ def serve(config: dict[str, Any]) -> None:
     try:
         _serve(config["job"], hub)
     except Exception as error:
-        if not _is_lost_peer(error):
+        if not is_lost_peer(error):
             is_config = isinstance(error, ConfigError)
             message = str(error) if is_config else traceback.format_exc()
             ray.get(hub.fail.remote("bad_config" if is_config else "failed", message))
@@ -48,7 +48,7 @@ def _serve(job: LearnersJob, hub: Any) -> None:
 
     place = place_of_this_worker()
     group = place.agree(lambda: uuid.uuid4().hex)
-    worker = Worker(job, place, _device())
+    worker = Worker(job, place, device_of_this_worker())
     ray.get(hub.join.remote(group, place.rank, place.num_workers))
     number = 0
     while (command := ray.get(hub.next.remote(group, number))) is not None:
@@ -126,7 +126,7 @@ class Worker:
             mine = target if place.is_first else None
             models = self._models
             policy_weights.export(models.policy.module.model, models.tokenizer, mine, model_card, models.stored_dtype)
-            return policy_snapshot.commit_files(place, folder, target, MODEL)
+            return checkpoints.commit_files(place, folder, target, MODEL)
 
     def rest(self) -> None:
         """Between commands a GPU's memory is for whoever samples on it."""

@@ -19,6 +19,7 @@ from cai_ray.engines import checkpoints
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.cluster import ClusterConfig, connected
 from cai_ray.engines.parts import FileRecord
+from cai_ray.engines.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device, TrainerArgs, deepspeed_config, plan_batches, refuse_missing_trackers
 from cai_ray.engines.training_attempt import Attempt, Verdict, begin, end, failure
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 logger = logging.getLogger(__name__)
-MAX_PREEMPTIONS = 32  # nodes taken back by a cloud, per attempt
-MAX_STARTS = 60  # tries of a minute each to get all workers up, while a cluster grows or is busy
 
 # Runs on every worker: builds the Trainer's arguments FIRST (ZeRO-3 then shards the model while it is loaded), then
 # loads model, tokenizer and data itself, and evaluates iff TrainingJob.evaluate. Picklable.
@@ -132,37 +131,20 @@ def _check(job: TrainingJob) -> None:
 def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:
     """Run the workers to their verdict."""
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     use_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    _check_room(job.workers, use_gpu, can_grow=bool(cluster.address or os.environ.get("RAY_ADDRESS")))
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean here
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    environment = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    check_room(job.workers, use_gpu, can_grow=bool(cluster.address or os.environ.get("RAY_ADDRESS")))
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory(prefix="cai_ray-train-", ignore_cleanup_errors=True) as scratch:
-        trainer = TorchTrainer(
+        trainer = torch_trainer(
             train_on_worker,
-            train_loop_config={"job": job, "attempt": attempt},
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=job.workers.num_workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": job.workers.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-            ),
-            run_config=RunConfig(
-                name=job.stage,
-                storage_path=scratch,  # Ray Train's own; our checkpoints are not reported to it
-                failure_config=FailureConfig(
-                    max_failures=job.workers.max_failures,
-                    max_preemption_failures=MAX_PREEMPTIONS,
-                    controller_failure_limit=MAX_STARTS,
-                ),
-                logging_config=LoggingConfig(log_level="ERROR"),
-                worker_runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false", **environment}},
-            ),
+            {"job": job, "attempt": attempt},
+            name=job.stage,
+            workers=job.workers,
+            use_gpu=use_gpu,
+            scratch=scratch,
         )
         try:
             result = trainer.fit()
@@ -174,18 +156,3 @@ def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:
                 f"checkpoints stay, a re-run goes on. The last: {error}"
             ) from error
     return Verdict.model_validate(result.return_value)
-
-
-def _check_room(workers: WorkersConfig, use_gpu: bool, can_grow: bool) -> None:
-    """Raises ConfigError when this machine cannot hold all workers at once: Ray Train would wait for more nodes."""
-    import ray
-
-    have = ray.cluster_resources()
-    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker} | ({"GPU": workers.num_workers} if use_gpu else {})
-    for name, amount in wanted.items():
-        if amount <= have.get(name, 0):
-            continue
-        problem = f"num_workers={workers.num_workers} need {amount:g} {name}s and there are {have.get(name, 0):g}"
-        if not can_grow:
-            raise ConfigError(f"{problem}; lower num_workers or cpus_per_worker")
-        logger.warning("%s: waiting for the cluster to grow", problem)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cai_ray.engines import checkpoints
 from cai_ray.engines.checkpoints import CheckpointRecord, Layout
-from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.training_attempt import Attempt, check_owner
 from cai_ray.engines.training_metrics import MetricsFile
 from cai_ray.engines.worker_group import Place
@@ -83,7 +82,7 @@ def watch_of(
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             folder = scratch / f"checkpoint-{state.global_step}"
             (scratch / "README.md").unlink(missing_ok=True)  # TRL's own model card, of a model that is none yet
-            files = commit_files(job, place, folder)
+            files = checkpoints.commit_files(place, job.folder, folder, f"{checkpoints.FOLDER}/{folder.name}")
             if not job.folder.is_local and place.local_rank == 0:
                 checkpoints.clear_scratch(scratch, keep=folder.name)
             if place.is_first:
@@ -104,20 +103,3 @@ def watch_of(
             return control
 
     return Watch()
-
-
-def commit_files(job: TrainingJob, place: Place, folder: Path) -> list[FileRecord]:
-    """Hash the checkpoint's files, and upload them where the storage is elsewhere; all records on every worker.
-
-    The workers share the files among them: all workers where they see one folder, those of a node otherwise.
-    """
-    is_local = job.folder.is_local
-    index, num_sharing = (place.rank, place.num_workers) if is_local else (place.local_rank, place.num_local)
-    place.wait()  # the last worker has written its states
-    prefix = f"{checkpoints.FOLDER}/{folder.name}"
-    mine = []
-    for file in checkpoints.files_below(folder)[index::num_sharing]:
-        mine.append(checkpoints.record_file(folder, file, prefix))
-        if not is_local:
-            checkpoints.upload(folder, file, job.folder, prefix)
-    return sorted(place.gather(mine), key=lambda record: record.name)

@@ -22,7 +22,7 @@ from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device, deepspeed_config, trainer_args
 from cai_ray.engines.training_attempt import Attempt, Verdict, check_owner, failure, tell_failure
 from cai_ray.engines.training_metrics import MetricsFile
-from cai_ray.engines.worker_group import Place, place_of_this_worker
+from cai_ray.engines.worker_group import Place, device_of_this_worker, is_lost_peer, place_of_this_worker
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import stable_id
 
@@ -52,26 +52,16 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     try:
         return _train(job, attempt).model_dump()
     except Exception as error:
-        if not _is_lost_peer(error):
+        if not is_lost_peer(error):
             is_config = isinstance(error, ConfigError)
             message = str(error) if is_config else traceback.format_exc()
             tell_failure(job.folder, attempt, Verdict(outcome="bad_config" if is_config else "failed", message=message))
         raise  # so that workers waiting for this one are ended; those started next find the verdict
 
 
-def _is_lost_peer(error: Exception) -> bool:
-    """Another worker is gone, which a new start mends."""
-    import torch
-
-    text = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection closed"))
-    )
-
-
 def _train(job: TrainingJob, attempt: Attempt) -> Verdict:
     place = place_of_this_worker()
-    device = _device()
+    device = device_of_this_worker()
     metrics = MetricsFile(job.folder, attempt.number, attempt.started_at) if place.is_first else None
     try:
         return _resume_and_save(job, attempt, place, device, metrics)
@@ -101,13 +91,6 @@ def _resume_and_save(
         check_owner(job.folder, attempt)
         _save_model(job, scratch, metrics)
     return Verdict(outcome="trained")
-
-
-def _device() -> Device:
-    import torch
-
-    is_gpu = torch.cuda.is_available()
-    return Device(is_gpu, has_bf16=is_gpu and torch.cuda.is_bf16_supported())
 
 
 def layout_of(job: TrainingJob, device: Device) -> Layout:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cai_ray.engines.trainer_args import Device
+
 T = TypeVar("T")
 
 
@@ -57,4 +59,22 @@ def place_of_this_worker() -> Place:
     context = ray.train.get_context()
     return Place(
         context.get_world_rank(), context.get_world_size(), context.get_local_rank(), context.get_local_world_size()
+    )
+
+
+def device_of_this_worker() -> Device:
+    """What it computes on, and whether that has bfloat16."""
+    import torch
+
+    is_gpu = torch.cuda.is_available()
+    return Device(is_gpu, has_bf16=is_gpu and torch.cuda.is_bf16_supported())
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Another worker is gone, which a new start mends."""
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection closed"))
     )
