@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 STAMP := $(VENV)/.installed
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-fast check bench clean
+.PHONY: setup quickstart test test-all test-fast check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## a .venv from the lock; nothing when current
@@ -23,7 +23,10 @@ $(STAMP): requirements/cpu.lock requirements/torch-cpu.lock pyproject.toml
 quickstart: setup  ## the whole pipeline on the built-in micro model
 	$(BIN)/cai-ray run jobs/recipes/quickstart.yaml
 
-test: setup  ## every test: real Ray, vLLM and torch
+test: setup  ## real Ray, vLLM and torch; all but the long tests
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: setup  ## every test
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## the pure tests, under 30 s

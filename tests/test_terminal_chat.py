@@ -87,6 +87,7 @@ def run_chat(arguments: Sequence[str], lines: Sequence[str]) -> subprocess.Compl
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_micro_model_through_a_pipe(micro_model: Path) -> None:
     ended = run_chat([str(micro_model)], [QUESTION, "/reset", QUESTION, "x " * 5000, "/quit"])
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -96,6 +97,7 @@ def test_the_micro_model_through_a_pipe(micro_model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_micro_models_side_by_side(micro_model: Path) -> None:
     ended = run_chat([str(micro_model), str(micro_model), "--compare"], [QUESTION])
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -103,6 +105,7 @@ def test_two_micro_models_side_by_side(micro_model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_model_is_no_comparison(micro_model: Path) -> None:
     ended = run_chat([str(micro_model), "--compare"], [])
     assert ended.returncode == 2 and "name one, or two with --compare" in ended.stderr

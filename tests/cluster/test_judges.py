@@ -17,7 +17,7 @@ from cai_ray.stages.evaluation_games import GAMES
 from cai_ray.steps import steps
 from tests.tiny_models import save_tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 ENGINE = {"max_num_seqs": 32, "max_num_batched_tokens": 2048, "kv_cache_gib": 1.0}
 SMALL = {"rows_per_task": 4, "rows_per_part": 8}
 

@@ -18,6 +18,7 @@ ANSWERS = {"max_tokens": 64}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_planned_tokens_are_those_that_are_measured(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
     """The stages of the quickstart that ask a model, on fewer prompts. The policy answers in place of SL-CAI."""
     recipe = load(

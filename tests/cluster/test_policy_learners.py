@@ -23,7 +23,7 @@ from cai_ray.errors import ConfigError
 from tests.policy_jobs import made_up_step, policy_job, save_reward_model
 from tests.training_jobs import Bucket
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 STEP = made_up_step()
 
 

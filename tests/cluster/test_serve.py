@@ -26,7 +26,7 @@ from cai_ray.engines.tokenizers import load_renderer
 from tests.runs import start, wait_for
 from tests.tiny_models import save_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 START_LIMIT_S = 500
 TOKEN_ENV, TOKEN = "CAI_RAY_TEST_TOKEN", "not-a-secret-0123456789"
 ASKED: list[Any] = [{"role": "user", "content": "How do I paint my garden chair?"}]

@@ -29,7 +29,7 @@ from cai_ray.stages.ppo_config import Config
 from tests import runs
 from tests.scripted_ppo import PROMPTS, context_of, curve, events
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 NUM_STEPS = 4
 SECTION: dict[str, Any] = {
     "num_steps": NUM_STEPS,

@@ -22,7 +22,7 @@ from cai_ray.errors import ConfigError
 from tests.runs import wait_for
 from tests.small_policies import SmallLearners, save_small
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 TEMPERATURE, PROMPT_TOKENS, MAX_TOKENS, CONTEXT = 0.7, 70, 120, 256
 MAX_RESTARTS = 1
 KINDS = [(False, 2), (False, 1), (True, 2), (True, 1)]  # tied or not, engines
