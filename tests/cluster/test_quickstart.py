@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cai_ray import pipeline
 from cai_ray.preview import print_dialogues
-from cai_ray.recipe import load
+from cai_ray.recipe import Recipe, load
 from cai_ray.steps import steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STAGES = [
     "load_prompts", "revise", "train_sft", "sample_pairs", "label_comparisons", "train_preference_model",
     "score_rounds", "train_ppo", "evaluate", "report",
 ]  # fmt: skip
-SMALL = ("prompts.num_prompts=192", "pairs.samples_per_prompt=3", "ppo.num_steps=4", "evaluate.samples_per_prompt=1")
+FIRST_HALF = (
+    *(f"{section}=null" for section in ("pairs", "labels", "preference_model", "score_rounds", "ppo", "report")),
+    "evaluate.policies=[policy, sl_cai]",
+)
+SMALL = ("pairs.samples_per_prompt=3", "ppo.num_steps=4")
+
+
+def recipe_for(output: Path, model: Path, overrides: Sequence[str]) -> Recipe:
+    own = (f"output={output}", f"models.policy.path={model}", "prompts.num_prompts=192")
+    return load(ROOT / "jobs/recipes/quickstart.yaml", [*own, *overrides])
 
 
 def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
-    overrides = [f"output={tmp_path}", f"models.policy.path={micro_model}", *SMALL]
-    recipe = load(ROOT / "jobs/recipes/quickstart.yaml", overrides)
+    recipe = recipe_for(tmp_path, micro_model, FIRST_HALF)
     outcomes = pipeline.run(recipe, steps(recipe))
-    assert [outcome.stage for outcome in outcomes] == STAGES
+    assert [outcome.stage for outcome in outcomes] == ["load_prompts", "revise", "train_sft", "evaluate"]
     assert not any(outcome.was_finished for outcome in outcomes)
     summary = json.loads((tmp_path / "quickstart/revise/summary.json").read_text())
     harmful = [estimate["value"] for estimate in summary["harmful_rate"]]
@@ -42,12 +51,7 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
 
     evaluated = json.loads((tmp_path / "quickstart/evaluate/summary.json").read_text())["policies"]
     assert evaluated["policy"]["harmful"]["value"] - evaluated["sl_cai"]["harmful"]["value"] > 0.3
-    assert evaluated["policy"]["harmful"]["value"] - evaluated["rl_cai"]["harmful"]["value"] > 0.3
     assert (tmp_path / "quickstart/exports/sft/manifest.json").exists()
-    labels = json.loads((tmp_path / "quickstart/label_comparisons/summary.json").read_text())
-    assert labels["oracle"]["label"]["agreement"]["value"] >= 0.85
-    told = json.loads((tmp_path / "quickstart/report/report.json").read_text())["policies"]
-    assert told["rl_cai"]["harmful"]["value"] == pytest.approx(evaluated["rl_cai"]["harmful"]["value"])
 
     again = pipeline.run(recipe, steps(recipe))
     assert all(outcome.was_finished for outcome in again), "a finished run is a no-op"
@@ -59,3 +63,17 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
     shown = console.export_text()
     assert "initial answer:" in shown
     assert "round 4, principle" in shown
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_the_whole_method(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
+    recipe = recipe_for(tmp_path, micro_model, SMALL)
+    assert [outcome.stage for outcome in pipeline.run(recipe, steps(recipe))] == STAGES
+    run = tmp_path / "quickstart"
+    labels = json.loads((run / "label_comparisons/summary.json").read_text())
+    assert labels["oracle"]["label"]["agreement"]["value"] >= 0.85
+    evaluated = json.loads((run / "evaluate/summary.json").read_text())["policies"]
+    assert evaluated["policy"]["harmful"]["value"] - evaluated["rl_cai"]["harmful"]["value"] > 0.3
+    told = json.loads((run / "report/report.json").read_text())["policies"]
+    assert told["rl_cai"]["harmful"]["value"] == pytest.approx(evaluated["rl_cai"]["harmful"]["value"])

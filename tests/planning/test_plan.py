@@ -38,6 +38,7 @@ def test_every_kind_of_stage_can_be_planned() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_every_full_recipe_fits_on_eight_h200_and_says_what_it_costs(path: Path) -> None:
     made = plan(load(path), hardware("8xH200"), use_finished=False)
