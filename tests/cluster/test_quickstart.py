@@ -13,7 +13,7 @@ from cai_ray.preview import print_dialogues
 from cai_ray.recipe import Recipe, load
 from cai_ray.steps import steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 STAGES = [
     "load_prompts", "revise", "train_sft", "sample_pairs", "label_comparisons", "train_preference_model",
@@ -66,7 +66,6 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1500)
 def test_the_whole_method(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
     recipe = recipe_for(tmp_path, micro_model, SMALL)
     assert [outcome.stage for outcome in pipeline.run(recipe, steps(recipe))] == STAGES
