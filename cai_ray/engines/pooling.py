@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from cai_ray.config import ModelConfig
-from cai_ray.engines.asking import EngineDied, Guard, Usage
+from cai_ray.engines.asking import Guard, Usage
 from cai_ray.engines.vllm_backend import VllmBackend
 from cai_ray.rows import DropReason, DropRow
 
@@ -37,21 +36,9 @@ class EmbeddingBackend(VllmBackend):
     async def embed(self, ids: list[int], request_id: str) -> list[float]:
         """[hidden], unit length unless the model's folder says otherwise. Raises EngineDied, DropRow."""
         from vllm import PoolingParams, TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError
 
-        final: Any = None
-        try:
-            prompt = TokensPrompt(prompt_token_ids=ids)
-            async for output in self._engine.encode(prompt, PoolingParams(task="embed"), request_id):
-                final = output
-        except EngineDeadError as error:
-            raise EngineDied(str(error)) from error
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except Exception as error:  # vLLM validates each request by itself: the fault is this row's
-            raise DropRow(DropReason.REQUEST_REJECTED, f"{type(error).__name__}: {error}"[:500]) from error
-        if final is None:
-            raise EngineDied("the request ended without an output")
+        request = self._engine.encode(TokensPrompt(prompt_token_ids=ids), PoolingParams(task="embed"), request_id)
+        final = await self._last(request)
         vector: list[float] = final.outputs.data.float().tolist()
         return vector
 

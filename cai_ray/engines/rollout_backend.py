@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from cai_ray.config import ModelConfig
 from cai_ray.engines.asking import EngineDied
 from cai_ray.engines.vllm_backend import VllmBackend
-from cai_ray.engines.vllm_plugin import BACKEND, EXTENSION
+from cai_ray.engines.vllm_plugin import BACKEND
 from cai_ray.engines.weight_store import NONE_YET, Weights
 
 T = TypeVar("T")
@@ -89,8 +89,6 @@ def with_weight_transfer(model: ModelConfig, transport: Transport, sleeps: bool)
         "weight_transfer_config": {"backend": BACKEND if transport == "host" else "nccl"},
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature; vLLM's default is before it
     }
-    if transport == "host":
-        ours["worker_extension_cls"] = EXTENSION
     if sleeps:
         ours["enable_sleep_mode"] = True
     engine = model.engine.model_copy(update={"extra": ours | model.engine.extra})

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cai_ray.engines.asking import Completion, EngineDied, Guard, Usage
 from cai_ray.engines.dialogue_tokens import DialogueTokens
 from cai_ray.engines.model_files import localised
 from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.vllm_plugin import EXTENSION
 from cai_ray.rows import DropReason, DropRow
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "enable_log_requests": False,
         "disable_log_stats": True,
+        "worker_extension_cls": EXTENSION,
     }
     if on_gpu:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
@@ -162,11 +164,16 @@ class VllmBackend:
     async def generate(self, ids: Sequence[int], params: Any, request_id: str) -> Any:
         """One request; the finished vLLM RequestOutput. Raises EngineDied, DropRow(REQUEST_REJECTED)."""
         from vllm import TokensPrompt
+
+        return await self._last(self._engine.generate(TokensPrompt(prompt_token_ids=list(ids)), params, request_id))
+
+    async def _last(self, outputs: AsyncIterator[Any]) -> Any:
+        """The last of one request's outputs. Raises EngineDied, DropRow(REQUEST_REJECTED)."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        final = None
+        final: Any = None
         try:
-            async for output in self._engine.generate(TokensPrompt(prompt_token_ids=list(ids)), params, request_id):
+            async for output in outputs:
                 final = output
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error

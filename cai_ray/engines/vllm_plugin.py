@@ -1,7 +1,7 @@
-"""What runs inside vLLM's own processes: a weight-transfer engine for weights that arrive as bytes.
+"""What runs inside vLLM's own processes: their end with their parent, and weights that arrive as bytes.
 
-vLLM's engines for this need a GPU on both sides. This one takes buckets from host memory, over vLLM's own RPC, so it
-works on CPUs, and on GPUs that learners and rollout engines share (NCCL refuses two ranks on one device).
+vLLM's engines for moving weights need a GPU on both sides. This one takes buckets from host memory, over vLLM's own
+RPC, so it works on CPUs, and on GPUs that learners and rollout engines share (NCCL refuses two ranks on one device).
 
 It is named to vLLM as `worker_extension_cls`, which every worker process imports before it loads its model, wherever
 that process runs. An entry point would do the same only where this package is installed with its metadata and no
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from cai_ray.engines.orphans import end_with_parent
 from cai_ray.engines.weight_buckets import Layout, unpack
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ EXTENSION = f"{__name__}.WorkerExtension"
 
 def __getattr__(name: str) -> Any:
     if name == "WorkerExtension":
-        _register()
+        _set_up()
         return WorkerMark
     if name == "HostWeightEngine":
         return _host_weight_engine()
@@ -37,9 +38,10 @@ class WorkerMark:
 
 
 @cache
-def _register() -> None:
+def _set_up() -> None:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
+    end_with_parent()
     WeightTransferEngineFactory.register_engine(BACKEND, __name__, "HostWeightEngine")
 
 

@@ -57,7 +57,6 @@ def test_the_engine_is_told_how_weights_come_and_the_user_has_the_last_word() ->
     assert "enable_sleep_mode" not in extra
     on_gpus = with_weight_transfer(model, "nccl", sleeps=False).engine.extra
     assert on_gpus["weight_transfer_config"] == {"backend": "nccl"}
-    assert "worker_extension_cls" not in on_gpus
     assert with_weight_transfer(model, "host", sleeps=True).engine.extra["enable_sleep_mode"] is True
 
 
