@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cai_ray.microworld.tokenizer import CHAT_TEMPLATE, PAD, TURN_END, TURN_START
+from cai_ray.microworld.tokenizer import SPECIAL_TOKENS, chat_tokenizer
 from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
 from cai_ray.rows import DropRow
@@ -71,25 +71,15 @@ def _texts(found: Sequence[ParsedPair]) -> Iterator[str]:
 
 
 def _tokenizer(texts: Sequence[str]) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    specials = [PAD, TURN_START, TURN_END]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=specials, show_progress=False
+        vocab_size=VOCABULARY,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=TURN_END,
-        additional_special_tokens=[TURN_START],
-        model_max_length=CONTEXT,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+    return chat_tokenizer(tokenizer, max_tokens=CONTEXT)

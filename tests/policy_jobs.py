@@ -14,30 +14,17 @@ from cai_ray.config import ModelConfig, OptimConfig
 from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.engines.policy_job import LearnersConfig, LearnersJob
 from cai_ray.engines.storage import Storage
+from tests.tiny_models import save_llama
 
 OPTIM = OptimConfig(learning_rate=1e-4, batch_size=8, epochs=2)
 
 
 def save_reward_model(base: Path, folder: Path) -> Path:
-    """A tiny classifier with random weights and the base model's tokenizer; the same one every time."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+    """A tiny classifier with the base model's tokenizer: random, so what it likes is arbitrary, but always the same."""
+    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    torch.manual_seed(0)
-    LlamaForSequenceClassification(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_labels=1,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 512, "initializer_range": 0.3}
+    return save_llama(folder, AutoTokenizer.from_pretrained(base), classifier=True, **sizes)
 
 
 def policy_job(folder: Path | Storage, policy: Path, reward: Path, **changes: Any) -> LearnersJob:

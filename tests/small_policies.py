@@ -8,7 +8,7 @@ from typing import Any
 
 from cai_ray.engines.rollout_worker import Sequences
 from cai_ray.engines.weight_sync import WeightSender
-from tests.tiny_models import byte_tokenizer
+from tests.tiny_models import byte_tokenizer, save_llama
 
 
 def save_small(folder: Path, *, tied: bool, hidden: int = 64, layers: int = 2, seed: int = 0) -> Path:
@@ -16,13 +16,10 @@ def save_small(folder: Path, *, tied: bool, hidden: int = 64, layers: int = 2, s
 
     Its weights are large enough that every one of them shows in the log-probabilities.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return save_llama(
+        folder,
+        byte_tokenizer(),
+        seed=seed,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
@@ -30,14 +27,8 @@ def save_small(folder: Path, *, tied: bool, hidden: int = 64, layers: int = 2, s
         num_key_value_heads=hidden // 64 or 1,
         max_position_embeddings=512,
         initializer_range=0.1,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=tied,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class SmallLearners:

@@ -16,9 +16,11 @@ from cai_ray.microworld.dialogues import corpus
 from cai_ray.microworld.language import Message
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 PAD, TURN_START, TURN_END = "<pad>", "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
 NUM_PART_TOKENS = 192  # learned pieces below the word, for text outside the language
 
 # ChatML. `generation` marks what the assistant says, so that trainers can mask the loss.
@@ -41,8 +43,7 @@ def render(messages: Iterable[Message]) -> str:
 
 def build_tokenizer(num_dialogues: int = 6000) -> PreTrainedTokenizerFast:
     """Make the tokenizer from sample dialogues; always the same one."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     texts = ["\n".join(m["content"] for m in d.messages) for d in islice(corpus(random.Random(0), 0.1), num_dialogues)]
     texts += ["system", "user", "assistant"]
@@ -57,7 +58,7 @@ def build_tokenizer(num_dialogues: int = 6000) -> PreTrainedTokenizerFast:
     )
     parts.train_from_iterator(whole_words, trainer)
     learned = parts.get_vocab()
-    vocab = {piece: i for i, piece in enumerate((PAD, TURN_START, TURN_END))}
+    vocab = {piece: i for i, piece in enumerate(SPECIAL_TOKENS)}
     for piece in [*sorted(learned, key=learned.__getitem__), *whole_words]:
         vocab.setdefault(piece, len(vocab))
 
@@ -65,16 +66,26 @@ def build_tokenizer(num_dialogues: int = 6000) -> PreTrainedTokenizerFast:
     import json
 
     merges = [tuple(m) for m in json.loads(parts.to_str())["model"]["merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
-    tokenizer.pre_tokenizer = pieces
+    return chat_tokenizer(Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True)), max_tokens=4096)
+
+
+def chat_tokenizer(tokenizer: Tokenizer, max_tokens: int | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer, wrapped for transformers: our special tokens, our chat template, no other additions.
+
+    Its vocabulary must hold every byte, PAD, TURN_START and TURN_END.
+    """
+    from tokenizers import AddedToken, decoders, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD, TURN_START, TURN_END)])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=TURN_END,
         additional_special_tokens=[TURN_START],
-        model_max_length=4096,
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
+        **({} if max_tokens is None else {"model_max_length": max_tokens}),
     )

@@ -7,6 +7,7 @@ leaves its metrics without a value, and is counted by reason.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ Prompts = Literal["all", "red_team", "helpful"]
 _METRIC = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
-class JudgeConfig(Config):
+class JudgeConfig(Config, ABC):
     """What all judges have."""
 
     model: str = Field(description="Of the recipe's models, or of those that its stages train.")
@@ -40,9 +41,9 @@ class JudgeConfig(Config):
         return self.name or self.model
 
     @property
+    @abstractmethod
     def metrics(self) -> tuple[str, ...]:
         """Every metric that it may give; empty for a judge of pairs."""
-        raise NotImplementedError
 
     @property
     def is_asked(self) -> bool:
@@ -100,14 +101,36 @@ class PairwiseJudge(JudgeConfig):
         return ()
 
 
-class YesNoJudge(JudgeConfig):
+class TemplateJudge(JudgeConfig):
+    """A judge that reads one text, made from a template."""
+
+    template: str | None = Field(
+        None, description="A text file with {generation} and {behavior} or {conversation}; null: our own words."
+    )
+
+    @property
+    @abstractmethod
+    def own_template(self) -> str:
+        """The template where no file is named."""
+
+    def files(self) -> tuple[str, ...]:
+        return (self.template,) if self.template else ()
+
+    def template_text(self) -> str:
+        """Raises ConfigError for a file that is not there or leaves out what is judged."""
+        text = self.own_template if self.template is None else read_text(self.template)
+        try:
+            judge_yes_no.check_template(text)
+        except ValueError as error:
+            raise ConfigError(f"{self.template}: {error}") from error
+        return text
+
+
+class YesNoJudge(TemplateJudge):
     """A classifier that generates Yes or No about one answer, as HarmBench's; metric `harmful`."""
 
     kind: Literal["yes_no"] = "yes_no"
     prompts: Prompts = "red_team"
-    template: str | None = Field(
-        None, description="A text file with {generation} and {behavior} or {conversation}; null: our own words."
-    )
     system: str | None = Field(judge_yes_no.SYSTEM, description="System message; null: none.")
     reading: Literal["token", "probability"] = Field(
         "token", description='"token": one greedy token; "probability": P(Yes) of the two, ShieldGemma\'s way.'
@@ -118,12 +141,9 @@ class YesNoJudge(JudgeConfig):
     def metrics(self) -> tuple[str, ...]:
         return (HARMFUL,)
 
-    def files(self) -> tuple[str, ...]:
-        return (self.template,) if self.template else ()
-
-    def template_text(self) -> str:
-        """Raises ConfigError for a file that is not there or leaves out what is judged."""
-        return _template(self.template, judge_yes_no.TEMPLATE)
+    @property
+    def own_template(self) -> str:
+        return judge_yes_no.TEMPLATE
 
 
 class GuardJudge(JudgeConfig):
@@ -138,23 +158,19 @@ class GuardJudge(JudgeConfig):
         return (HARMFUL,)
 
 
-class WildGuardJudge(JudgeConfig):
+class WildGuardJudge(TemplateJudge):
     """Three lines of yes and no, as WildGuard; metrics `harmful`, `refusal`, `request_harmful`."""
 
     kind: Literal["wildguard"] = "wildguard"
-    template: str | None = Field(None, description="A text file as for yes_no; null: our own words.")
     max_tokens: int = Field(128, ge=8)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         return (HARMFUL, "refusal", "request_harmful")
 
-    def files(self) -> tuple[str, ...]:
-        return (self.template,) if self.template else ()
-
-    def template_text(self) -> str:
-        """Raises ConfigError for a file that is not there or leaves out what is judged."""
-        return _template(self.template, judge_guard.WILDGUARD_TEMPLATE)
+    @property
+    def own_template(self) -> str:
+        return judge_guard.WILDGUARD_TEMPLATE
 
 
 class ClassifierJudge(JudgeConfig):
@@ -299,12 +315,3 @@ def read_text(path: str) -> str:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path!r}, which evaluate.judges names, cannot be read: {error}") from error
-
-
-def _template(path: str | None, default: str) -> str:
-    text = default if path is None else read_text(path)
-    try:
-        judge_yes_no.check_template(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return text

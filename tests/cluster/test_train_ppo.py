@@ -27,6 +27,7 @@ from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config
 from tests import runs
+from tests.policy_jobs import save_reward_model
 from tests.scripted_ppo import PROMPTS, context_of, curve, events
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -81,30 +82,7 @@ def train(folder: Path | str, policy: Path | str, scores: Path | str, **changes:
 
 @pytest.fixture(scope="module")
 def scores(micro_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preference model of the policy's tokens: random, so what it likes is arbitrary, but always the same."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("scores")
-    tokenizer = AutoTokenizer.from_pretrained(micro_model)
-    torch.manual_seed(0)
-    LlamaForSequenceClassification(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=512,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            num_labels=1,
-            initializer_range=0.3,
-        )
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_reward_model(micro_model, tmp_path_factory.mktemp("scores"))
 
 
 @pytest.fixture(scope="module")

@@ -9,27 +9,15 @@ import pytest
 
 from cai_ray import pipeline
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe, build
 from cai_ray.steps import steps
+from tests.small_recipes import SERVER, fields, recipe
 
-SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
 ALL: dict[str, Any] = {"sft": {}, "pairs": {}, "labels": {}, "preference_model": {}, "ppo": {}}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Any]:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "How do I paint a chair?"}\n')
-    return {
-        "name": "test",
-        "output": str(tmp_path / "runs"),
-        "models": {"policy": SERVER},
-        "prompts": {"path": str(prompts)},
-    }
-
-
-def recipe(data: dict[str, Any], **sections: Any) -> Recipe:
-    return build({**data, **sections}, "test")
+    return fields(tmp_path)
 
 
 def test_the_step(data: dict[str, Any]) -> None:
