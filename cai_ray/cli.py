@@ -1,28 +1,20 @@
-"""The command `cai-ray`. Parses first; what is heavy is imported in the command that needs it.
-
-Exit codes: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 75 retryable infrastructure fault.
-"""
+"""The command `cai-ray`. Parses first; what is heavy is imported in the command that needs it."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
-EXIT_BAD_INPUT = 2
-EXIT_TOO_MANY_DROPPED = 3
-EXIT_RETRYABLE = 75
+from cai_ray.exits import edge
 
-P = ParamSpec("P")
-T = TypeVar("T")
 app = typer.Typer(
     help="Constitutional AI as a distributed batch system on Ray.",
     no_args_is_help=True,
@@ -36,88 +28,12 @@ app.add_typer(config_app, name="config")
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(microworld_app, name="microworld")
 console = Console()
-errors = Console(stderr=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, e.g. jobs/recipes/quickstart.yaml.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. revise.num_revisions=2; may be repeated.")
 ]
 CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. jobs/recipes/quickstart.yaml:sl_cai.'
-
-
-def edge(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the errors a person can mend into one message and an exit code; everything else is a bug and propagates."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except Exception as error:
-            code = exit_code(error)
-            if code is None:
-                raise
-            errors.print(f"[bold red]error:[/] {_escaped(_message(error))}", soft_wrap=True, highlight=False)
-            raise typer.Exit(code) from None
-
-    return wrapped
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that a command ends with; None for a bug."""
-    from cai_ray.constitution import ConstitutionError
-    from cai_ray.engines.asking import EngineGaveUp
-    from cai_ray.errors import ConfigError, TooManyDropped
-
-    for cause in _causes(error):
-        if isinstance(cause, ConfigError | ConstitutionError):
-            return EXIT_BAD_INPUT
-        if isinstance(cause, TooManyDropped):
-            return EXIT_TOO_MANY_DROPPED
-        if isinstance(cause, EngineGaveUp) or type(cause).__name__ in RETRYABLE_RAY_ERRORS:
-            return EXIT_RETRYABLE
-    return None
-
-
-# By name: importing Ray only to compare classes would cost every failing command two seconds.
-RETRYABLE_RAY_ERRORS = frozenset(
-    {
-        "ActorDiedError",
-        "ActorUnavailableError",
-        "NodeDiedError",
-        "ObjectLostError",
-        "OutOfMemoryError",
-        "OwnerDiedError",
-        "RayActorError",
-        "WorkerCrashedError",
-    }
-)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what it came from; Ray wraps a worker's own error one or more times."""
-    found: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in found:
-        found.append(at)
-        at = getattr(at, "cause", None) or at.__cause__
-    return found
-
-
-def _message(error: BaseException) -> str:
-    from cai_ray.constitution import ConstitutionError
-
-    for cause in _causes(error):
-        if isinstance(cause, ConstitutionError):
-            from cai_ray.constitution_source import explain
-
-            return explain(cause)
-    return str(_causes(error)[-1] if type(error).__name__.startswith("RayTaskError") else error)
 
 
 def _start_logging() -> None:
@@ -286,7 +202,7 @@ def serve(
     own_name, model = named_model(checkpoint)
     settings = {"name": name or own_name, "model": model.model_dump(), "host": host, "port": port}
     config = server.configure(apply_overrides({**settings, "token_env": token_env}, set_ or []))
-    server.run(config, lambda line: console.print(_escaped(line), soft_wrap=True, highlight=False))
+    server.run(config, lambda line: console.print(escape(line), soft_wrap=True, highlight=False))
 
 
 @app.command()

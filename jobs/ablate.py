@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from cai_ray import ablations, pipeline
-from cai_ray.cli import edge
 from cai_ray.engines.cluster import connected
+from cai_ray.exits import edge
 from cai_ray.steps import steps
 
 

@@ -18,7 +18,18 @@ WORDS = {
 PURE = {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"}
 MACHINES = {"engines"}
 STAGES = {"stages", "microworld"}
-TOP = {"recipe", "steps", "pipeline", "ablations", "cli", "preview", "model_names", "terminal_chat", "planning"}
+TOP = {
+    "recipe",
+    "steps",
+    "pipeline",
+    "ablations",
+    "cli",
+    "exits",
+    "preview",
+    "model_names",
+    "terminal_chat",
+    "planning",
+}
 # May import heavy packages at module level, because nothing imports them before they are needed.
 LOADED_LATE = {"microworld.pretrain", "microworld.tokenizer"}
 # Parts of one stage, or what every stage is given: not stages of their own.

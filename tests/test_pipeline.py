@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cai_ray import pipeline
-from cai_ray.cli import EXIT_RETRYABLE, app, exit_code
+from cai_ray.cli import app
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.errors import ConfigError, TooManyDropped
+from cai_ray.exits import EXIT_RETRYABLE, exit_code
 from cai_ray.recipe import Recipe, build
 from cai_ray.steps import select, steps
 

@@ -8,7 +8,6 @@ on each node, and every node uploads what it has.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import re
 import shutil
@@ -19,11 +18,11 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from cai_ray.config import Config
+from cai_ray.engines import recorded
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.storage import TEMPORARY_PREFIX, Storage
 from cai_ray.engines.worker_group import Place
 
-logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 BLOCK_BYTES = 4 * 2**20
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -119,21 +118,13 @@ def damage(storage: Storage, files: Sequence[FileRecord]) -> str | None:
 
 def write_record(storage: Storage, record: CheckpointRecord) -> None:
     """From here on the checkpoint counts."""
-    storage.write(f"{FOLDER}/{record.name}.json", record.model_dump_json(indent=2).encode())
+    recorded.write(storage, FOLDER, record.name, record)
 
 
 def records(storage: Storage, fingerprint: str) -> list[CheckpointRecord]:
     """The recorded checkpoints of this training, newest first; their files are not looked at."""
-    found = []
-    for name in storage.names(FOLDER, ".json"):
-        try:
-            record = CheckpointRecord.model_validate_json(storage.read(name))
-        except ValueError:
-            logger.warning("%s cannot be read and its checkpoint is passed over", name)
-            continue
-        if record.fingerprint == fingerprint:
-            found.append(record)
-    return sorted(found, key=lambda record: -record.step)
+    found = recorded.read_all(storage, FOLDER, CheckpointRecord)
+    return sorted((one for one in found if one.fingerprint == fingerprint), key=lambda record: -record.step)
 
 
 def newest_whole(storage: Storage, fingerprint: str) -> tuple[CheckpointRecord | None, list[str]]:
@@ -144,7 +135,7 @@ def newest_whole(storage: Storage, fingerprint: str) -> tuple[CheckpointRecord |
         if problem is None:
             return record, problems
         problems.append(f"checkpoint of step {record.step} is damaged ({problem}) and passed over")
-        delete(storage, record.name)
+        recorded.delete(storage, FOLDER, record.name)
     return None, problems
 
 
@@ -168,24 +159,13 @@ def rotate(storage: Storage, fingerprint: str, num_keep: int, keep_best: bool) -
         kept.add(min(known, key=_badness).name)
     gone = [record.name for record in known if record.name not in kept]
     for name in gone:
-        delete(storage, name)
+        recorded.delete(storage, FOLDER, name)
     return gone
-
-
-def delete(storage: Storage, name: str) -> None:
-    """Delete one checkpoint; its record goes first, so that a crash leaves no record of missing files."""
-    storage.delete(f"{FOLDER}/{name}.json")
-    storage.delete_folder(f"{FOLDER}/{name}")
 
 
 def sweep(storage: Storage) -> list[str]:
     """Delete checkpoint folders without a record, left by a save that was cut off; their names."""
-    recorded = {Path(name).stem for name in storage.names(FOLDER, ".json")}
-    orphans = [n for n in (storage / FOLDER).folders() if _NAME.fullmatch(n) and n not in recorded]
-    for name in orphans:
-        storage.delete_folder(f"{FOLDER}/{name}")
-    storage.sweep_temporary(FOLDER)
-    return orphans
+    return recorded.sweep(storage, FOLDER, _NAME)
 
 
 def commit_files(place: Place, stage: Storage, folder: Path, prefix: str) -> list[FileRecord]:

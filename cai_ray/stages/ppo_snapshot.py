@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,12 +17,12 @@ from cai_ray.algorithms.guards import GuardState
 from cai_ray.algorithms.kl import KlState
 from cai_ray.algorithms.scores import ScoreState
 from cai_ray.config import Config
+from cai_ray.engines import recorded
 from cai_ray.engines.checkpoints import damage
 from cai_ray.engines.episodes import Episode
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.storage import Storage
 
-logger = logging.getLogger(__name__)
 FOLDER = "snapshots"
 EPISODES = "episodes.jsonl"
 _NAME = re.compile(r"step-(\d+)\.a(\d+)")
@@ -67,9 +66,9 @@ def write(folder: Storage, snapshot: Snapshot, ready: Sequence[Episode] | None, 
             sha256=hashlib.sha256(content).hexdigest(),
         )
         snapshot = snapshot.model_copy(update={"files": (*snapshot.files, record)})
-    folder.write(f"{FOLDER}/{snapshot.name}.json", snapshot.model_dump_json().encode())
+    recorded.write(folder, FOLDER, snapshot.name, snapshot)
     for old in records(folder, snapshot.fingerprint)[num_keep:]:
-        _delete(folder, old.name)
+        recorded.delete(folder, FOLDER, old.name)
     return snapshot
 
 
@@ -87,15 +86,7 @@ def _episode(saved: dict[str, Any]) -> Episode:
 
 def records(folder: Storage, fingerprint: str) -> list[Snapshot]:
     """The snapshots that count, newest first; their files are not looked at."""
-    found = []
-    for name in folder.names(FOLDER, ".json"):
-        try:
-            snapshot = Snapshot.model_validate_json(folder.read(name))
-        except ValueError:
-            logger.warning("%s cannot be read and its snapshot is passed over", name)
-            continue
-        if snapshot.fingerprint == fingerprint:
-            found.append(snapshot)
+    found = (one for one in recorded.read_all(folder, FOLDER, Snapshot) if one.fingerprint == fingerprint)
     return sorted(found, key=lambda snapshot: (-snapshot.state.step, -_attempt(snapshot.name)))
 
 
@@ -109,23 +100,13 @@ def newest_whole(folder: Storage, fingerprint: str, fits: Callable[[int], bool])
         if problem is None:
             return snapshot, problems
         problems.append(f"the snapshot of step {snapshot.state.step} is passed over: {problem}")
-        _delete(folder, snapshot.name)
+        recorded.delete(folder, FOLDER, snapshot.name)
     return None, problems
 
 
 def sweep(folder: Storage) -> None:
     """Delete snapshot folders without a record, left by a save that was cut off."""
-    recorded = {name.rsplit("/", 1)[-1].removesuffix(".json") for name in folder.names(FOLDER, ".json")}
-    for name in (folder / FOLDER).folders():
-        if _NAME.fullmatch(name) and name not in recorded:
-            folder.delete_folder(f"{FOLDER}/{name}")
-    folder.sweep_temporary(FOLDER)
-
-
-def _delete(folder: Storage, name: str) -> None:
-    """The record goes first, so that a crash leaves no record of missing files."""
-    folder.delete(f"{FOLDER}/{name}.json")
-    folder.delete_folder(f"{FOLDER}/{name}")
+    recorded.sweep(folder, FOLDER, _NAME)
 
 
 def _attempt(name: str) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from cai_ray.cli import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED, app
+from cai_ray.cli import app
+from cai_ray.exits import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED
 from tests import faults
 from tests.runs import check_adds_up, engine, records, records_folder, requests, saying, write_jsonl, write_recipe
 

@@ -1,0 +1,85 @@
+"""How a command ends: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 75 a fault that a retry may mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+EXIT_BAD_INPUT = 2
+EXIT_TOO_MANY_DROPPED = 3
+EXIT_RETRYABLE = 75
+# By name: importing Ray only to compare classes would cost every failing command two seconds.
+RETRYABLE_RAY_ERRORS = frozenset(
+    {
+        "ActorDiedError",
+        "ActorUnavailableError",
+        "NodeDiedError",
+        "ObjectLostError",
+        "OutOfMemoryError",
+        "OwnerDiedError",
+        "RayActorError",
+        "WorkerCrashedError",
+    }
+)
+P = ParamSpec("P")
+T = TypeVar("T")
+errors = Console(stderr=True)
+
+
+def edge(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the errors a person can mend into one message and an exit code; everything else is a bug and propagates."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            errors.print(f"[bold red]error:[/] {escape(_message(error))}", soft_wrap=True, highlight=False)
+            raise typer.Exit(code) from None
+
+    return wrapped
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of an error that a command ends with; None for a bug."""
+    from cai_ray.constitution import ConstitutionError
+    from cai_ray.engines.asking import EngineGaveUp
+    from cai_ray.errors import ConfigError, TooManyDropped
+
+    for cause in _causes(error):
+        if isinstance(cause, ConfigError | ConstitutionError):
+            return EXIT_BAD_INPUT
+        if isinstance(cause, TooManyDropped):
+            return EXIT_TOO_MANY_DROPPED
+        if isinstance(cause, EngineGaveUp) or type(cause).__name__ in RETRYABLE_RAY_ERRORS:
+            return EXIT_RETRYABLE
+    return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came from; Ray wraps a worker's own error one or more times."""
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = getattr(at, "cause", None) or at.__cause__
+    return found
+
+
+def _message(error: BaseException) -> str:
+    from cai_ray.constitution import ConstitutionError
+
+    for cause in _causes(error):
+        if isinstance(cause, ConstitutionError):
+            from cai_ray.constitution_source import explain
+
+            return explain(cause)
+    return str(_causes(error)[-1] if type(error).__name__.startswith("RayTaskError") else error)
