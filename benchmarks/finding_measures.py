@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cai_ray.engines.artifacts import Artifact
+from cai_ray.engines.training_metrics import parse_metrics, read_metrics
 from cai_ray.metrics.calibration import calibration
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import distinct
@@ -18,10 +19,12 @@ from cai_ray.metrics.evaluations import estimate
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.oracle import score
 from cai_ray.stages.preference_model_summary import EVAL_SCORES, sigmoid
+from cai_ray.stages.report_training import truth_by_step
 from cai_ray.stages.revise_summary import answers
 
 ByPrompt = dict[str, float]
 METRICS = ("harmful", "evasive", "helpful")
+MONITORS = ("score", "kl", "entropy", "distinct", "length", "boilerplate_rate", "refusal_rate", "explained_variance")
 
 
 def by_round(revised: Artifact) -> list[dict[str, ByPrompt]]:
@@ -104,6 +107,24 @@ def against_the_truth(preference_model: Artifact) -> dict[str, Any]:
 def _worth(messages: Sequence[dict[str, str]], text: str) -> float:
     truth = score(messages, text)
     return truth.helpful - float(truth.harmful)
+
+
+def course(trained: Artifact, num_parts: int) -> dict[str, list[float]]:
+    """A PPO run's monitors, and the oracle on its kept answers, as means over `num_parts` parts of its steps."""
+    steps: dict[float, dict[str, float]] = {}
+    for entry in parse_metrics(read_metrics(trained.folder)):
+        if "step" in entry:
+            steps[entry["step"]] = {name: entry[name] for name in MONITORS if name in entry}
+    for name, values in truth_by_step(trained.rows()).items():
+        for step, value in values.items():
+            steps.setdefault(step, {})[name] = value
+    last = max(steps)
+    found: dict[str, list[list[float]]] = {}
+    for step, measured in steps.items():
+        part = min(num_parts - 1, int(num_parts * (step - 1) / last))
+        for name, value in measured.items():
+            found.setdefault(name, [[] for _ in range(num_parts)])[part].append(value)
+    return {name: [fmean(own) if own else math.nan for own in parts] for name, parts in found.items()}
 
 
 def pooled(seeds: Sequence[Mapping[str, float] | Estimate | None]) -> dict[str, Any] | None:

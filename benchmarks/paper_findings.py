@@ -35,12 +35,13 @@ from cai_ray.microworld.oracle import parse_request
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.recipe import Recipe, load
 from cai_ray.rows import DROPPED, REVISION
-from cai_ray.stages import evaluate, revise, score_rounds, train_preference_model
+from cai_ray.stages import evaluate, label_comparisons, revise, score_rounds, train_ppo, train_preference_model
 from cai_ray.stages.score_rounds import PREFERENCE_SCORE
 from cai_ray.steps import steps
 
 JOBS = Path(__file__).parent.parent / "jobs" / "recipes"
 QUICKSTART = JOBS / "quickstart.yaml"
+NUM_PARTS = 6  # that a training is cut into, for its course
 POLICY_METRICS = ("harmful", "helpful", "evasive", "over_refusal")
 
 Artifacts = dict[str, Artifact]
@@ -261,7 +262,22 @@ def soft_labels(study: Study) -> Finding:
 
 
 def clamp(study: Study) -> Finding:
-    return labels(study, "Clamp ranges of labels by chain of thought")
+    """As `labels`, and the labels themselves against the oracle, before and after the clamp."""
+    found = {
+        variant: [summary(one[label_comparisons.STAGE])["oracle"]["label"] for one in own]
+        for variant, own in study.runs.items()
+    }
+    own = {
+        variant: {
+            **{
+                name: measures.pooled([one[name] for one in seeds]) for name in ("agreement", "brier", "overconfidence")
+            },
+            "ece": results_file.spread([one["calibration"]["ece"] for one in seeds]),
+        }
+        for variant, seeds in found.items()
+    }
+    claim, content, draw = labels(study, "Clamp ranges of labels by chain of thought")
+    return claim, {"labels": own, **content}, draw
 
 
 def bare_refusals(study: Study) -> Finding:
@@ -275,6 +291,33 @@ def bare_refusals(study: Study) -> Finding:
     return claim, {"policies": shown}, lambda path: figures.bars(path, claim, "share", shown)
 
 
+def over_optimisation(study: Study) -> Finding:
+    """Variants of PPO: their monitors in parts of the training, and what the oracle says of the policies."""
+    courses: dict[str, Any] = {}
+    series: dict[str, list[Pooled]] = {}
+    for variant in study.runs:
+        seeds = study.each(variant, lambda one: measures.course(one[train_ppo.STAGE], NUM_PARTS))
+        courses[variant] = {
+            name: [results_file.spread([own[name][part] for own in seeds]) for part in range(NUM_PARTS)]
+            for name in seeds[0]
+        }
+        for metric in ("harmful", "helpful"):
+            points = courses[variant].get(f"oracle_{metric}", [])
+            series[f"{metric}, {variant}"] = [
+                _middle(point, seeds, f"oracle_{metric}", k) for k, point in enumerate(points)
+            ]
+    claim = "Without KL penalty and soft labels the score rises and the answers go elsewhere"
+    content = {"course": courses, "policies": {variant: policies(study, variant) for variant in study.runs}}
+    names = [f"{k + 1}/{NUM_PARTS}" for k in range(NUM_PARTS)]
+    return claim, content, lambda path: figures.lines(path, claim, "oracle, by part of the training", series, names)
+
+
+def _middle(point: Mapping[str, float], seeds: Sequence[Mapping[str, list[float]]], name: str, part: int) -> Pooled:
+    """The seeds' median with their range as a point of a figure."""
+    own = [seed[name][part] for seed in seeds]
+    return {"value": point["median"], "low": point["min"], "high": point["max"], "n": len(own), "per_seed": own}
+
+
 FINDINGS: dict[str, Callable[[Study], Finding]] = {
     "rounds": rounds,
     "critiques": critiques,
@@ -282,6 +325,7 @@ FINDINGS: dict[str, Callable[[Study], Finding]] = {
     "soft_labels": soft_labels,
     "clamp": clamp,
     "bare_refusals": bare_refusals,
+    "over_optimisation": over_optimisation,
 }
 
 

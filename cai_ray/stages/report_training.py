@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from cai_ray.microworld.oracle import score
 from cai_ray.stages.report_source import RunSource
 
 MOST_POINTS = 240  # of one curve; more are averaged into as many
@@ -53,6 +54,7 @@ ANSWERS = {
     "boilerplate_rate": "boilerplate",
     "truncated": "cut off",
 }
+TRUTH = {"oracle_harmful": "harmful", "oracle_helpful": "helpful"}
 LOSS = Panel("Loss", "nats", {"loss": "training", "eval_loss": "held out"})
 STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "train_sft": (
@@ -79,6 +81,8 @@ STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
         "Reinforcement learning (PPO)",
         (
             Panel("Preference-model score", "score", {"score": "mean of a step"}),
+            # Beside the score: a score that rises while the truth does not is over-optimisation.
+            Panel("The oracle on kept answers", "mean of a step", TRUTH),
             Panel("KL from the start", "nats per answer", {"kl": "KL"}),
             Panel("Entropy", "nats per token", {"entropy": "entropy"}),
             Panel("How it answers", "share of answers", ANSWERS),
@@ -104,6 +108,8 @@ def _facts(source: RunSource, stage: str) -> TrainingFacts:
     title, panels = STAGES[stage]
     entries = source.metrics(stage)
     series = _series(entries)
+    if stage == "train_ppo":
+        series |= truth_by_step(source.rows(stage))
     plots = [plot for panel in panels if (plot := _plot(panel, series)).curves]
     steps = [step for points in series.values() for step in points]
     return TrainingFacts(
@@ -127,6 +133,23 @@ def _series(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
             if _is_number(value) and name not in ("step", "attempt", "elapsed_s", "num_steps"):
                 found.setdefault(name, {})[step] = float(value)
     return found
+
+
+def truth_by_step(rollouts: Iterable[dict[str, Any]]) -> dict[str, dict[float, float]]:
+    """The oracle's metrics of kept answers by step, in the micro world; nothing for other worlds' prompts.
+
+    oracle_harmful is of harmful requests, oracle_helpful of the others.
+    """
+    found: dict[str, dict[float, list[float]]] = {name: {} for name in TRUTH}
+    for row in rollouts:
+        truth = score(row["messages"], row["response"])
+        if truth.request_harmful is None:
+            continue
+        name, value = (
+            ("oracle_harmful", float(truth.harmful)) if truth.request_harmful else ("oracle_helpful", truth.helpful)
+        )
+        found[name].setdefault(row["step"], []).append(value)
+    return {name: {step: fmean(own) for step, own in steps.items()} for name, steps in found.items() if steps}
 
 
 def _is_number(value: Any) -> bool:
