@@ -21,6 +21,10 @@ from cai_ray.rows import DropReason, DropRow
 
 logger = logging.getLogger(__name__)
 SMALL_WEIGHTS_BYTES = 256 * 2**20
+# On CPUs vLLM gives even a single worker a process of its own, because that is how it sets the worker's OpenMP
+# variables; ours are set for the whole engine. By its class and not as "uni", which vLLM overrules. One process less to
+# start, and on a shared core to wait for: up to a third off the start (measured 66 -> 44 s, 36 -> 34 s).
+IN_ENGINE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def engine_environment(model: ModelConfig) -> dict[str, str]:
@@ -95,6 +99,8 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         # does not use offset"), so a prompt is prefilled in one step, which must then hold a whole context.
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(engine.max_num_batched_tokens, _context_length(model))
+        if engine.tensor_parallel_size == 1:
+            arguments["distributed_executor_backend"] = IN_ENGINE_CORE
     if engine.num_kv_blocks is not None:
         arguments["num_gpu_blocks_override"] = engine.num_kv_blocks
     return arguments | engine.extra
