@@ -103,6 +103,8 @@ class RolloutActor:
         self._end_id = AnswerTokens(self._backend.renderer, model.thinking).end_id
         self._gate = Gate()
         self._num_tokens = 0
+        self._orders: dict[int, asyncio.Future[list[Episode]]] = {}
+        self._cancelled: set[int] = set()
 
     async def ready(self) -> EngineFacts:
         """Waits until the engine is up. Raises EngineGaveUp, ConfigError."""
@@ -111,11 +113,29 @@ class RolloutActor:
         await self._supervisor.ready()
         return EngineFacts(self._backend.max_model_len, ray.get_runtime_context().get_node_id())
 
-    async def sample(self, requests: Sequence[EpisodeRequest]) -> list[Episode]:
-        """One episode per request, in order. Raises EngineGaveUp, ConfigError, WeightsLost."""
+    async def sample(self, order: int, requests: Sequence[EpisodeRequest]) -> list[Episode]:
+        """One episode per request, in order; none when the order is cancelled. Raises EngineGaveUp, ConfigError,
+        WeightsLost.
+        """
         await self._supervisor.ready()
         async with self._gate.sampling():
-            return list(await asyncio.gather(*(self._sample_one(request) for request in requests)))
+            if order in self._cancelled:
+                return []
+            self._orders[order] = asyncio.gather(*(self._sample_one(request) for request in requests))
+            try:
+                return list(await self._orders[order])
+            except asyncio.CancelledError:
+                if order in self._cancelled:
+                    return []
+                raise
+            finally:
+                del self._orders[order]
+
+    async def cancel(self, order: int) -> None:
+        """Nobody waits for this order's episodes. Not by `ray.cancel`, which reaches a busy actor late or never."""
+        self._cancelled.add(order)
+        if order in self._orders:
+            self._orders[order].cancel()
 
     async def logprobs(self, sequences: Sequences) -> list[tuple[float, ...]]:
         """Log-probabilities (nats, at temperature 1) of each sequence's response tokens."""

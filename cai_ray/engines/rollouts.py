@@ -44,13 +44,14 @@ class Pending:
 
     def __init__(self, engines: RolloutEngines, requests: Sequence[EpisodeRequest]) -> None:
         self._engines, self._requests = engines, tuple(requests)
+        self._order = engines.next_order()
         self._shares = spread(self._requests, engines.config.num_engines)
         self._references = [self._send(number) for number in range(len(self._shares))]
         self._episodes: list[Episode] | None = None
 
     def _send(self, number: int) -> Any:
         share = [self._requests[i] for i in self._shares[number]]
-        return self._engines.ask(number, "sample", share) if share else None
+        return self._engines.ask(number, "sample", self._order, share) if share else None
 
     def result(self) -> list[Episode]:
         """The episodes in the order of the requests; waits for them.
@@ -67,11 +68,9 @@ class Pending:
 
     def cancel(self) -> None:
         """The episodes are not wanted any more: engines stop sampling them."""
-        import ray
-
-        for reference in self._references:
+        for number, reference in enumerate(self._references):
             if reference is not None:
-                ray.cancel(reference)
+                self._engines.ask(number, "cancel", self._order)
 
     def _wait(self, number: int) -> list[Episode]:
         while (reference := self._references[number]) is not None:
@@ -102,6 +101,7 @@ class RolloutEngines:
         self._store: Any = None
         self._names: dict[str, Any] = {}
         self._is_asleep = False
+        self._num_orders = 0
 
     def start(self) -> None:
         """Returns when all engines can sample; `launch` comes first unless it was called. Raises EngineGaveUp."""
@@ -223,6 +223,11 @@ class RolloutEngines:
         """Every engine's answer."""
         references = [self.ask(i, method, *arguments) for i in range(len(self._actors))]
         return [self.wait(number, reference) for number, reference in enumerate(references)]
+
+    def next_order(self) -> int:
+        """A number of its own for each `submit`."""
+        self._num_orders += 1
+        return self._num_orders
 
     def ask(self, number: int, method: str, *arguments: Any) -> Any:
         """An ObjectRef of one engine's answer."""
