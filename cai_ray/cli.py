@@ -79,9 +79,6 @@ def run(
         _print_status(pipeline.status(loaded))
     if tables := [outcome.table for outcome in outcomes if outcome.table is not None]:
         console.print(tables[-1])
-    for outcome in outcomes:
-        if outcome.stage == "report":
-            console.print(f"Report: {outcome.artifact.folder.location}/report.html", soft_wrap=True)
     console.print(f"Output: {pipeline.folder_of(loaded).location}", soft_wrap=True)
 
 

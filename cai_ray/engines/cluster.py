@@ -58,6 +58,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         num_cpus = config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
         # Workers to start at once, by logical cores; by real ones Ray warns of too many.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_cpus))
+        # Not one idle worker per logical CPU in advance: their start takes the cores from the first stage.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         ray.init(
             address="local",
             num_cpus=num_cpus,
