@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
 from cai_ray.config import ModelConfig
@@ -13,6 +14,7 @@ from cai_ray.engines.weight_store import NONE_YET, Weights
 
 T = TypeVar("T")
 Transport = Literal["host", "nccl"]
+_DEATH_POLL_S = 0.2
 
 
 class RolloutBackend(VllmBackend):
@@ -74,13 +76,21 @@ class RolloutBackend(VllmBackend):
     async def wake(self) -> None:
         await self._asked(self._engine.wake_up())
 
-    async def _asked(self, answer: Awaitable[T]) -> T:
+    async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
+        """vLLM never answers calls of this kind when its engine dies (0.32), so its death is looked for meanwhile."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        engine, answering = self._engine, asyncio.ensure_future(answer)
         try:
-            return await answer
+            while not answering.done():
+                await asyncio.wait([answering], timeout=_DEATH_POLL_S)
+                if not answering.done() and (engine is not self._engine or engine.errored):
+                    raise EngineDied("the engine died before it answered")
+            return answering.result()
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
+        finally:
+            answering.cancel()
 
 
 def with_weight_transfer(model: ModelConfig, transport: Transport, sleeps: bool) -> ModelConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -89,6 +89,21 @@ class Gate:
         return self._busy_s + (time.monotonic() - self._busy_since if self._num_inside else 0.0)
 
 
+async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Their results, in order. However it ends, none of them is on its way any more then.
+
+    `asyncio.gather` is over with the first failure: others would still be in the engine when new weights come, and
+    a forward pass in the middle of that ends the engine.
+    """
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class RolloutActor:
     """A Ray actor; its methods run on one event loop. A call that Ray repeats after a restart does no harm."""
 
@@ -121,9 +136,9 @@ class RolloutActor:
         async with self._gate.sampling():
             if order in self._cancelled:
                 return []
-            self._orders[order] = asyncio.gather(*(self._sample_one(request) for request in requests))
+            self._orders[order] = asyncio.ensure_future(together([self._sample_one(request) for request in requests]))
             try:
-                return list(await self._orders[order])
+                return await self._orders[order]
             except asyncio.CancelledError:
                 if order in self._cancelled:
                     return []
@@ -141,7 +156,7 @@ class RolloutActor:
         """Log-probabilities (nats, at temperature 1) of each sequence's response tokens."""
         await self._supervisor.ready()
         async with self._gate.sampling():
-            return list(await asyncio.gather(*(self._score_one(i, *both) for i, both in enumerate(sequences))))
+            return await together([self._score_one(i, *both) for i, both in enumerate(sequences)])
 
     async def pull(self) -> int:
         """Wait for what is in flight, then load the store's newest weights; the version that is loaded then."""

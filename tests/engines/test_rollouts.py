@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.episodes import EpisodeRequest
 from cai_ray.engines.rollout_backend import with_weight_transfer
-from cai_ray.engines.rollout_worker import Gate
+from cai_ray.engines.rollout_worker import Gate, together
 from cai_ray.engines.rollouts import RolloutConfig, RolloutEngines, choose_transport, spread
 from cai_ray.errors import ConfigError
 
@@ -121,3 +121,33 @@ def test_closing_engines_that_never_started_is_no_fault() -> None:
     engines.close()
     with pytest.raises(RuntimeError, match="start"):
         engines.submit([request(0)])
+
+
+def test_what_is_done_together_ends_together() -> None:
+    async def scenario() -> list[str]:
+        seen: list[str] = []
+
+        async def slow(name: str) -> str:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.01)  # an abort takes its time
+                seen.append(name)
+            return name
+
+        async def failing() -> str:
+            await asyncio.sleep(0)
+            raise ValueError("refused")
+
+        with pytest.raises(ValueError, match="refused"):
+            await together([slow("first"), failing(), slow("second")])
+        assert seen == ["first", "second"]
+        cancelled = asyncio.ensure_future(together([slow("third"), slow("fourth")]))
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert await together([asyncio.sleep(0, "a"), asyncio.sleep(0, "b")]) == ["a", "b"]
+        return seen
+
+    assert asyncio.run(scenario()) == ["first", "second", "third", "fourth"]
