@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.config import EngineConfig, ModelConfig
+from cai_ray.engines.asking import EngineDied
 from cai_ray.engines.episodes import EpisodeRequest
-from cai_ray.engines.rollout_backend import with_weight_transfer
+from cai_ray.engines.rollout_backend import RolloutBackend, with_weight_transfer
 from cai_ray.engines.rollout_worker import Gate, together
 from cai_ray.engines.rollouts import RolloutConfig, RolloutEngines, choose_transport, spread
 from cai_ray.errors import ConfigError
@@ -151,3 +153,25 @@ def test_what_is_done_together_ends_together() -> None:
         return seen
 
     assert asyncio.run(scenario()) == ["first", "second", "third", "fourth"]
+
+
+def test_a_call_to_an_engine_that_dies_ends_with_it() -> None:
+    async def scenario() -> None:
+        backend = RolloutBackend.__new__(RolloutBackend)  # without the model and the actor that a real one needs
+        engine = SimpleNamespace(errored=False)
+        backend._engine = engine
+        assert await backend._asked(asyncio.sleep(0, "answer")) == "answer"
+        never = asyncio.ensure_future(backend._asked(asyncio.sleep(60)))
+        await asyncio.sleep(0.3)
+        assert not never.done()
+        engine.errored = True
+        with pytest.raises(EngineDied):
+            await asyncio.wait_for(never, 5)
+        engine.errored = False
+        never = asyncio.ensure_future(backend._asked(asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        backend._engine = SimpleNamespace(errored=False)  # another request saw the death, and a new engine is up
+        with pytest.raises(EngineDied):
+            await asyncio.wait_for(never, 5)
+
+    asyncio.run(scenario())
