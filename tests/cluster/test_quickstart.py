@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cai_ray import pipeline
+from cai_ray.ablations import load_ablation, run, variants
 from cai_ray.preview import print_dialogues
 from cai_ray.recipe import Recipe, load
 from cai_ray.steps import steps
@@ -23,7 +24,7 @@ FIRST_HALF = (
     *(f"{section}=null" for section in ("pairs", "labels", "preference_model", "score_rounds", "ppo", "report")),
     "evaluate.policies=[policy, sl_cai]",
 )
-SMALL = ("pairs.samples_per_prompt=3", "ppo.num_steps=4")
+SMALL = ("ppo.num_steps=4",)
 
 
 def recipe_for(output: Path, model: Path, overrides: Sequence[str]) -> Recipe:
@@ -65,14 +66,37 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
     assert "round 4, principle" in shown
 
 
-@pytest.mark.long
-def test_the_whole_method(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
-    recipe = recipe_for(tmp_path, micro_model, SMALL)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, micro_model: Path, ray_session: None) -> Recipe:
+    """The whole method, run once."""
+    recipe = recipe_for(tmp_path_factory.mktemp("whole"), micro_model, SMALL)
     assert [outcome.stage for outcome in pipeline.run(recipe, steps(recipe))] == STAGES
-    run = tmp_path / "quickstart"
-    labels = json.loads((run / "label_comparisons/summary.json").read_text())
+    return recipe
+
+
+@pytest.mark.long
+def test_the_whole_method(whole: Recipe) -> None:
+    folder = Path(whole.output) / "quickstart"
+    labels = json.loads((folder / "label_comparisons/summary.json").read_text())
     assert labels["oracle"]["label"]["agreement"]["value"] >= 0.85
-    evaluated = json.loads((run / "evaluate/summary.json").read_text())["policies"]
+    evaluated = json.loads((folder / "evaluate/summary.json").read_text())["policies"]
     assert evaluated["policy"]["harmful"]["value"] - evaluated["rl_cai"]["harmful"]["value"] > 0.3
-    told = json.loads((run / "report/report.json").read_text())["policies"]
+    told = json.loads((folder / "report/report.json").read_text())["policies"]
     assert told["rl_cai"]["harmful"]["value"] == pytest.approx(evaluated["rl_cai"]["harmful"]["value"])
+
+
+@pytest.mark.long
+def test_without_penalty_and_soft_labels_the_monitors_show_over_optimisation(whole: Recipe, micro_model: Path) -> None:
+    study = load_ablation(ROOT / "jobs/recipes/ablations/over_optimisation.yaml")
+    own = (f"output={whole.output}", f"models.policy.path={micro_model}", "prompts.num_prompts=192", *SMALL)
+    last, shown = {}, {}
+    for name, recipe in variants(study, ROOT / "jobs/recipes/quickstart.yaml", own).items():
+        longer = recipe.model_copy(update={"ppo": recipe.ppo.model_copy(update={"num_steps": 16})})
+        run(longer, [whole])
+        told = json.loads((Path(longer.output) / longer.name / "report/report.json").read_text())
+        last[name] = told["training"]["train_ppo"]
+        shown[name] = (Path(longer.output) / longer.name / "report/report.html").read_text()
+    assert last["unguarded"]["kl"] > 2 * last["guarded"]["kl"], "nothing held the policy near its start"
+    assert last["unguarded"]["score"] > last["guarded"]["score"], "the score is what it lives for"
+    for page in shown.values():
+        assert "KL from the start" in page and "The oracle on kept answers" in page
