@@ -43,13 +43,16 @@ AGAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("load_prompts", "revise"),
         (
             "sft.revision_index=all",
-            *(f"{section}=null" for section in ("pairs", "labels", "preference_model", "ppo", "report")),
+            *(
+                f"{section}=null"
+                for section in ("pairs", "labels", "preference_model", "score_rounds", "ppo", "report")
+            ),
             "evaluate.policies=[policy, sl_cai]",
         ),
     ),
     "hard_labels": (
         ("load_prompts", "revise", "train_sft", "sample_pairs", "label_comparisons"),
-        ("preference_model.targets=hard", "ppo=null", "evaluate=null", "report=null"),
+        ("preference_model.targets=hard", "score_rounds=null", "ppo=null", "evaluate=null", "report=null"),
     ),
 }
 
