@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from cai_ray.engines.serving_requests import ApiError, ChatRequest, Limits, Scor
 
 logger = logging.getLogger(__name__)
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+QUIET_S = 2.0  # so long nobody has knocked, before a drained server ends: clients hear why, not a closed connection
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -57,6 +59,7 @@ class Doorkeeper:
         self.is_draining = False
         self.num_inside = 0
         self._left = asyncio.Event()
+        self._last_refusal = -math.inf  # while draining, by time.monotonic
 
     def check(self, request: Request) -> None:
         """Raises ApiError for a request that may not come in."""
@@ -69,6 +72,7 @@ class Doorkeeper:
             # A web page could otherwise reach in through a name of its own that resolves to this machine.
             raise ApiError(403, "without a token this server answers only to localhost, 127.0.0.1 and [::1]")
         if self.is_draining:
+            self._last_refusal = time.monotonic()
             raise ApiError(503, "the server is about to end and takes no new requests", "draining", retry_after_s=5)
         if self.num_inside >= face.max_inside:
             message = f"{self.num_inside} requests are running or waiting, the most this server takes; try again later"
@@ -81,15 +85,21 @@ class Doorkeeper:
                 raise _too_large(face.limits)
 
     async def drain(self, limit_s: float) -> int:
-        """Take no new requests and wait until those inside are done, at most `limit_s`; how many are left."""
+        """Take no new requests and wait until those inside are done, at most `limit_s`; how many are left.
+
+        Newcomers are told so until none has come for QUIET_S, within the same limit.
+        """
         self.is_draining = True
-        deadline = time.monotonic() + limit_s
+        started = time.monotonic()
+        deadline = started + limit_s
         while self.num_inside and time.monotonic() < deadline:
             self._left.clear()
             try:
                 await asyncio.wait_for(self._left.wait(), deadline - time.monotonic())
             except TimeoutError:
                 break
+        while (quiet_at := max(started, self._last_refusal) + QUIET_S) > time.monotonic() < deadline:
+            await asyncio.sleep(min(quiet_at, deadline) - time.monotonic())
         return self.num_inside
 
     def guarding(self, app: ASGIApp) -> ASGIApp:

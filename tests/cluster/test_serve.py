@@ -24,7 +24,7 @@ import pytest
 from cai_ray.config import ModelConfig
 from cai_ray.engines.tokenizers import load_renderer
 from tests.runs import start, wait_for
-from tests.tiny_models import save_tiny
+from tests.tiny_models import byte_tokenizer, save_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 START_LIMIT_S = 500
@@ -166,7 +166,7 @@ def test_who_may_not_come_in(server: Server) -> None:
     with pytest.raises(openai.BadRequestError, match=f"at most {MAX_TOKENS}"):
         server.ask(max_tokens=MAX_TOKENS + 1)
     with pytest.raises(openai.BadRequestError) as too_long:
-        server.ask(messages=[{"role": "user", "content": "bread " * 3000}])
+        server.ask(messages=[{"role": "user", "content": "é" * (BODY_BYTES // 3)}])  # a token per byte
     assert too_long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="use /v1/chat/completions"):
         body = {"model": "micro", "prompt": "a", "response": "b"}
@@ -180,14 +180,20 @@ def test_a_client_that_leaves_takes_its_request_along(server: Server) -> None:
 
 
 def test_too_many_at_once_are_told_so(server: Server) -> None:
+    num_asked = 4 * (MAX_NUM_SEQS + QUEUED)
+    all_are_ready = threading.Barrier(num_asked)
+
     def one(number: int) -> str:
+        client = server.client()
+        all_are_ready.wait(60)
         try:
-            return str(server.ask(temperature=1.5, seed=number, max_tokens=MAX_TOKENS).choices[0].finish_reason)
+            settings: Any = {"temperature": 1.5, "seed": number, "max_tokens": MAX_TOKENS}
+            answer = client.chat.completions.create(model="micro", messages=ASKED, **settings)
+            return str(answer.choices[0].finish_reason)
         except openai.RateLimitError as error:
             assert error.response.headers["retry-after"] == "1"
             return "429"
 
-    num_asked = 4 * (MAX_NUM_SEQS + QUEUED)
     with ThreadPoolExecutor(num_asked) as pool:
         ended = Counter(pool.map(one, range(num_asked)))
     assert set(ended) <= {"stop", "length", "429"}
@@ -235,7 +241,8 @@ def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    folder = save_tiny(tmp_path / "classifier", classifier=True)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 2048, "initializer_range": 0.1}
+    folder = save_llama(tmp_path / "classifier", byte_tokenizer(), classifier=True, **sizes)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     stock = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     conversations: list[list[Any]] = [
