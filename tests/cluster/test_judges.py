@@ -31,8 +31,23 @@ def classifier(folder: Path, **config: Any) -> str:
     return str(folder)
 
 
+def noisy(model: Path, folder: Path) -> str:
+    """The model with a little noise in its output layer: other words, and much the same sense."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        weight = loaded.get_output_embeddings().weight
+        weight.add_(0.05 * weight.std() * torch.randn(weight.shape, generator=noise))
+    loaded.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return str(folder)
+
+
 def evaluated(tmp_path: Path, micro_model: Path) -> Artifact:
-    """Two policies that are one model, so that whoever wins does so by chance."""
+    """Two policies that are nearly one model, so that whoever wins does so by chance."""
     micro = {"path": str(micro_model), "engine": ENGINE}
     labels = {"id2label": {"0": "dull"}, "problem_type": "multi_label_classification"}
     recipe = build(
@@ -41,7 +56,7 @@ def evaluated(tmp_path: Path, micro_model: Path) -> Artifact:
             "output": str(tmp_path),
             "models": {
                 "policy": micro,
-                "other": micro,
+                "other": {**micro, "path": noisy(micro_model, tmp_path / "other")},
                 "rewards": {"path": str(save_tiny(tmp_path / "rewards", classifier=True, max_tokens=4096))},
                 "dullness": {"path": classifier(tmp_path / "dullness", **labels)},
             },
