@@ -25,6 +25,7 @@ NAMES = (
     "row_overhead",
     "label_speed",
     "sft_speed",
+    "ppo_speed",
     "plan_tokens",
 )
 
