@@ -277,7 +277,8 @@ class Learning:
         """This worker's passes over the chosen sequences (None: all)."""
         lengths = packed.lengths
         chosen = tuple(range(len(lengths))) if chosen is None else chosen
-        spread = shares(chosen, lengths, self._place.num_workers, self._job.workers.tokens_per_pass)
+        most = self._job.workers.pass_tokens(self._device.type == "cuda")
+        spread = shares(chosen, lengths, self._place.num_workers, most)
         for share in spread[self._place.rank]:
             yield self._batch(cut(packed, share, dummy=chosen[0]))
 

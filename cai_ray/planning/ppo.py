@@ -56,7 +56,7 @@ def _work(config: ppo_config.Config, model: PlannedModel, scorer: PlannedModel, 
         # The policy's and the reference's log-probabilities, the values, and the preference model's score.
         forward_tokens=learned * (1 + num_trained + scorer.shape.params / model.shape.params),
         steps=config.num_updates,
-        micro_tokens=config.workers.tokens_per_pass,
+        micro_tokens=config.workers.pass_tokens(world.hardware.device.is_gpu),
         frozen_copies=1 if config.lora else 2,  # without adapters the policy is its own reference
         trained_copies=num_trained,
     )
