@@ -39,6 +39,9 @@ from cai_ray.stages import (
 )
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_judges import asked_models, input_identity, scoring_models
+from cai_ray.stages.ppo_refresh import RefreshSources
+
+MADE_PREFERENCE_MODEL = "preference_model"  # what the run calls the one that it trains
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def steps(recipe: Recipe) -> list[Step]:
     if recipe.dpo is not None:
         found.append(_dpo(recipe.dpo))
     if recipe.ppo is not None:
-        found.append(_ppo(recipe.ppo, prompts))
+        found.append(_ppo(recipe, recipe.ppo, prompts))
     if recipe.multiple_choice is not None:
         found.append(_multiple_choice(recipe.multiple_choice))
     if recipe.evaluate is not None:
@@ -169,7 +172,7 @@ def _preference_model(config: train_preference_model.Config) -> Step:
         config,
         lambda context: train_preference_model.run(config, context, label_comparisons.STAGE),
         trains=config.model,
-        makes="preference_model",
+        makes=MADE_PREFERENCE_MODEL,
         reads=(label_comparisons.STAGE,),
         identity=lambda: preference_rows.input_identity(config),
         summary=lambda artifact: preference_model_summary.table(preference_model_summary.read_summary(artifact)),
@@ -199,17 +202,47 @@ def _dpo(config: train_dpo.Config) -> Step:
     )
 
 
-def _ppo(config: train_ppo.Config, prompts: str) -> Step:
+def _ppo(recipe: Recipe, config: train_ppo.Config, prompts: str) -> Step:
+    refresh = None if config.refresh is None else _refresh(recipe, config)
     return Step(
         train_ppo.STAGE,
         config,
-        lambda context: train_ppo.run(config, context, prompts),
-        asks=(config.preference_model,),
+        lambda context: train_ppo.run(config, context, prompts, refresh),
+        asks=(config.preference_model, *((refresh.feedback_model,) if refresh else ())),
         trains=config.model,
         makes="rl_cai",
-        reads=(prompts,),
+        reads=(prompts, *((refresh.pairs_stage,) if refresh else ())),
+        needs_constitution=refresh is not None,
         identity=lambda: ppo_pretraining.identity(config.pretraining),
         summary=lambda artifact: ppo_summary.table(ppo_summary.read_summary(artifact)),
+    )
+
+
+def _refresh(recipe: Recipe, config: train_ppo.Config) -> RefreshSources:
+    """What other sections say of `ppo.refresh`. Raises ConfigError where they are not there.
+
+    Their settings decide results of PPO too: its fingerprint has them, by the fingerprint of the stage it reads.
+    """
+    labels, trained = recipe.labels, recipe.preference_model
+    missing = [name for name, section in (("labels", labels), ("preference_model", trained)) if section is None]
+    if labels is None or trained is None:
+        raise ConfigError(
+            f"ppo.refresh labels fresh pairs as the section labels says and goes on with the training of the section "
+            f"preference_model; this recipe has no {' and no '.join(missing)}. Add it, or set ppo.refresh to null"
+        )
+    if config.preference_model != MADE_PREFERENCE_MODEL:
+        raise ConfigError(
+            f"ppo.refresh goes on with the training of the run's own preference model, and ppo.preference_model is "
+            f"{config.preference_model!r}; set it to {MADE_PREFERENCE_MODEL!r}, or ppo.refresh to null"
+        )
+    return RefreshSources(
+        feedback_model=labels.model,
+        scaling=labels.scaling,
+        job=lambda context: label_comparisons.job_of(labels, context),
+        check=lambda context: label_comparisons.check(labels, context.model(labels.model), context.principles()),
+        pairs_stage=train_preference_model.STAGE,
+        is_soft=trained.targets == "soft",
+        centring=trained.center_rewards_coefficient,
     )
 
 

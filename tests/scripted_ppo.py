@@ -19,7 +19,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from cai_ray.config import ModelConfig
+from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.artifacts import Artifact, find, open_stage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.episodes import Episode, EpisodeRequest, Scored
@@ -33,7 +33,7 @@ from cai_ray.seeding import digest
 from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_machines import Machines
+from cai_ray.stages.ppo_machines import Leaving, Machines
 from cai_ray.stages.ppo_models import Models, models_of
 from cai_ray.stages.ppo_summary import steps_of
 from tests.tiny_models import save_tiny
@@ -59,11 +59,13 @@ class Script:
         die_at: the driver dies at the so-manieth call (from 1), before the call has done anything.
         lose_at: a learner is lost at these calls.
         change: alters what was scored, by step.
+        leaving: who makes room for the engines that label fresh pairs.
     """
 
     die_at: int | None = None
     lose_at: frozenset[int] = frozenset()
     change: Callable[[int, list[Scored]], list[Scored]] | None = None
+    leaving: Leaving = "nobody"
     calls: list[str] = field(default_factory=list)
 
     def __call__(self, call: str, is_learner: bool = True) -> None:
@@ -78,6 +80,7 @@ class ScriptedLearners:
     def __init__(self, folder: Storage, script: Script, config: Config) -> None:
         self._folder, self._script, self._config = folder, script, config
         self.weight = 0.0
+        self.taste = 0.0  # what the preference model has learned since
         self.num_updates = 0
         self.refusals: list[str] = []
 
@@ -90,13 +93,27 @@ class ScriptedLearners:
         self._load(name)
 
     def _load(self, name: str | None) -> None:
-        saved: dict[str, Any] = {"weight": 0.0, "num_updates": 0}
+        saved: dict[str, Any] = {"weight": 0.0, "taste": 0.0, "num_updates": 0}
         if name is not None:
             saved = json.loads(self._folder.read(f"snapshots/{name}/learners.json"))
-        self.weight, self.num_updates = saved["weight"], saved["num_updates"]
+        self.weight, self.taste, self.num_updates = saved["weight"], saved["taste"], saved["num_updates"]
 
     def close(self) -> None:
-        pass
+        self.weight = self.taste = math.nan  # whoever goes on without `start` shows
+
+    def rewards(self, conversations: Sequence[tuple[int, ...]]) -> list[float]:
+        self._script("rewards")
+        return [self._reward(ids) for ids in conversations]
+
+    def _reward(self, ids: Sequence[int]) -> float:
+        return share(list(ids)) + self.taste * share(list(ids), "taste")
+
+    def reward_step(self, conversations: Sequence[tuple[int, ...]], slopes: Sequence[float]) -> dict[str, float]:
+        self._script("reward_step")
+        assert self._config.refresh is not None
+        slope = sum(g * share(list(ids), "taste") for ids, g in zip(conversations, slopes, strict=True))
+        self.taste -= self._config.refresh.learning_rate * slope
+        return {"grad_norm": abs(slope), "learning_rate": self._config.refresh.learning_rate, "skipped": 0.0}
 
     def score(self, episodes: Sequence[Episode], reward_ids: Sequence[tuple[int, ...]]) -> list[Scored]:
         assert len(episodes) == len(reward_ids)
@@ -110,7 +127,7 @@ class ScriptedLearners:
         logprob = -1.0 - 0.1 * math.tanh(self.weight)
         has_values = self._config.advantage.kind == "gae"
         return Scored(
-            score=share(list(ids)) + self.weight,
+            score=self._reward(ids) + self.weight,
             logprobs=(logprob,) * length,
             ref_logprobs=(-1.0,) * length,
             values=(0.1,) * length if has_values else (),
@@ -150,7 +167,8 @@ class ScriptedLearners:
 
     def save(self, name: str) -> tuple[FileRecord, ...]:
         self._script(f"save {name}")
-        content = json.dumps({"weight": self.weight, "num_updates": self.num_updates}).encode()
+        saved = {"weight": self.weight, "taste": self.taste, "num_updates": self.num_updates}
+        content = json.dumps(saved).encode()
         path = f"snapshots/{name}/learners.json"
         self._folder.write(path, content)
         self._script(f"saved {name}", is_learner=False)
@@ -212,7 +230,7 @@ class ScriptedEngines:
         self.script("engines start", is_learner=False)
 
     def close(self) -> None:
-        pass
+        self.weight = 0.0  # others begin with the model folder's
 
     def sleep(self) -> None:
         pass
@@ -260,7 +278,11 @@ def use_script(monkeypatch: pytest.MonkeyPatch, script: Script, models: Path) ->
         learners = ScriptedLearners(context.folder(train_ppo.STAGE), script, config)
         engines = ScriptedEngines(script)
         sync = ScriptedSync(learners, engines, script)
-        return Machines(cast(Any, learners), cast(Any, engines), cast(Any, sync), config, tolerance=1e-3)
+
+        def leaving(model: ModelConfig, scaling: ScalingConfig) -> Leaving:
+            return script.leaving
+
+        return Machines(cast(Any, learners), cast(Any, engines), cast(Any, sync), config, 1e-3, leaving)
 
     monkeypatch.setattr(train_ppo, "build_machines", machines)
     monkeypatch.setattr(train_ppo, "models_of", lambda config, context: loaded)
@@ -291,18 +313,22 @@ def models_folder(folder: Path) -> Path:
     return folder
 
 
+def write_rows(run: Storage, stage: str, rows: pa.Table, key: str) -> None:
+    """Finish a stage with these rows, unless it is finished."""
+
+    def ids(table: pa.Table) -> pa.Array:
+        return table[key]
+
+    opened = open_stage(run / stage, stage, stage, {}, {}, ids, (key,))
+    if not isinstance(opened, Artifact):
+        write_part(opened.folder, rows, DROPPED.empty_table(), rows[key].to_pylist())
+        opened.commit(rows[key].combine_chunks())
+
+
 def context_of(folder: Path, models: Path, rows: Sequence[dict[str, Any]], fingerprint: str = "ppo") -> Context:
     """A run in `folder` whose prompts are `rows`."""
     run = Storage(str(folder))
-
-    def ids(table: pa.Table) -> pa.Array:
-        return table["prompt_id"]
-
-    opened = open_stage(run / PROMPTS, PROMPTS, "prompts", {}, {}, ids, ("prompt_id",))
-    if not isinstance(opened, Artifact):
-        keys = [row["prompt_id"] for row in rows]
-        write_part(opened.folder, pa.Table.from_pylist(list(rows), PROMPT), DROPPED.empty_table(), keys)
-        opened.commit(pa.array(keys, pa.string()))
+    write_rows(run, PROMPTS, pa.Table.from_pylist(list(rows), PROMPT), "prompt_id")
     return Context(
         run=run,
         seed=3,

@@ -110,7 +110,7 @@ class Learners:
                 last one (`ScoredTokens.encode`).
         """
         packed = _packed(episodes, {})
-        conversations = pack(reward_ids, [PLACEHOLDER] * len(reward_ids), {})
+        conversations = _scored_at_the_end(reward_ids)
         parts = self._call("score", packed=packed, conversations=conversations)
         columns = {
             name: _placed(parts, "places", name) for name in ("logprobs", "ref_logprobs", "values") if name in parts[0]
@@ -182,6 +182,25 @@ class Learners:
         parts = self._call("logprobs", packed=packed, temperature=temperature)
         return unpack(_placed(parts, "places", "logprobs"), packed.answer_lengths)
 
+    def rewards(self, conversations: Sequence[Ids]) -> list[float]:
+        """Scores of whole conversations (>= 1) by the reward model as it is now; ids as in `score`."""
+        parts = self._call("rewards", conversations=_scored_at_the_end(conversations))
+        return list(_placed(parts, "which", "score").tolist())
+
+    def reward_step(self, conversations: Sequence[Ids], slopes: Sequence[float]) -> dict[str, float]:
+        """One update of the reward model, of a job with `reward_optim`: down the loss whose slopes these are.
+
+        Args:
+            conversations: >= 1; ids as in `score`.
+            slopes: [num_conversations], the derivative of the loss by each one's score, at the scores as they are now.
+
+        Returns:
+            grad_norm (before clipping), learning_rate, `skipped`: 1 where the gradient is no number.
+        """
+        packed = _scored_at_the_end(conversations, {"slopes": [(slope,) for slope in slopes]})
+        found: dict[str, float] = self._call("reward_step", conversations=packed)[0]
+        return found
+
     def send_weights(self, info: dict[str, Any]) -> None:
         """Stream the policy's weights, under their Hugging Face names, through `weight_sync.WeightSender(info)`."""
         self._call("send_weights", info=info)
@@ -234,6 +253,10 @@ class Learners:
                     f"times; snapshots stay, a re-run goes on. The last: {reply.message}"
                 )
         return reply
+
+
+def _scored_at_the_end(conversations: Sequence[Ids], columns: dict[str, Sequence[Any]] | None = None) -> Packed:
+    return pack(conversations, [PLACEHOLDER] * len(conversations), columns or {})
 
 
 def _packed(episodes: Sequence[Episode], columns: dict[str, Sequence[Any]]) -> Packed:

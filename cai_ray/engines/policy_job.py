@@ -70,6 +70,7 @@ class LearnersJob:
     guards: GuardConfig
     temperature: float = 1.0  # > 0, the sampler's
     lora: LoraConfig | None = None  # of the policy; the reference is then the policy without adapters
+    reward_optim: OptimConfig | None = None  # of a reward model that learns too, when it is told; None: it is frozen
 
     @property
     def num_epochs(self) -> int:

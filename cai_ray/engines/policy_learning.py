@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Learning:
         import torch
 
         models, temperature = self._models, self._job.temperature
-        tokens, scores = [], []
+        tokens = []
         with torch.no_grad():
             for batch in self._passes(packed):
                 found = {"places": batch.places}
@@ -100,12 +101,41 @@ class Learning:
                     found["values"] = models.value.net(**batch.given)
                 if not batch.is_dummy:
                     tokens.append(found)
+        names = ("places", "logprobs", "ref_logprobs", *(("values",) if models.value else ()))
+        return {**_joined(tokens, names), **self.rewards(conversations)}
+
+    def rewards(self, conversations: Packed) -> Arrays:
+        """This worker's share of the scores: which, score, both [num_conversations]. As in `score`."""
+        import torch
+
+        scores = []
+        with torch.no_grad():
             for batch in self._passes(conversations):
-                score = models.reward(**batch.given, mask=_real_tokens(batch))
+                score = self._models.reward(**batch.given, mask=_real_tokens(batch))
                 if not batch.is_dummy:
                     scores.append({"which": batch.places, "score": score})
-        names = ("places", "logprobs", "ref_logprobs", *(("values",) if models.value else ()))
-        return {**_joined(tokens, names), **_joined(scores, ("which", "score"))}
+        return _joined(scores, ("which", "score"))
+
+    def reward_step(self, conversations: Packed) -> Stats:
+        """One update of the reward model. The column `slopes` says how the loss changes with each score.
+
+        Whatever the loss compares, in whatever pass or worker its conversations are: slope times score, summed, has
+        the loss's gradient. An update whose gradient is no number is left out (`skipped` is 1).
+        """
+        trained = self._models.reward_trained
+        assert trained is not None, "the job gives the reward model no optimizer"
+        slopes = self._tensors(conversations.columns)["slopes"]
+        for batch in self._passes(conversations):
+            scores = trained.net(**batch.given, mask=_real_tokens(batch))
+            trained.backward((scores * slopes[batch.places]).sum() * float(not batch.is_dummy))
+        found = {"learning_rate": trained.learning_rate}
+
+        def judge(norm: float) -> bool:
+            found["grad_norm"] = norm
+            return math.isfinite(norm)
+
+        found["skipped"] = float(not trained.step(judge))
+        return found
 
     def update(
         self, packed: Packed, num_minibatches: int, step: int, seed: int, other: Packed | None

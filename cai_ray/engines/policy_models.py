@@ -1,4 +1,8 @@
-"""The four models of a PPO worker: policy and value model that learn, reference and reward model that do not."""
+"""The four models of a PPO worker: policy and value model that learn, reference and reward model that do not.
+
+Where the job says so the reward model can learn as well, from time to time: it then has an optimizer of its own, whose
+states take memory all the time.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from cai_ray.config import ModelConfig
+from cai_ray.config import ModelConfig, OptimConfig
 from cai_ray.engines.model_files import localised
 from cai_ray.engines.models import load_causal_lm, load_classifier, peft_config, zero_head
 from cai_ray.engines.policy_job import LearnersJob
@@ -20,7 +24,10 @@ from cai_ray.errors import ConfigError
 
 @dataclass
 class Models:
-    """`reference` is None when the policy has adapters: it is the policy without them. `value` is None without one."""
+    """`reference` is None when the policy has adapters: it is the policy without them. `value` is None without one.
+
+    `reward` is what gives scores; `reward_trained` is behind it where it learns, and None where it is frozen.
+    """
 
     tokenizer: Any  # the policy's, as it is stored
     stored_dtype: Any  # of the policy's weights where they came from
@@ -28,6 +35,13 @@ class Models:
     value: Trained | None
     reference: Any
     reward: Any
+    reward_trained: Trained | None = None
+
+    @property
+    def trained(self) -> dict[str, Trained]:
+        """Those that learn, by name."""
+        found = {"policy": self.policy, "value": self.value, "reward": self.reward_trained}
+        return {name: trained for name, trained in found.items() if trained is not None}
 
     def reference_net(self) -> Any:
         """A context that gives the reference as something to call."""
@@ -37,12 +51,12 @@ class Models:
 
     def close(self) -> None:
         """Let go of memory and hooks, before others are built."""
-        for trained in (self.policy, self.value):
-            if trained is not None:
-                trained.close()
-        for frozen in (self.reference, self.reward):
-            if hasattr(frozen, "destroy"):  # DeepSpeed's
-                frozen.destroy()
+        for trained in self.trained.values():
+            trained.close()
+        frozen = [self.reference] if self.reward_trained else [self.reference, self.reward]
+        for net in frozen:
+            if hasattr(net, "destroy"):  # DeepSpeed's
+                net.destroy()
 
 
 @contextmanager
@@ -66,13 +80,18 @@ def build_models(job: LearnersJob, device: Device) -> Models:
         if job.workers.zero_stage == 3:
             sharding = HfDeepSpeedConfig(settings)  # in force while it is alive
     tokenizer = load_renderer(job.policy).tokenizer  # as it is: nothing here needs a padding token
+    policy, value = _policy(job, tokenizer, device), _value(job, device)
+    reference = None if job.lora else _frozen(token_net(load_causal_lm(job.policy, tokenizer)), job, device)
+    scorer = score_net(_classifier(job.reward))
+    reward_trained = _trained(scorer, job, device, job.reward_optim) if job.reward_optim else None
     models = Models(
         tokenizer=tokenizer,
         stored_dtype=_stored_config(job.policy).dtype or torch.float32,
-        policy=_policy(job, tokenizer, device),
-        value=_value(job, device),
-        reference=None if job.lora else _frozen(token_net(load_causal_lm(job.policy, tokenizer)), job, device),
-        reward=_frozen(score_net(_classifier(job.reward)), job, device),
+        policy=policy,
+        value=value,
+        reference=reference,
+        reward=reward_trained.net if reward_trained else _frozen(scorer, job, device),
+        reward_trained=reward_trained,
     )
     del sharding
     return models
@@ -87,20 +106,19 @@ def _policy(job: LearnersJob, tokenizer: Any, device: Device) -> Trained:
         if job.workers.gradient_checkpointing:
             model.enable_input_require_grads()
         model = peft.get_peft_model(model, peft_config(job.lora))
-    return _trained(token_net(model), job, device, is_policy=True)
+    return _trained(token_net(model), job, device, job.optim)
 
 
 def _value(job: LearnersJob, device: Device) -> Trained | None:
     if job.value is None:
         return None
-    return _trained(score_net(_classifier(job.value)), job, device, is_policy=False)
+    return _trained(score_net(_classifier(job.value)), job, device, job.value_optim)
 
 
-def _trained(net: Any, job: LearnersJob, device: Device, *, is_policy: bool) -> Trained:
+def _trained(net: Any, job: LearnersJob, device: Device, optim: OptimConfig) -> Trained:
     turn_dropout_off(net)
     if job.workers.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optim = job.optim if is_policy else job.value_optim
     return Trained(net.train(), optim, job.workers, device, job.total_updates)
 
 

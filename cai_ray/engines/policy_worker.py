@@ -80,6 +80,13 @@ class Worker:
     def score(self, packed: Packed, conversations: Packed) -> Arrays:
         return self._learning.score(packed, conversations)
 
+    def rewards(self, conversations: Packed) -> Arrays:
+        return self._learning.rewards(conversations)
+
+    def reward_step(self, conversations: Packed) -> dict[str, float]:
+        self._is_fresh = False
+        return self._learning.reward_step(conversations)
+
     def logprobs(self, packed: Packed, temperature: float) -> Arrays:
         return self._learning.logprobs(packed, temperature)
 
@@ -138,18 +145,16 @@ class Worker:
     def _write(self, folder: Path) -> None:
         import torch
 
-        self._models.policy.save(folder / "policy")
-        if self._models.value is not None:
-            self._models.value.save(folder / "value")
+        for name, trained in self._models.trained.items():
+            trained.save(folder / name)
         guards = {name: state.model_dump_json() for name, state in vars(self._learning.guards).items()}
         torch.save({"guards": guards, "random": _random_states()}, folder / f"worker-{self._place.rank}.pt")
 
     def _read(self, folder: Path) -> None:
         import torch
 
-        self._models.policy.load(folder / "policy")
-        if self._models.value is not None:
-            self._models.value.load(folder / "value")
+        for name, trained in self._models.trained.items():
+            trained.load(folder / name)
         states = torch.load(folder / f"worker-{self._place.rank}.pt", weights_only=True)
         guards = {name: GuardState.model_validate_json(state) for name, state in states["guards"].items()}
         self._learning.guards = Guards(**guards)

@@ -103,10 +103,9 @@ def _finished(run: Storage, step: Step) -> Artifact | None:
 
 def _measured(artifact: Artifact) -> Measured:
     manifest = artifact.manifest
-    within = sum((_used(found.manifest) for found in _artifacts_in(artifact.folder)), NO_USE)
-    return Measured(
-        manifest.rows_in, manifest.rows_out, within if within.requests else _used(manifest), manifest.duration_s
-    )
+    own = _used(manifest)
+    used = own if own.requests else sum((_used(found.manifest) for found in _artifacts_in(artifact.folder)), NO_USE)
+    return Measured(manifest.rows_in, manifest.rows_out, used, manifest.duration_s)
 
 
 def _used(manifest: Manifest) -> Usages:

@@ -38,12 +38,19 @@ def plan_ppo(step: Step, world: World) -> StagePlan:
 
 
 def _rollouts(config: ppo_config.Config, model: PlannedModel, prompt: float) -> Usages:
-    episodes = config.num_steps * config.num_episodes
+    episodes = config.num_steps * config.num_episodes + _refresh_answers(config)
     answer = model.counter.lengths.of("answer", config.sampling)
     block = model.config.engine.block_size
     again = (config.samples_per_prompt - 1) / config.samples_per_prompt  # of the answers, those to a prompt just read
     cached = block * (prompt // block) * again
     return Usages(episodes, episodes * prompt, episodes * cached, float(episodes * answer), prompt + answer)
+
+
+def _refresh_answers(config: ppo_config.Config) -> int:
+    """Two answers to each prompt of every refresh. Labelling these pairs is not counted."""
+    if config.refresh is None:
+        return 0
+    return 2 * config.refresh.prompts * ((config.num_steps - 1) // config.refresh.every)
 
 
 def _work(config: ppo_config.Config, model: PlannedModel, scorer: PlannedModel, used: Usages, world: World) -> Work:
@@ -58,7 +65,7 @@ def _work(config: ppo_config.Config, model: PlannedModel, scorer: PlannedModel, 
         steps=config.num_updates,
         micro_tokens=config.workers.pass_tokens(world.hardware.device.is_gpu),
         frozen_copies=1 if config.lora else 2,  # without adapters the policy is its own reference
-        trained_copies=num_trained,
+        trained_copies=num_trained + (config.refresh is not None),
     )
     learners = training_work(load, model.shape, config.lora, config.workers, world.hardware)
     engines = world.engines(used, model, config.rollouts.num_engines)

@@ -12,6 +12,12 @@ def model_card(config: Config, models: Models, num_prompts: int) -> str:
     how = "low-rank adapters, merged" if config.lora else "every weight"
     when = "sampled one step ahead, with truncated importance weights" if config.asynchronous else "strictly on-policy"
     steering = "" if config.kl.target is None else f", steered to {config.kl.target:g} nats per answer"
+    refreshed = ""
+    if config.refresh is not None:
+        refreshed = (
+            f"\n- the preference model learned on every {config.refresh.every} steps, from up to "
+            f"{config.refresh.prompts} fresh pairs of the policy's answers"
+        )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -26,7 +32,8 @@ cai_ray: PPO against the score of a preference model, minus {config.kl.coefficie
 - prompts: {num_prompts}; steps: {config.num_steps} of {config.num_episodes} answers each, {when}
 - advantages: {config.advantage.kind}; {config.optim.epochs:g} passes over each step's answers in updates of
   {config.optim.batch_size}; learning rate {config.optim.learning_rate:g} ({config.optim.schedule})
-- trained: {how}; at most {config.sampling.max_tokens} new tokens at temperature {config.sampling.temperature:g}
+- trained: {how}; at most {config.sampling.max_tokens} new tokens at temperature {config.sampling.temperature:g}\
+{refreshed}
 
 A preference model can be over-optimised: read samples and look at the run's metrics before use.
 """

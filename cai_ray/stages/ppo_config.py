@@ -14,6 +14,7 @@ from cai_ray.engines.policy_job import LearnersConfig
 from cai_ray.engines.rollouts import RolloutConfig
 from cai_ray.stages.ppo_pretraining import STAGE as STAGE
 from cai_ray.stages.ppo_pretraining import PretrainingConfig
+from cai_ray.stages.ppo_refresh import RefreshConfig
 
 
 class ProofConfig(Throughput):
@@ -49,6 +50,11 @@ class Config(StageConfig):
     value_loss: ValueLossConfig = ValueLossConfig()
     pretraining: PretrainingConfig | None = Field(
         None, description="Text not to be forgotten, weighted by loss.pretraining_coefficient; null: none."
+    )
+    refresh: RefreshConfig | None = Field(
+        None,
+        exclude_if=lambda refresh: refresh is None,  # a run without it is the run that it was before there was one
+        description="Let the preference model go on learning from fresh pairs of the policy's answers; null: do not.",
     )
     guards: GuardConfig = GuardConfig()
     optim: OptimConfig = Field(
@@ -112,6 +118,15 @@ class Config(StageConfig):
         if self.workers.report_to:
             raise ValueError(
                 f"workers.report_to={list(self.workers.report_to)}: PPO writes metrics.jsonl alone; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refreshes_have_steps_after_them(self) -> Config:
+        if self.refresh is not None and self.refresh.every >= self.num_steps:
+            raise ValueError(
+                f"refresh.every={self.refresh.every} and num_steps={self.num_steps}: no refresh would come before the "
+                "last step; lower refresh.every, raise num_steps, or set refresh to null"
             )
         return self
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.episodes import Episode, EpisodeRequest
 from cai_ray.engines.policy_job import LearnersJob
 from cai_ray.stages.context import Context
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from cai_ray.engines.weight_sync import WeightSync
 
 HALF_PRECISION_TOLERANCE = 0.1  # nats per token: bfloat16 engines round otherwise than the learners
+LIGHT_TASKS_CPUS = 2.0  # logical, that Ray Data's readers and writers take beside an engine
+Leaving = Literal["nobody", "engines", "all"]
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Machines:
     sync: WeightSync
     config: Config
     tolerance: float  # of proofs, nats per token
+    leaving: Callable[[ModelConfig, ScalingConfig], Leaving]  # who has to go so that engines of that model can start
     _busy_s: float = 0.0
     _num_starts: int = 0
     _asked: Pending | None = None  # what was submitted last
@@ -53,6 +58,29 @@ class Machines:
         self.learners.load(resume)
         self.engines.start()  # a learner may have been lost before they were up
         self.push(version)
+
+    @contextmanager
+    def room_for(self, model: ModelConfig, scaling: ScalingConfig, resume: str, version: int) -> Iterator[None]:
+        """Other engines can start meanwhile. Who stands in their way is closed, and started again afterwards.
+
+        Learners that had to go come back from the snapshot `resume`. After an error nobody comes back.
+        """
+        leaving = self.leaving(model, scaling)
+        if leaving == "nobody":
+            yield
+            return
+        self.engines.wake()  # a sleeper is not closed
+        self.engines.close()
+        self.engines.version = 0  # those that come next begin with the model folder's weights
+        if leaving == "all":
+            self.learners.close()
+        yield
+        if leaving == "all":
+            self.start(resume, version)
+        else:
+            self.engines.start()
+            self.newly_started()
+            self.push(version)
 
     def close(self) -> None:
         try:
@@ -103,7 +131,37 @@ def learners_job(config: Config, context: Context, models: Models) -> LearnersJo
         value_loss=config.value_loss,
         guards=config.guards,
         temperature=config.sampling.temperature,
+        reward_optim=config.refresh.optim if config.refresh else None,
     )
+
+
+def leaving_for(
+    config: Config,
+    policy: ModelConfig,
+    has_gpus: bool,
+    free: Mapping[str, float],
+    model: ModelConfig,
+    scaling: ScalingConfig,
+) -> Leaving:
+    """Who has to leave before `scaling.min_engines` engines of `model` find room.
+
+    Engines that sleep on the learners' GPUs hold none of their own, so there the learners have to go too.
+
+    Args:
+        free: what the cluster has left now, by Ray's names of resources.
+    """
+    of_engines = 0 if config.rollouts.sleep else config.rollouts.num_engines * policy.engine.tensor_parallel_size
+    tensor_parallel = 0 if model.endpoint else model.engine.tensor_parallel_size
+    wanted = {"CPU": scaling.min_engines * scaling.cpus_per_engine + LIGHT_TASKS_CPUS}
+    held = {"CPU": config.rollouts.num_engines * config.rollouts.cpus_per_engine}
+    if has_gpus:
+        wanted["GPU"] = float(scaling.min_engines * tensor_parallel)
+        held["GPU"] = float(of_engines)
+    if all(amount <= free.get(name, 0.0) for name, amount in wanted.items()):
+        return "nobody"
+    if all(amount <= free.get(name, 0.0) + held[name] for name, amount in wanted.items()):
+        return "engines"
+    return "all"
 
 
 def build_machines(config: Config, context: Context, models: Models) -> Machines:
@@ -118,4 +176,8 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
     engines = RolloutEngines(models.policy, config.rollouts, config.sampling)
     exact = not ray.cluster_resources().get("GPU", 0)
     tolerance = config.proof.tolerance or (TOLERANCE if exact else HALF_PRECISION_TOLERANCE)
-    return Machines(learners, engines, WeightSync(learners, engines), config, tolerance)
+
+    def leaving(model: ModelConfig, scaling: ScalingConfig) -> Leaving:
+        return leaving_for(config, models.policy, not exact, ray.available_resources(), model, scaling)
+
+    return Machines(learners, engines, WeightSync(learners, engines), config, tolerance, leaving)

@@ -26,6 +26,8 @@ class PolicyPrompt(NamedTuple):
     prompt_id: str
     messages: list[Message]
     token_ids: tuple[int, ...]
+    kind: str  # as the Prompt row says
+    category: str | None
 
     @property
     def text(self) -> str:
@@ -100,7 +102,8 @@ def choose(source: Artifact, models: Models, config: Config) -> Chosen:
     budget = min(config.max_prompt_tokens or models.policy_context, models.policy_context - most)
     scored_budget = models.scored_context - most
     prompts, dropped = [], []
-    for row in sorted(source.rows(["prompt_id", "messages", "split"]), key=lambda row: str(row["prompt_id"])):
+    columns = ["prompt_id", "messages", "kind", "category", "split"]
+    for row in sorted(source.rows(columns), key=lambda row: str(row["prompt_id"])):
         if row["split"] != "train":
             continue
         tokens = tuple(models.prompt_ids(row["messages"]))
@@ -111,7 +114,9 @@ def choose(source: Artifact, models: Models, config: Config) -> Chosen:
             detail = f"the prompt has {num} tokens to the preference model, and its budget is {scored_budget}"
             dropped.append(_dropped(row["prompt_id"], detail))
         else:
-            prompts.append(PolicyPrompt(row["prompt_id"], row["messages"], tokens))
+            prompts.append(
+                PolicyPrompt(row["prompt_id"], row["messages"], tokens, row["kind"], row["category"]),
+            )
     return Chosen(prompts, dropped)
 
 

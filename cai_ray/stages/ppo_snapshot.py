@@ -1,7 +1,8 @@
 """One atomic snapshot of the whole loop: what it carries from step to step, and the learners' own files.
 
 `snapshots/<name>/` holds the files; `snapshots/<name>.json` makes them count, written last. The name has the step and
-the attempt in it, so learners that outlive a killed driver cannot write into a later attempt's files.
+the attempt in it, so learners that outlive a killed driver cannot write into a later attempt's files; and the number
+of refreshes of the preference model, because one comes between two snapshots of the same step.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pydantic import Field
+
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.algorithms.kl import KlState
 from cai_ray.algorithms.scores import ScoreState
@@ -22,10 +25,11 @@ from cai_ray.engines.checkpoints import damage
 from cai_ray.engines.episodes import Episode
 from cai_ray.engines.parts import FileRecord
 from cai_ray.engines.storage import Storage
+from cai_ray.stages.ppo_refresh import RefreshState
 
 FOLDER = "snapshots"
 EPISODES = "episodes.jsonl"
-_NAME = re.compile(r"step-(\d+)\.a(\d+)")
+_NAME = re.compile(r"step-(\d+)(?:\.r(\d+))?\.a(\d+)")
 
 
 class LoopState(Config):
@@ -35,6 +39,16 @@ class LoopState(Config):
     kl: KlState
     scores: ScoreState = ScoreState()
     guard: GuardState = GuardState()
+    refresh: RefreshState | None = Field(None, exclude_if=lambda refresh: refresh is None)  # None: none was done
+
+    @property
+    def num_refreshes(self) -> int:
+        return self.refresh.count if self.refresh else 0
+
+    @property
+    def offset(self) -> float:
+        """What is taken off every raw score."""
+        return self.refresh.offset if self.refresh else 0.0
 
 
 class Snapshot(Config):
@@ -50,8 +64,9 @@ class Snapshot(Config):
         return f"{FOLDER}/{self.name}/{EPISODES}"
 
 
-def name_of(step: int, attempt: int) -> str:
-    return f"step-{step}.a{attempt}"
+def name_of(state: LoopState, attempt: int) -> str:
+    refreshes = f".r{state.num_refreshes}" if state.num_refreshes else ""
+    return f"step-{state.step}{refreshes}.a{attempt}"
 
 
 def write(folder: Storage, snapshot: Snapshot, ready: Sequence[Episode] | None, num_keep: int) -> Snapshot:
@@ -87,7 +102,7 @@ def _episode(saved: dict[str, Any]) -> Episode:
 def records(folder: Storage, fingerprint: str) -> list[Snapshot]:
     """The snapshots that count, newest first; their files are not looked at."""
     found = (one for one in recorded.read_all(folder, FOLDER, Snapshot) if one.fingerprint == fingerprint)
-    return sorted(found, key=lambda snapshot: (-snapshot.state.step, -_attempt(snapshot.name)))
+    return sorted(found, key=_age)
 
 
 def newest_whole(folder: Storage, fingerprint: str, fits: Callable[[int], bool]) -> tuple[Snapshot | None, list[str]]:
@@ -109,6 +124,7 @@ def sweep(folder: Storage) -> None:
     recorded.sweep(folder, FOLDER, _NAME)
 
 
-def _attempt(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    return int(match[2]) if match else 0
+def _age(snapshot: Snapshot) -> tuple[int, int, int]:
+    """Sorts the newest first."""
+    match = _NAME.fullmatch(snapshot.name)
+    return -snapshot.state.step, -snapshot.state.num_refreshes, -int(match[3]) if match else 0

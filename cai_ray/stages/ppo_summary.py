@@ -53,6 +53,12 @@ def steps_of(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [done[step] for step in sorted(done)]
 
 
+def refreshes_of(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of each refresh of the preference model as it was done last, in order."""
+    done = {entry["refresh"]: dict(entry) for entry in entries if "refresh" in entry}
+    return [done[number] for number in sorted(done)]
+
+
 def mean_of(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metric -> mean over the steps that have it."""
     names = {name for step in steps for name in step} - {"step", "num_steps", "attempt", "elapsed_s"}
@@ -81,6 +87,8 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
         "events": [entry["event"] for entry in entries if "event" in entry],
         "duration_s": manifest.duration_s,
     }
+    if refreshes := refreshes_of(entries):
+        summary["refreshes"] = refreshes
     artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
     return summary
 
@@ -95,6 +103,8 @@ def table(summary: dict[str, Any]) -> Table:
     num = summary["steps_compared"]
     shown = Table(title=f"PPO: {summary['num_steps']} steps, {summary['num_episodes']:,} answers")
     shown.add_column("per step, over all its answers")
+    if refreshes := summary.get("refreshes"):
+        shown.caption = "\n".join(refresh["event"] for refresh in refreshes)
     for name in (f"first {num}", f"last {num}"):
         shown.add_column(name, justify="right")
     for line in LINES:

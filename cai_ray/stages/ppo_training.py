@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cai_ray.algorithms import kl
 from cai_ray.engines.artifacts import OpenStage
-from cai_ray.engines.episodes import Episode
+from cai_ray.engines.episodes import Episode, Scored
+from cai_ray.engines.parts import write_part
 from cai_ray.engines.training import TrainingDiverged
 from cai_ray.engines.training_attempt import Attempt, check_owner
 from cai_ray.engines.training_metrics import MetricsFile
+from cai_ray.rows import DROPPED
 from cai_ray.stages import ppo_snapshot
 from cai_ray.stages.ppo_config import STAGE, Config
 from cai_ray.stages.ppo_machines import Machines
 from cai_ray.stages.ppo_models import Models
 from cai_ray.stages.ppo_progress import PpoProgress
 from cai_ray.stages.ppo_prompts import Turns
-from cai_ray.stages.ppo_rows import kept_ids
+from cai_ray.stages.ppo_refresh import Refresher
+from cai_ray.stages.ppo_rows import kept_ids, rollout_ids, rollout_rows
 from cai_ray.stages.ppo_snapshot import LoopState, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -44,6 +48,7 @@ class Training:
     metrics: MetricsFile
     progress: PpoProgress
     texts: list[tuple[int, ...]]  # not to be forgotten, as tokens; may be empty
+    refresher: Refresher | None  # None: the preference model stays as it is
 
     def tell(self, event: str, step: int | None = None) -> None:
         """Into metrics.jsonl and the log: something that is not as it should be."""
@@ -58,10 +63,37 @@ def diverged(training: Training, step: int, reason: str) -> TrainingDiverged:
     return TrainingDiverged(f"{STAGE}: step {step}: {reason}. The last good snapshot: {good}")
 
 
+def refresh_is_due(training: Training, carried: Carried) -> bool:
+    """Whether the preference model learns before the next step."""
+    refresher, state = training.refresher, carried.state
+    if refresher is None:
+        return False
+    return state.num_refreshes < refresher.config.num_due(state.step, training.config.num_steps)
+
+
+def is_due(training: Training, carried: Carried) -> bool:
+    """Whether a snapshot follows the last step: now and then, at the end, and before a refresh, which begins there."""
+    step, config = carried.state.step, training.config
+    regular = step % config.workers.steps_per_checkpoint == 0 or step == config.num_steps
+    return regular or refresh_is_due(training, carried)
+
+
+def keep_rows(
+    training: Training, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], distances: Sequence[float]
+) -> None:
+    """Some of the answers, drawn, as a part of their own."""
+    kept = training.turns.kept(step, training.config.samples_kept)
+    rows = rollout_rows(
+        training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
+    )
+    counters = {"num_episodes": len(episodes), "num_output_tokens": sum(len(e.response_ids) for e in episodes)}
+    write_part(training.opened.folder, rows, DROPPED.empty_table(), rollout_ids(rows).to_pylist(), counters)
+
+
 def save(training: Training, carried: Carried) -> None:
     """One atomic snapshot. Raises LearnersLost."""
     folder, workers = training.opened.folder, training.config.workers
-    name = ppo_snapshot.name_of(carried.state.step, training.opened.plan.attempts)
+    name = ppo_snapshot.name_of(carried.state, training.opened.plan.attempts)
     files = training.machines.learners.save(name)
     check_owner(folder, training.attempt)
     training.metrics.flush()

@@ -54,6 +54,10 @@ ANSWERS = {
     "boilerplate_rate": "boilerplate",
     "truncated": "cut off",
 }
+REFRESHES = {
+    "refresh_held_out_accuracy_before": "before a refresh",
+    "refresh_held_out_accuracy_after": "after it",
+}
 TRUTH = {"oracle_harmful": "harmful", "oracle_helpful": "helpful"}
 LOSS = Panel("Loss", "nats", {"loss": "training", "eval_loss": "held out"})
 STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
@@ -91,6 +95,7 @@ STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
             Panel("Losses", "loss", {"policy_loss": "policy", "value_loss": "value"}),
             Panel("Explained variance of returns", "share", {"explained_variance": "value model"}),
             Panel("Variety", "distinct-2", {"distinct": "distinct-2"}),
+            Panel("Preference model on fresh pairs", "share ranked right", REFRESHES),
             Panel("Sampler against learner", "nats per token", {"sampler_gap": "mean gap"}),
             Panel("Speed", "answers per second", {"episodes_per_s": "answers"}),
         ),

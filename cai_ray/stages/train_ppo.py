@@ -2,17 +2,18 @@
 
 The paper's second phase (Bai et al. 2022, section 4): from the SL-CAI policy, score minus beta times KL. One step is
 one batch of fresh answers: sampled by vLLM, scored, turned into rewards and advantages, learned from in several
-updates; then the engines get the new weights. All that goes from step to step is in every snapshot.
+updates; then the engines get the new weights. Every few steps the preference model may learn on as well
+(ppo_relearning). All that goes from step to step is in every snapshot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from cai_ray.algorithms import kl
-from cai_ray.algorithms.guards import Verdict, judge_rollouts
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.episodes import Episode, Scored
@@ -27,14 +28,26 @@ from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_card import model_card
 from cai_ray.stages.ppo_config import STAGE as STAGE
 from cai_ray.stages.ppo_config import Config as Config
+from cai_ray.stages.ppo_judging import judge
 from cai_ray.stages.ppo_machines import build_machines
 from cai_ray.stages.ppo_models import models_of
 from cai_ray.stages.ppo_pretraining import drawn, read_texts
 from cai_ray.stages.ppo_progress import Phases, PpoProgress
 from cai_ray.stages.ppo_prompts import Turns, check_enough, choose
-from cai_ray.stages.ppo_rows import kept_ids, rollout_ids, rollout_rows
+from cai_ray.stages.ppo_refresh import RefreshSources, refresher_of
+from cai_ray.stages.ppo_relearning import refreshed
+from cai_ray.stages.ppo_rows import kept_ids, rollout_ids
 from cai_ray.stages.ppo_snapshot import LoopState
-from cai_ray.stages.ppo_training import Carried, Training, diverged, newest, save
+from cai_ray.stages.ppo_training import (
+    Carried,
+    Training,
+    diverged,
+    is_due,
+    keep_rows,
+    newest,
+    refresh_is_due,
+    save,
+)
 
 
 def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
@@ -47,7 +60,7 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
         pending = machines.submit(turns.requests(step + 1)) if ahead else None
         machines.engines.sleep()
     with phase("score"):
-        scored = score(training, episodes)
+        scored = score(training, carried.state, episodes)
         distance = ppo_batch.distance(episodes, scored)
     verdict, state, measured = judge(training, carried.state, episodes, scored, distance)
     if verdict.action == "go":
@@ -67,45 +80,14 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     return Carried(state, ready)
 
 
-def score(training: Training, episodes: Sequence[Episode]) -> list[Scored]:
+def score(training: Training, state: LoopState, episodes: Sequence[Episode]) -> list[Scored]:
     """Every answer by the preference model, the policy, the reference and the value model."""
     scored_ids = [
         training.models.scored_ids(training.turns.prompt(episode.prompt_id).messages, episode.text)
         for episode in episodes
     ]
-    return training.machines.learners.score(episodes, scored_ids)
-
-
-def judge(
-    training: Training,
-    before: LoopState,
-    episodes: Sequence[Episode],
-    scored: Sequence[Scored],
-    distance: ppo_batch.Distance,
-) -> tuple[Verdict, LoopState, dict[str, float]]:
-    """Is the policy still well? A step that is not is skipped; after too many in a row the run stops."""
-    step = before.step + 1
-    texts = [training.models.answer(episode.text) for episode in episodes]
-    prompts = [training.turns.prompt(episode.prompt_id).text for episode in episodes]
-    measured = {
-        **ppo_health.sampled(episodes, scored, distance.kl),
-        **ppo_health.writing(episodes, texts, prompts),
-        "kl_coefficient": before.kl.coefficient,
-        "policy_lag": float(before.step - min(episode.policy_version for episode in episodes)),
-    }
-    verdict, guard = judge_rollouts(
-        before.guard,
-        training.config.guards,
-        kl=measured["kl"],
-        writing=(measured["distinct"], measured["entropy"], measured["length"]),
-        logprobs_finite=distance.logprobs_finite,
-        scores_finite=distance.scores_finite,
-    )
-    if verdict.action != "go":
-        training.tell(f"step {step} is not learned from: {verdict.reason}", step)
-    if verdict.action == "stop":
-        raise diverged(training, step, verdict.reason)
-    return verdict, before.model_copy(update={"step": step, "guard": guard}), measured
+    found = training.machines.learners.score(episodes, scored_ids)
+    return [replace(one, score=one.score - state.offset) for one in found] if state.offset else found
 
 
 def learn(
@@ -129,23 +111,6 @@ def learn(
     return after, {**lesson.measured, **ppo_health.updates(stats)}
 
 
-def keep_rows(
-    training: Training, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], distances: Sequence[float]
-) -> None:
-    """Some of the answers, drawn, as a part of their own."""
-    kept = training.turns.kept(step, training.config.samples_kept)
-    rows = rollout_rows(
-        training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
-    )
-    counters = {"num_episodes": len(episodes), "num_output_tokens": sum(len(e.response_ids) for e in episodes)}
-    write_part(training.opened.folder, rows, DROPPED.empty_table(), rollout_ids(rows).to_pylist(), counters)
-
-
-def is_due(step: int, config: Config) -> bool:
-    """Whether a snapshot follows this step."""
-    return step % config.workers.steps_per_checkpoint == 0 or step == config.num_steps
-
-
 def train(training: Training) -> tuple[FileRecord, ...]:
     """All steps that are left, and the model saved. A lost learner costs what came after the last snapshot."""
     config, machines = training.config, training.machines
@@ -156,9 +121,13 @@ def train(training: Training) -> tuple[FileRecord, ...]:
             bring_up(snapshot.name if snapshot else None, carried.state.step)
             phase = Phases()
             while carried.state.step < config.num_steps:
+                if refresh_is_due(training, carried):
+                    carried = refreshed(training, carried)
+                    save(training, carried)
+                    phase = Phases()
                 carried = one_step(training, carried, phase)
                 phase = Phases()
-                if is_due(carried.state.step, config):
+                if is_due(training, carried):
                     with phase("snapshot"):  # counted to the step that waits for it
                         save(training, carried)
             card = model_card(config, training.models, len(training.turns.prompts))
@@ -169,8 +138,11 @@ def train(training: Training) -> tuple[FileRecord, ...]:
             bring_up = machines.rewind
 
 
-def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Train on the prompts of `source_stage`, against the scores of the recipe's preference model."""
+def run(config: Config, context: Context, source_stage: str, refresh: RefreshSources | None = None) -> Artifact:
+    """Train on the prompts of `source_stage`, against the scores of the recipe's preference model.
+
+    `refresh`: what other sections say of `config.refresh`, where it is set.
+    """
     source, folder = context.artifact(source_stage), context.folder(STAGE)
     opened = open_stage(
         folder,
@@ -184,6 +156,7 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     if isinstance(opened, Artifact):
         return opened
     models = models_of(config, context)
+    refresher = refresher_of(config.refresh, refresh, context)
     chosen = choose(source, models, config)
     check_enough(chosen, source, config)
     texts = read_texts(config.pretraining, models.text_ids) if config.pretraining else []
@@ -197,8 +170,9 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     with connected(context.cluster), PpoProgress(STAGE, config.num_steps) as progress:
         machines = build_machines(config, context, models)
         metrics = MetricsFile(folder, attempt.number, attempt.started_at)
+        training = Training(config, opened, models, turns, attempt, machines, metrics, progress, texts, refresher)
         try:
-            files = train(Training(config, opened, models, turns, attempt, machines, metrics, progress, texts))
+            files = train(training)
         finally:
             machines.close()
             metrics.close()

@@ -1,0 +1,180 @@
+"""Fresh comparisons for a refresh: the policy as it is now answers prompts twice, the feedback model compares.
+
+Both are artifacts inside the stage's folder, refresh/<number>/pairs and refresh/<number>/labels, with the rows that
+the stages sample_pairs and label_comparisons write. So a run that is killed meanwhile goes on with what is there, and
+every pair that gets no label is in dropped/ with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from cai_ray.engines.artifacts import Artifact, find, open_stage
+from cai_ray.engines.conversation_stage import StageSpec, run_conversations
+from cai_ray.engines.episodes import Episode
+from cai_ray.engines.generation import dropped_row
+from cai_ray.engines.live_stages import open_board
+from cai_ray.engines.parts import remove_part, write_part
+from cai_ray.engines.storage import Storage
+from cai_ray.fingerprint import settings
+from cai_ray.rows import DROPPED, PAIR, DropReason, DropRow, pair_id_of
+from cai_ray.seeding import rng_for, seed_for
+from cai_ray.stages.context import Context
+from cai_ray.stages.ppo_config import STAGE, Config
+from cai_ray.stages.ppo_machines import Machines
+from cai_ray.stages.ppo_models import Models
+from cai_ray.stages.ppo_prompts import Turns
+from cai_ray.stages.ppo_refresh import RefreshConfig, RefreshSources
+from cai_ray.stages.ppo_snapshot import Snapshot
+from cai_ray.stages.training_pairs import pair_ids
+
+FOLDER = "refresh"
+NAME = f"{STAGE} {FOLDER}"  # of these artifacts, and of the line that shows progress
+SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class FreshPairs:
+    """What one refresh has to compare: the answers' turns, and where they go. `number` counts refreshes from 1."""
+
+    config: Config
+    refresh: RefreshConfig
+    models: Models
+    turns: Turns  # of the refreshes: a step of theirs is a refresh
+    folder: Storage  # of this refresh
+    fingerprint: str
+    number: int
+
+    @property
+    def ids(self) -> list[str]:
+        """The pairs, known before anything is sampled. No pair of another refresh or of sample_pairs has one."""
+        wanted = self.turns.wanted(self.number)
+        return [
+            self.pair_id(prompt_id, first, second)
+            for (prompt_id, first), (_, second) in zip(wanted[::SAMPLES], wanted[1::SAMPLES], strict=True)
+        ]
+
+    def pair_id(self, prompt_id: str, first: int, second: int) -> str:
+        return f"refresh-{self.number}/{pair_id_of(prompt_id, first, second)}"
+
+
+def turns_of(turns: Turns, refresh: RefreshConfig) -> Turns:
+    """The prompts' turns at refreshes: all have theirs before any has another, in orders of their own."""
+    return Turns(turns.prompts, refresh.prompts, SAMPLES, seed_for(turns.seed, STAGE, FOLDER))
+
+
+def sampled(fresh: FreshPairs, machines: Machines, step: int) -> Artifact:
+    """The pairs, answered by the policy as it is after `step`; those of an earlier attempt, if it got that far."""
+    opened = open_stage(
+        fresh.folder / "pairs", NAME, fresh.fingerprint, settings(fresh.refresh), {}, pair_ids, ("pair_id",)
+    )
+    if isinstance(opened, Artifact):
+        return opened
+    for part in opened.parts:
+        remove_part(opened.folder, part)
+    episodes = machines.submit(fresh.turns.requests(fresh.number)).result()
+    rows, dropped = paired(episodes, fresh, f"{fresh.config.model} after {step} steps of PPO")
+    write_part(
+        opened.folder,
+        pa.Table.from_pylist(rows, PAIR),
+        pa.Table.from_pylist(dropped, DROPPED),
+        fresh.ids,
+        {
+            "num_episodes": len(episodes),
+            "num_output_tokens": sum(len(episode.response_ids) for episode in episodes),
+            "flag.truncated": sum(episode.truncated for episode in episodes),
+        },
+    )
+    return opened.commit(pa.array(fresh.ids, pa.string()))
+
+
+def paired(
+    episodes: Sequence[Episode], fresh: FreshPairs, policy: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of PAIR and of DROPPED; episodes come as they were asked for, the two of a prompt side by side."""
+    rows, dropped = [], []
+    for first, second in zip(episodes[::SAMPLES], episodes[1::SAMPLES], strict=True):
+        pair_id = fresh.pair_id(first.prompt_id, first.sample_index, second.sample_index)
+        try:
+            rows.append(_pair(pair_id, first, second, fresh, policy))
+        except DropRow as drop:
+            dropped.append(dropped_row(pair_id, NAME, drop))
+    return rows, dropped
+
+
+def _pair(pair_id: str, first: Episode, second: Episode, fresh: FreshPairs, policy: str) -> dict[str, Any]:
+    """A row of PAIR. Which answer is A is drawn. Raises DropRow: EMPTY_RESPONSE, IDENTICAL."""
+    texts = [fresh.models.answer(episode.text) for episode in (first, second)]
+    for k, text in enumerate(texts):
+        if not text:
+            raise DropRow(DropReason.EMPTY_RESPONSE, f"answer {k} holds no text")
+    if texts[0].split() == texts[1].split():
+        raise DropRow(DropReason.IDENTICAL, "both answers are the same but for white space")
+    a, b = texts if rng_for(fresh.turns.seed, STAGE, pair_id, "order").random() < 0.5 else texts[::-1]
+    prompt = fresh.turns.prompt(first.prompt_id)
+    return {
+        "pair_id": pair_id,
+        "prompt_id": prompt.prompt_id,
+        "messages": prompt.messages,
+        "kind": prompt.kind,
+        "category": prompt.category,
+        "split": "train",
+        "response_a": a,
+        "response_b": b,
+        "temperature_a": fresh.config.sampling.temperature,
+        "temperature_b": fresh.config.sampling.temperature,
+        "policy": policy,
+    }
+
+
+def labelled(
+    fresh: FreshPairs, pairs: Artifact, sources: RefreshSources, context: Context, machines: Machines, back: Snapshot
+) -> list[dict[str, Any]]:
+    """The pairs that got a label, rows of PREFERENCE in the order of their ids.
+
+    `back`: what learners come back from where they must make room.
+    """
+    if not pairs.manifest.rows_out:
+        return []
+    model = context.model(sources.feedback_model)
+    spec = StageSpec(
+        folder=fresh.folder / "labels",
+        fingerprint=fresh.fingerprint,
+        config=settings(fresh.refresh),
+        source=pairs,
+        row_ids=pair_ids,
+        key_columns=("pair_id",),
+        unit_columns=("pair_id",),
+    )
+    labels = find(spec.folder)
+    if labels is None:
+        job = replace(sources.job(context), stage=NAME)
+        with machines.room_for(model, sources.scaling, back.name, back.state.step), _line_of_its_own():
+            labels = run_conversations(spec, job, model, sources.scaling, context.cluster)
+    return sorted(labels.rows(), key=lambda row: str(row["pair_id"]))
+
+
+@contextmanager
+def _line_of_its_own() -> Iterator[None]:
+    """On the board of all stages, where there is one."""
+    board = open_board()
+    if board is not None:
+        board.add_task(NAME, total=None)
+    yield
+    if board is not None:
+        board.ended(NAME, "finished", "", None)
+
+
+def lost(fresh: FreshPairs) -> dict[str, int]:
+    """Why pairs of this refresh have no label, by reason; sampling and labelling together."""
+    found = [artifact for name in ("pairs", "labels") if (artifact := find(fresh.folder / name)) is not None]
+    reasons: Counter[str] = Counter()
+    for artifact in found:
+        reasons.update(artifact.manifest.rows_dropped)
+    return dict(sorted(reasons.items()))
