@@ -79,6 +79,7 @@ def test_one_step_off_policy(tmp_path: Path, models: Path, monkeypatch: pytest.M
     assert [step["policy_lag"] for step in curve(context)] == [0, 1, 1]
 
 
+@pytest.mark.slow
 @MODES
 def test_a_driver_killed_at_any_moment_changes_nothing(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
@@ -99,6 +100,7 @@ def test_a_driver_killed_at_any_moment_changes_nothing(
         assert done <= 3 + 1, "more than one step was done again"
 
 
+@pytest.mark.slow
 @MODES
 def test_a_driver_killed_at_any_write_changes_nothing(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
