@@ -37,6 +37,8 @@ def _figures(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str, 
         if isinstance(value, dict) and "target" in value:
             measured = {key: number for key, number in value.items() if key != "target"}
             found.append((prefix + name, json.dumps(measured), str(value["target"])))
+        elif isinstance(value, dict):
+            found += _figures(value, f"{prefix}{name}.")
     return found
 
 

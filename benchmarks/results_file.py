@@ -60,6 +60,7 @@ def _cpu_name() -> str:
     )
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
     """Minimum, median and maximum."""
-    return {"min": round(min(values), 4), "median": round(statistics.median(values), 4), "max": round(max(values), 4)}
+    found = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
