@@ -158,7 +158,9 @@ def test_stock_vllm_gives_the_same_scores(trained: tuple[Context, Artifact], tmp
 
 
 def test_dpo_moves_the_policy_towards_the_chosen_answers(policy: Path, ray_session: None, tmp_path: Path) -> None:
-    config = train_dpo.Config(model="policy", beta=0.3, optim=OPTIM.model_copy(update={"max_steps": 20}))
+    config = train_dpo.Config(
+        model="policy", beta=0.3, optim=OptimConfig(learning_rate=1e-3, schedule="linear", batch_size=16, max_steps=20)
+    )
     where = context(tmp_path, policy, train_dpo.STAGE, labels())
     artifact = train_dpo.run(config, where, STAGE)
     assert artifact.manifest.rows_dropped == {"empty_response": 1, "identical": 1, "too_long": 1}
