@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -266,6 +265,5 @@ def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
             client.chat.completions.create(model="classifier", messages=ASKED)
         with pytest.raises(openai.BadRequestError, match="context"):
             client.post("/score", body={**body, "response": "x" * 4000}, cast_to=object)
-        started = time.monotonic()
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) == 0 and time.monotonic() - started < 60
+        assert server.process.wait(120) == 0
