@@ -377,5 +377,60 @@ def outcome(context: Context) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     return curve(context), rows, artifact.folder.read("model/weight.json")
 
 
+Run = Callable[[Path, "Script | None"], tuple[Context, Script]]  # a whole run in a folder; None: nothing goes wrong
+
+
+def check_kills_at_calls(folder: Path, run: Run, told: Callable[[Context], Any], num_steps: int) -> Context:
+    """Kill the driver at each of its calls in turn: run again it ends the same, and one step is done again at most.
+
+    Returns the run that nobody killed.
+    """
+    straight, script = run(folder / "straight", None)
+    expected = told(straight)
+    for die_at in range(1, len(script.calls) + 1):
+        killed = folder / f"killed-{die_at}"
+        with pytest.raises(Killed):
+            run(killed, Script(die_at=die_at))
+        context, again = run(killed, None)
+        assert told(context) == expected, f"killed at call {die_at}: {script.calls[die_at - 1]}"
+        done = sum(call.startswith("update") for call in (*script.calls[: die_at - 1], *again.calls))
+        assert done <= num_steps + 1, "more than one step was done again"
+    return straight
+
+
+def check_kills_at_writes(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: Callable[[str], bool],
+    run: Run,
+    told: Callable[[Context], Any],
+) -> int:
+    """The same for its writes into storages whose location `counts`; one more than there are of them."""
+    expected = told(run(folder / "straight", None)[0])
+    real, at, num_writes = Storage.write, 0, 0
+
+    def write(self: Storage, name: str, content: Any) -> None:
+        nonlocal num_writes
+        num_writes += counts(self.location)
+        if num_writes == at:
+            raise Killed(name)
+        real(self, name, content)
+
+    monkeypatch.setattr(Storage, "write", write)
+    while True:
+        at, num_writes = at + 1, 0
+        killed = folder / f"killed-{at}"
+        try:
+            context, _ = run(killed, None)
+        except Killed:
+            num_writes = -1000
+            context, _ = run(killed, None)
+            assert told(context) == expected, f"killed at write {at}"
+            continue
+        break
+    assert told(context) == expected
+    return at
+
+
 def with_scores(change: Callable[[float], float]) -> Callable[[list[Scored]], list[Scored]]:
     return lambda scored: [replace(one, score=change(one.score)) for one in scored]

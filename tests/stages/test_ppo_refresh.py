@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from cai_ray.config import EndpointConfig, EngineConfig, ModelConfig, ScalingConfig
 from cai_ray.engines.artifacts import Artifact, find
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.training import TrainingDiverged
 from cai_ray.engines.training_metrics import parse_metrics, read_metrics
 from cai_ray.errors import ConfigError
@@ -32,6 +31,8 @@ from tests.scripted_ppo import (
     Killed,
     Script,
     ScriptedLearners,
+    check_kills_at_calls,
+    check_kills_at_writes,
     curve,
     models_folder,
     outcome,
@@ -195,16 +196,11 @@ def test_a_driver_killed_at_any_call_changes_nothing(
     config = refreshing(
         num_steps=4, refresh=FEW_UPDATES, asynchronous=asynchronous, scores={"normalise": "standardise"}
     )
-    straight, script = run(tmp_path / "straight", models, monkeypatch, config)
-    expected = whole_outcome(straight)
-    for die_at in range(1, len(script.calls) + 1):
-        folder = tmp_path / f"killed-{die_at}"
-        with pytest.raises(Killed):
-            run(folder, models, monkeypatch, config, Script(die_at=die_at))
-        context, again = run(folder, models, monkeypatch, config)
-        assert whole_outcome(context) == expected, f"killed at call {die_at}: {script.calls[die_at - 1]}"
-        steps = sum(call.startswith("update") for call in (*script.calls[: die_at - 1], *again.calls))
-        assert steps <= 4 + 1, "a refresh that was cut off costs no step"
+
+    def go(folder: Path, script: Script | None) -> tuple[Context, Script]:
+        return run(folder, models, monkeypatch, config, script)
+
+    check_kills_at_calls(tmp_path, go, whole_outcome, num_steps=4)
 
 
 @pytest.mark.slow
@@ -212,29 +208,11 @@ def test_a_driver_killed_at_any_write_changes_nothing(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = refreshing(num_steps=3, refresh=FEW_UPDATES)
-    expected = whole_outcome(run(tmp_path / "straight", models, monkeypatch, config)[0])
-    real, at, num_writes = Storage.write, 0, 0
 
-    def write(self: Storage, name: str, content: Any) -> None:
-        nonlocal num_writes
-        num_writes += train_ppo.STAGE in self.location
-        if num_writes == at:
-            raise Killed(name)
-        real(self, name, content)
+    def go(folder: Path, script: Script | None) -> tuple[Context, Script]:
+        return run(folder, models, monkeypatch, config, script)
 
-    monkeypatch.setattr(Storage, "write", write)
-    while True:
-        at, num_writes = at + 1, 0
-        folder = tmp_path / f"killed-{at}"
-        try:
-            context, _ = run(folder, models, monkeypatch, config)
-        except Killed:
-            num_writes = -1000
-            context, _ = run(folder, models, monkeypatch, config)
-            assert whole_outcome(context) == expected, f"killed at write {at}"
-            continue
-        break
-    assert whole_outcome(context) == expected
+    at = check_kills_at_writes(tmp_path, monkeypatch, lambda where: train_ppo.STAGE in where, go, whole_outcome)
     assert at > 30
 
 

@@ -13,7 +13,6 @@ import pytest
 from cai_ray.engines.artifacts import find
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.episodes import Scored
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.training import TrainingDiverged
 from cai_ray.errors import ConfigError
 from cai_ray.stages import train_ppo
@@ -24,6 +23,8 @@ from tests.scripted_ppo import (
     PROMPTS,
     Killed,
     Script,
+    check_kills_at_calls,
+    check_kills_at_writes,
     context_of,
     curve,
     events,
@@ -87,17 +88,12 @@ def test_a_driver_killed_at_any_moment_changes_nothing(
     config = small(
         num_steps=3, asynchronous=asynchronous, kl={"target": 0.5, "horizon": 20}, scores={"normalise": "standardise"}
     )
-    straight, script = run(tmp_path / "straight", models, monkeypatch, config)
-    expected, num_calls = outcome(straight), len(script.calls)
-    assert len({json.dumps(step) for step in expected[0]}) == 3
-    for die_at in range(1, num_calls + 1):
-        folder = tmp_path / f"killed-{die_at}"
-        with pytest.raises(Killed):
-            run(folder, models, monkeypatch, config, Script(die_at=die_at))
-        context, again = run(folder, models, monkeypatch, config)
-        assert outcome(context) == expected, f"killed at call {die_at}: {script.calls[die_at - 1]}"
-        done = sum(call.startswith("update") for call in (*script.calls[: die_at - 1], *again.calls))
-        assert done <= 3 + 1, "more than one step was done again"
+
+    def go(folder: Path, script: Script | None) -> tuple[Context, Script]:
+        return run(folder, models, monkeypatch, config, script)
+
+    straight = check_kills_at_calls(tmp_path, go, outcome, num_steps=3)
+    assert len({json.dumps(step) for step in curve(straight)}) == 3
 
 
 @pytest.mark.slow
@@ -106,29 +102,11 @@ def test_a_driver_killed_at_any_write_changes_nothing(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
     config = small(num_steps=2, asynchronous=asynchronous)
-    expected = outcome(run(tmp_path / "straight", models, monkeypatch, config)[0])
-    real, at, num_writes = Storage.write, 0, 0
 
-    def write(self: Storage, name: str, content: Any) -> None:
-        nonlocal num_writes
-        num_writes += self.location.endswith(train_ppo.STAGE)
-        if num_writes == at:
-            raise Killed(name)
-        real(self, name, content)
+    def go(folder: Path, script: Script | None) -> tuple[Context, Script]:
+        return run(folder, models, monkeypatch, config, script)
 
-    monkeypatch.setattr(Storage, "write", write)
-    while True:
-        at, num_writes = at + 1, 0
-        context = context_of(tmp_path / f"killed-{at}", models, prompt_rows(30))
-        try:
-            run(tmp_path / f"killed-{at}", models, monkeypatch, config)
-        except Killed:
-            num_writes = -1000
-            context, _ = run(tmp_path / f"killed-{at}", models, monkeypatch, config)
-            assert outcome(context) == expected, f"killed at write {at}"
-            continue
-        break
-    assert outcome(context) == expected
+    at = check_kills_at_writes(tmp_path, monkeypatch, lambda where: where.endswith(train_ppo.STAGE), go, outcome)
     assert at > 15
 
 
