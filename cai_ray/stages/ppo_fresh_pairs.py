@@ -23,7 +23,7 @@ from cai_ray.engines.live_stages import open_board
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.engines.storage import Storage
 from cai_ray.fingerprint import settings
-from cai_ray.rows import DROPPED, PAIR, DropReason, DropRow, pair_id_of
+from cai_ray.rows import DROPPED, PAIR, DropRow, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import STAGE, Config
@@ -32,6 +32,7 @@ from cai_ray.stages.ppo_models import Models
 from cai_ray.stages.ppo_prompts import Turns
 from cai_ray.stages.ppo_refresh import RefreshConfig, RefreshSources
 from cai_ray.stages.ppo_snapshot import Snapshot
+from cai_ray.stages.sampled_responses import check_comparable
 from cai_ray.stages.training_pairs import pair_ids
 
 FOLDER = "refresh"
@@ -111,11 +112,7 @@ def paired(
 def _pair(pair_id: str, first: Episode, second: Episode, fresh: FreshPairs, policy: str) -> dict[str, Any]:
     """A row of PAIR. Which answer is A is drawn. Raises DropRow: EMPTY_RESPONSE, IDENTICAL."""
     texts = [fresh.models.answer(episode.text) for episode in (first, second)]
-    for k, text in enumerate(texts):
-        if not text:
-            raise DropRow(DropReason.EMPTY_RESPONSE, f"answer {k} holds no text")
-    if texts[0].split() == texts[1].split():
-        raise DropRow(DropReason.IDENTICAL, "both answers are the same but for white space")
+    check_comparable(texts, (first.sample_index, second.sample_index))
     a, b = texts if rng_for(fresh.turns.seed, STAGE, pair_id, "order").random() < 0.5 else texts[::-1]
     prompt = fresh.turns.prompt(first.prompt_id)
     return {

@@ -116,11 +116,7 @@ def is_swapped(pair_id: str, run_seed: int) -> bool:
 def make_pair(row: dict[str, Any], indices: Indices, config: Config, run_seed: int) -> dict[str, Any]:
     """A row of the PAIR schema from a RESPONSES row. Raises DropRow: EMPTY_RESPONSE, IDENTICAL, TRUNCATED."""
     texts = [row["responses"][k] for k in indices]
-    for k, text in zip(indices, texts, strict=True):
-        if not text.strip():
-            raise DropRow(DropReason.EMPTY_RESPONSE, f"sample {k} holds no text")
-    if texts[0].split() == texts[1].split():
-        raise DropRow(DropReason.IDENTICAL, f"samples {indices[0]} and {indices[1]} are the same but for white space")
+    sampled_responses.check_comparable(texts, indices)
     if config.truncated == "drop" and num_truncated(row, indices):
         raise DropRow(DropReason.TRUNCATED, f"an answer was cut off at max_tokens={config.sampling.max_tokens}")
     pair_id = pair_id_of(row["prompt_id"], *indices)

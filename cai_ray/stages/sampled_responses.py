@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.generation import ROW_ID, ConversationJob
 from cai_ray.engines.storage import Storage
 from cai_ray.prompts.revision import STOP_STRINGS
-from cai_ray.rows import RESPONSES
+from cai_ray.rows import RESPONSES, DropReason, DropRow
 from cai_ray.stages.context import Context
 
 CARRIED = ("prompt_id", "messages", "kind", "category", "split")  # Prompt columns kept on Responses
@@ -107,3 +107,12 @@ def run(
         unit_columns=("prompt_id", *wanted.select_columns),
     )
     return run_conversations(spec, job_of(wanted, model, context.seed), model, scaling, context.cluster)
+
+
+def check_comparable(texts: Sequence[str], indices: Sequence[int]) -> None:
+    """Raises DropRow for two samples that nobody can choose between: EMPTY_RESPONSE, IDENTICAL."""
+    for k, text in zip(indices, texts, strict=True):
+        if not text.strip():
+            raise DropRow(DropReason.EMPTY_RESPONSE, f"sample {k} holds no text")
+    if texts[0].split() == texts[1].split():
+        raise DropRow(DropReason.IDENTICAL, f"samples {indices[0]} and {indices[1]} are the same but for white space")
