@@ -74,12 +74,23 @@ def run_study(name: str, seeds: Sequence[int], output: Path, overrides: Sequence
         own = (f"output={output / str(seed)}", f"seed={seed}", f"models.policy.path={ensure_model(seed=seed)}")
         finished = [load(path) for path in sorted((output / str(seed)).glob("*/recipe.json"))]
         for variant, recipe in ablations.variants(study.ablation, QUICKSTART, [*own, *overrides]).items():
+            if variant != study.reference:
+                recipe = newest_policy_only(recipe)
             if name == "bare_refusals" and variant == "bare":
                 recipe = as_taught(recipe, study.runs[study.reference][-1][revise.STAGE])
             study.runs.setdefault(variant, []).append(ablations.run(recipe, finished))
             finished.append(recipe)
             print(f"{name}, seed {seed}: {variant} is done", flush=True)
     return study
+
+
+def newest_policy_only(recipe: Recipe) -> Recipe:
+    """The recipe with only the policy judged that it trains last: the first variant has the others judged."""
+    if recipe.evaluate is None:
+        return recipe
+    return recipe.model_copy(
+        update={"evaluate": recipe.evaluate.model_copy(update={"policies": recipe.evaluate.policies[-1:]})}
+    )
 
 
 def as_taught(recipe: Recipe, revised: Artifact) -> Recipe:
@@ -243,41 +254,32 @@ def principles(study: Study) -> Finding:
     return claim, {"variants": found}, lambda path: figures.bars(path, claim, "share", groups)
 
 
-def labels(study: Study, claim: str) -> Finding:
-    """Variants of labels: their preference models, and the policies trained with them."""
+def soft_labels(study: Study) -> Finding:
+    """The preference models, and the policies trained with them."""
     models = preference_models(study)
     trained = {variant: policies(study, variant) for variant in study.runs}
     groups: dict[str, dict[str, Pooled]] = {}
     for variant, model in models.items():
+        final = trained[variant][final_policy(trained[variant])]
         groups[variant] = {"PM accuracy (oracle)": model.get("accuracy")}
-        if trained[variant]:
-            final = trained[variant][final_policy(trained[variant])]
-            groups[variant] |= {f"{final_policy(trained[variant])} {m}": final.get(m) for m in ("harmful", "helpful")}
+        groups[variant] |= {f"{final_policy(trained[variant])} {m}": final.get(m) for m in ("harmful", "helpful")}
+    claim = "Soft against hard labels"
     content = {"preference_models": models, "policies": trained}
     return claim, content, lambda path: figures.bars(path, claim, "share", groups)
 
 
-def soft_labels(study: Study) -> Finding:
-    return labels(study, "Soft against hard labels")
-
-
 def clamp(study: Study) -> Finding:
-    """As `labels`, and the labels themselves against the oracle, before and after the clamp."""
-    found = {
-        variant: [summary(one[label_comparisons.STAGE])["oracle"]["label"] for one in own]
-        for variant, own in study.runs.items()
-    }
-    own = {
-        variant: {
-            **{
-                name: measures.pooled([one[name] for one in seeds]) for name in ("agreement", "brier", "overconfidence")
-            },
-            "ece": results_file.spread([one["calibration"]["ece"] for one in seeds]),
-        }
-        for variant, seeds in found.items()
-    }
-    claim, content, draw = labels(study, "Clamp ranges of labels by chain of thought")
-    return claim, {"labels": own, **content}, draw
+    """The labels themselves against the oracle; each is one reading."""
+    found: dict[str, Any] = {}
+    groups: dict[str, dict[str, Pooled]] = {}
+    for variant in study.runs:
+        seeds = study.each(variant, lambda one: summary(one[label_comparisons.STAGE])["oracle"]["label"])
+        ece = [one["calibration"]["ece"] for one in seeds]
+        own = {name: measures.pooled([one[name] for one in seeds]) for name in ("agreement", "brier", "overconfidence")}
+        found[variant] = {**own, "ece": results_file.spread(ece)}
+        groups[variant] = {name: own[name] for name in ("agreement", "brier")} | {"ECE": _middle(ece)}
+    claim = "Clamp ranges of labels by one chain of thought"
+    return claim, {"labels": found}, lambda path: figures.bars(path, claim, "share", groups)
 
 
 def bare_refusals(study: Study) -> Finding:
@@ -304,7 +306,7 @@ def over_optimisation(study: Study) -> Finding:
         for metric in ("harmful", "helpful"):
             points = courses[variant].get(f"oracle_{metric}", [])
             series[f"{metric}, {variant}"] = [
-                _middle(point, seeds, f"oracle_{metric}", k) for k, point in enumerate(points)
+                _middle([own[f"oracle_{metric}"][part] for own in seeds]) for part in range(len(points))
             ]
     claim = "Without KL penalty and soft labels the score rises and the answers go elsewhere"
     content = {"course": courses, "policies": {variant: policies(study, variant) for variant in study.runs}}
@@ -312,10 +314,10 @@ def over_optimisation(study: Study) -> Finding:
     return claim, content, lambda path: figures.lines(path, claim, "oracle, by part of the training", series, names)
 
 
-def _middle(point: Mapping[str, float], seeds: Sequence[Mapping[str, list[float]]], name: str, part: int) -> Pooled:
-    """The seeds' median with their range as a point of a figure."""
-    own = [seed[name][part] for seed in seeds]
-    return {"value": point["median"], "low": point["min"], "high": point["max"], "n": len(own), "per_seed": own}
+def _middle(own: Sequence[float]) -> Pooled:
+    """The seeds' median with their range, as a point of a figure."""
+    point = results_file.spread(list(own))
+    return {"value": point["median"], "low": point["min"], "high": point["max"], "n": len(own), "per_seed": list(own)}
 
 
 FINDINGS: dict[str, Callable[[Study], Finding]] = {

@@ -11,9 +11,9 @@ lies between count.
 - `llama_30m`: a random Llama of 30 million parameters, answers of mixed length up to 256 tokens (`ppo_speed_work` says
   how a random model comes to end them). TRL pads every answer to the longest, and samples until that ends.
 
-Sides: `trl`; `ours`, strictly on-policy, where engines and learner have every core when it is their turn; `on_policy`
-and `asynchronous`, where the engine has one core and the learner another, to compare the two modes. The share of
-weight sync is that of `ours`, with the proof that the weights arrived.
+Sides, of which the Llama has the first two: `trl`; `ours`, strictly on-policy, where engines and learner have every
+core when it is their turn; `on_policy` and `asynchronous`, where the engine has one core and the learner another, to
+compare the two modes. The share of weight sync is that of `ours`, with the proof that the weights arrived.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLAIM = (
 )
 REPEATS = 3
 TRL = "trl"
-SIDES = ("ours", TRL, "on_policy", "asynchronous")
+SIDES = ppo_speed_work.BOTH + ppo_speed_work.MODES
 Run = dict[str, Any]
 
 
@@ -147,7 +147,7 @@ def main() -> None:
         case = CASES[name] if given.steps is None else CASES[name]._replace(steps=given.steps, warm_up=1)
         if case.steps < case.warm_up + 2:
             parser.error(f"--steps {case.steps}: at least {case.warm_up + 2}, because the first and last do not count")
-        figures = figures_of(case, measure(case, tuple(given.side or SIDES), given.repeats))
+        figures = figures_of(case, measure(case, tuple(given.side or case.sides), given.repeats))
         print(json.dumps(figures, indent=2), flush=True)
         if not is_trial:
             keep(figures)

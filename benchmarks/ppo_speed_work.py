@@ -39,10 +39,15 @@ class Case(NamedTuple):
     steps: int
     warm_up: int
     target: float  # episodes/s over TRL's
+    sides: tuple[str, ...]
 
 
-MICRO = Case("micro", 1024, episodes=256, minibatch=64, max_tokens=48, steps=7, warm_up=2, target=1.0)
-LLAMA = Case("llama_30m", 256, episodes=32, minibatch=16, max_tokens=256, steps=4, warm_up=1, target=1.3)
+BOTH, MODES = ("ours", "trl"), ("on_policy", "asynchronous")
+MICRO = Case(
+    "micro", 1024, episodes=256, minibatch=64, max_tokens=48, steps=7, warm_up=2, target=1.0, sides=BOTH + MODES
+)
+# The modes would have one core each here, and take an hour.
+LLAMA = Case("llama_30m", 256, episodes=32, minibatch=16, max_tokens=256, steps=4, warm_up=1, target=1.3, sides=BOTH)
 CASES = {case.name: case for case in (MICRO, LLAMA)}
 MEAN_TOKENS = 96  # of the random Llama's answers, were there no limit
 MAX_PROMPT_TOKENS = 160  # of hh-rlhf's

@@ -69,6 +69,7 @@ def run(
     _start_logging()
     loaded = _load(recipe, set_, limit)
     from cai_ray import pipeline
+    from cai_ray.stages import report as report_stage
     from cai_ray.steps import select, steps
 
     chosen = select(steps(loaded), only, from_, until)
@@ -79,6 +80,8 @@ def run(
         _print_status(pipeline.status(loaded))
     if tables := [outcome.table for outcome in outcomes if outcome.table is not None]:
         console.print(tables[-1])
+    if page := next((outcome.artifact.folder for outcome in outcomes if outcome.stage == report_stage.STAGE), None):
+        console.print(f"Report: {page.location}/{report_stage.PAGE}", soft_wrap=True, highlight=False)
     console.print(f"Output: {pipeline.folder_of(loaded).location}", soft_wrap=True)
 
 

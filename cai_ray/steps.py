@@ -271,9 +271,7 @@ def _evaluate(config: evaluate.Config, prompts: str) -> Step:
 
 
 def _report(config: report.Config, stages: tuple[str, ...]) -> Step:
-    return Step(
-        report.STAGE, config, lambda context: report.run(config, context, stages), reads=stages, summary=report.table
-    )
+    return Step(report.STAGE, config, lambda context: report.run(config, context, stages), reads=stages)
 
 
 def _check_reads(found: Sequence[Step]) -> None:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
-from rich.table import Table
 
 from cai_ray.config import StageConfig
 from cai_ray.engines.artifacts import Artifact, find, open_stage
@@ -27,6 +26,7 @@ from cai_ray.stages.report_render import as_html
 from cai_ray.stages.report_source import RunSource
 
 STAGE = "report"
+PAGE = "report.html"
 
 
 class Config(StageConfig):
@@ -48,7 +48,7 @@ class Report(NamedTuple):
 
     @property
     def files(self) -> dict[str, str]:
-        return {"report.html": self.html, "report.md": self.markdown, "report.json": self.json}
+        return {PAGE: self.html, "report.md": self.markdown, "report.json": self.json}
 
 
 def build(run: Storage, stages: Sequence[str], config: Config) -> Report:
@@ -99,10 +99,3 @@ def run(config: Config, context: Context, stages: Sequence[str]) -> Artifact:
     assert not isinstance(opened, Artifact), "the folder was deleted above"
     write(context.run, stages, config)
     return opened.commit(pa.array([], pa.string()))
-
-
-def table(artifact: Artifact) -> Table:
-    """Where the report is, for the terminal."""
-    shown = Table.grid(padding=(0, 1))
-    shown.add_row("Report:", f"{artifact.folder.location}/report.html")
-    return shown

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cai_ray import pipeline
 from cai_ray.cli import app
 from cai_ray.config import ModelConfig
+from cai_ray.engines.artifacts import find
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
+from cai_ray.pipeline import Outcome
 from cai_ray.recipe import Recipe
-from cai_ray.stages import report
+from cai_ray.stages import evaluate, evaluate_summary, report
 from cai_ray.stages.context import Context
 from cai_ray.stages.report_examples import MOST_BYTES
 from cai_ray.steps import steps
@@ -269,6 +272,23 @@ def test_the_command_reports_on_what_is_there(own_run: Storage, tmp_path: Path) 
     assert {"report.html", "report.json", "report.md"} <= set((own_run / report.STAGE).names())
     done = CliRunner().invoke(app, ["report", str(recipe), "--set", "name=other"])
     assert done.exit_code == 2
+
+
+def test_a_run_ends_with_the_policies_and_where_the_page_is(
+    own_run: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated, made = find(own_run / evaluate.STAGE), report.run(report.Config(), context(own_run), STAGES)
+    assert evaluated is not None
+    table = evaluate_summary.table(evaluate_summary.read_summary(evaluated))
+    outcomes = [Outcome(evaluate.STAGE, evaluated, False, table), Outcome(report.STAGE, made, False, None)]
+    monkeypatch.setattr(pipeline, "run", lambda *_: outcomes)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: run\noutput: {tmp_path}\nsft: {{}}\nevaluate: {{}}\nreport: {{}}\n")
+    done = CliRunner().invoke(app, ["run", str(recipe)])
+    assert done.exit_code == 0, done.output
+    assert done.output.index("Stages") < done.output.index("95% intervals") < done.output.index("Report: ")
+    page = next(line for line in done.output.splitlines() if line.startswith("Report: ")).removeprefix("Report: ")
+    assert page == f"{tmp_path}/run/report/report.html" and Path(page).exists()
 
 
 def test_a_recipe_with_the_section_ends_in_a_report() -> None:
