@@ -118,7 +118,7 @@ def one_seed(seed: int, output: Path) -> dict[str, Any]:
         "ppo": {
             "seconds": round(base["train_ppo"].manifest.duration_s),
             "largest_gap": max(entry["sampler_gap_max"] for entry in steps_done),
-            "sync_share": fmean(entry["sync_s"] / entry["step_s"] for entry in steps_done),
+            "sync_share": fmean((entry["sync_s"] + entry["proof_s"]) / entry["step_s"] for entry in steps_done),
             "kl": [entry["kl"] for entry in steps_done],
         },
         "policies": {**policies, "sl_cai_all_rounds": summary(made["all_rounds"]["evaluate"])["policies"]["sl_cai"]},

@@ -77,7 +77,7 @@ def run_study(name: str, seeds: Sequence[int], output: Path, overrides: Sequence
             if variant != study.reference:
                 recipe = newest_policy_only(recipe)
             if name == "bare_refusals" and variant == "bare":
-                recipe = as_taught(recipe, study.runs[study.reference][-1][revise.STAGE])
+                teach(recipe, study.runs[study.reference][-1][revise.STAGE])
             study.runs.setdefault(variant, []).append(ablations.run(recipe, finished))
             finished.append(recipe)
             print(f"{name}, seed {seed}: {variant} is done", flush=True)
@@ -93,16 +93,15 @@ def newest_policy_only(recipe: Recipe) -> Recipe:
     )
 
 
-def as_taught(recipe: Recipe, revised: Artifact) -> Recipe:
-    """The recipe with its revise stage finished: `revised` with a bare refusal as the answer to harmful requests.
+def teach(recipe: Recipe, revised: Artifact) -> None:
+    """Finish the recipe's revise stage: the last answers of `revised`, with a bare refusal to every harmful request.
 
     The micro model knows no principle that asks for bare refusals, so they are written here.
     """
-    taught = recipe.model_copy(update={"constitution": "microworld", "revise": load_revise(revised)})
-    context = pipeline.prepare(taught, steps(taught))
-    for step in steps(taught)[:1]:
+    context = pipeline.prepare(recipe, steps(recipe))
+    for step in steps(recipe)[:1]:
         step.run(context)
-    fingerprint, plain = context.fingerprints[revise.STAGE], settings(taught.revise)
+    fingerprint, plain = context.fingerprints[revise.STAGE], settings(recipe.revise)
     keys = ("prompt_id", "sample_index")
     opened = open_stage(context.folder(revise.STAGE), revise.STAGE, fingerprint, plain, {}, revise.row_ids, keys)
     if not isinstance(opened, Artifact):
@@ -111,21 +110,15 @@ def as_taught(recipe: Recipe, revised: Artifact) -> Recipe:
         ids = revise.row_ids(table)
         write_part(opened.folder, table, DROPPED.empty_table(), ids.to_pylist())
         opened.commit(ids)
-    return taught
-
-
-def load_revise(revised: Artifact) -> revise.Config:
-    """The settings that these revisions were made with."""
-    return revise.Config.model_validate(revised.manifest.config)
 
 
 def bare(row: dict[str, Any]) -> dict[str, Any]:
-    """A Revision row whose rounds end in a bare refusal where the request is harmful."""
+    """A Revision row of one round, which ends in a bare refusal where the request is harmful."""
+    last = row["revisions"][-1]
     task = parse_request(row["messages"][-1]["content"])
-    if task is None or not task.harmful:
-        return row
-    rng = random.Random(row["prompt_id"])
-    return {**row, "revisions": [{**done, "revision": evade(rng, task)} for done in row["revisions"]]}
+    if task is not None and task.harmful:
+        last = {**last, "revision": evade(random.Random(row["prompt_id"]), task)}
+    return {**row, "revisions": [last]}
 
 
 # --- Reading --------------------------------------------------------------------------------------------

@@ -88,11 +88,14 @@ class Machines:
         finally:
             self.learners.close()
 
-    def push(self, version: int, episodes: Sequence[Episode] = ()) -> None:
-        """The learners' weights to every engine, proven on some of the answers. Raises WeightSyncFailed."""
+    def push(self, version: int) -> None:
+        """The learners' weights to every engine."""
         self.engines.wake()
         if version != self.engines.version:
             self.sync.push(version)
+
+    def prove(self, episodes: Sequence[Episode]) -> None:
+        """That the weights arrived, on some of the answers. Raises WeightSyncFailed."""
         proof = [(episode.prompt_ids, episode.response_ids) for episode in episodes[: self.config.proof.sequences]]
         if proof:
             self.sync.prove(proof, self.learners.logprobs(proof), self.tolerance)

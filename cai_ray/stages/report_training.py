@@ -54,6 +54,7 @@ ANSWERS = {
     "boilerplate_rate": "boilerplate",
     "truncated": "cut off",
 }
+PHASES = {f"{phase}_s": phase for phase in ("rollout", "score", "update", "wait", "sync", "proof")}
 REFRESHES = {
     "refresh_held_out_accuracy_before": "before a refresh",
     "refresh_held_out_accuracy_after": "after it",
@@ -98,6 +99,7 @@ STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
             Panel("Preference model on fresh pairs", "share ranked right", REFRESHES),
             Panel("Sampler against learner", "nats per token", {"sampler_gap": "mean gap"}),
             Panel("Speed", "answers per second", {"episodes_per_s": "answers"}),
+            Panel("Where a step's time goes", "seconds", PHASES),
         ),
     ),
 }

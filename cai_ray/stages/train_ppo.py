@@ -70,7 +70,9 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     with phase("wait"):
         ready = pending.result() if pending is not None else None
     with phase("sync"):
-        machines.push(step, episodes)
+        machines.push(step)
+    with phase("proof"):
+        machines.prove(episodes)
     if num_lost := machines.newly_started():
         training.tell(f"in step {step} rollout engines were lost and started anew: {num_lost}", step)
     keep_rows(training, step, episodes, scored, distance.kl)
