@@ -82,12 +82,16 @@ class StageProgress:
         self._counters.update(part.counters)
         if self._progress:
             self._progress.update(self._bar, advance=part.num_rows + part.num_dropped, speed=self._speed())
-        elif now - self._logged > LOG_EVERY_S:
+        elif now - self._logged > LOG_EVERY_S and self._num_done < self._num_total:  # the last line comes at the exit
             self._logged = now
             self._log()
         if now - self._measured > METRICS_EVERY_S:
             self._measured = now
             self._write_metrics()
+
+    @property
+    def _num_done(self) -> int:
+        return self._num_before + self._num_rows + self._num_dropped
 
     @property
     def _elapsed_s(self) -> float:
@@ -102,10 +106,13 @@ class StageProgress:
         )
 
     def _log(self) -> None:
-        done = self._num_before + self._num_rows + self._num_dropped
         rate = (self._num_rows + self._num_dropped) / max(self._elapsed_s, 1e-9)
-        eta = f"{(self._num_total - done) / rate:,.0f} s left" if rate and done < self._num_total else "done"
-        logger.info("%s: %d/%d rows, %s, %s", self._stage, done, self._num_total, self._speed(), eta)
+        eta = (
+            f"{(self._num_total - self._num_done) / rate:,.0f} s left"
+            if rate and self._num_done < self._num_total
+            else "done"
+        )
+        logger.info("%s: %d/%d rows, %s, %s", self._stage, self._num_done, self._num_total, self._speed(), eta)
 
     def _write_metrics(self) -> None:
         entry = {
