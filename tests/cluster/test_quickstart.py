@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from cai_ray import pipeline
 from cai_ray.ablations import load_ablation, run, variants
+from cai_ray.engines.training_metrics import parse_metrics
 from cai_ray.preview import print_dialogues
 from cai_ray.recipe import Recipe, load
+from cai_ray.stages.ppo_summary import steps_of
 from cai_ray.steps import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -89,14 +92,21 @@ def test_the_whole_method(whole: Recipe) -> None:
 def test_without_penalty_and_soft_labels_the_monitors_show_over_optimisation(whole: Recipe, micro_model: Path) -> None:
     study = load_ablation(ROOT / "jobs/recipes/ablations/over_optimisation.yaml")
     own = (f"output={whole.output}", f"models.policy.path={micro_model}", "prompts.num_prompts=192", *SMALL)
-    last, shown = {}, {}
+    courses, shown = {}, {}
     for name, recipe in variants(study, ROOT / "jobs/recipes/quickstart.yaml", own).items():
-        longer = recipe.model_copy(update={"ppo": recipe.ppo.model_copy(update={"num_steps": 16})})
-        run(longer, [whole])
-        told = json.loads((Path(longer.output) / longer.name / "report/report.json").read_text())
-        last[name] = told["training"]["train_ppo"]
-        shown[name] = (Path(longer.output) / longer.name / "report/report.html").read_text()
-    assert last["unguarded"]["kl"] > 2 * last["guarded"]["kl"], "nothing held the policy near its start"
-    assert last["unguarded"]["score"] > last["guarded"]["score"], "the score is what it lives for"
+        assert recipe.ppo is not None
+        shorter = recipe.model_copy(update={"ppo": recipe.ppo.model_copy(update={"num_steps": 16})})
+        run(shorter, [whole])
+        folder = Path(shorter.output) / shorter.name
+        courses[name] = steps_of(parse_metrics((folder / "train_ppo/metrics.jsonl").read_text()))
+        shown[name] = (folder / "report/report.html").read_text()
+    guarded, unguarded = courses["guarded"], courses["unguarded"]
+    assert last_mean(unguarded, "kl") > 2 * last_mean(guarded, "kl"), "nothing held the policy near its start"
+    assert last_mean(unguarded, "score") > unguarded[0]["score"], "the score is what it lives for"
+    assert last_mean(unguarded, "distinct") < unguarded[0]["distinct"], "and it says less and less that is different"
     for page in shown.values():
         assert "KL from the start" in page and "The oracle on kept answers" in page
+
+
+def last_mean(steps: list[dict[str, float]], name: str) -> float:
+    return fmean(step[name] for step in steps[-4:])
