@@ -62,12 +62,12 @@ def _save(path: Path, title: str, axis: str, draw: Any) -> None:
     from matplotlib import pyplot
 
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
+        figure, axes = pyplot.subplots(figsize=(8.4, 3.6))
         draw(axes)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_ylabel(axis)
         axes.set_ylim(0, 1)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # hides no point
         figure.tight_layout()
         figure.savefig(path, format="svg", metadata={"Date": None})
         pyplot.close(figure)
