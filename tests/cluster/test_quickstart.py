@@ -91,7 +91,13 @@ def test_the_whole_method(whole: Recipe) -> None:
 @pytest.mark.long
 def test_without_penalty_and_soft_labels_the_monitors_show_over_optimisation(whole: Recipe, micro_model: Path) -> None:
     study = load_ablation(ROOT / "jobs/recipes/ablations/over_optimisation.yaml")
-    own = (f"output={whole.output}", f"models.policy.path={micro_model}", "prompts.num_prompts=192", *SMALL)
+    own = (
+        f"output={whole.output}",
+        f"models.policy.path={micro_model}",
+        "prompts.num_prompts=192",
+        "evaluate=null",
+        *SMALL,
+    )
     courses, shown = {}, {}
     for name, recipe in variants(study, ROOT / "jobs/recipes/quickstart.yaml", own).items():
         assert recipe.ppo is not None
