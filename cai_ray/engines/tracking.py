@@ -107,11 +107,8 @@ class StageProgress:
 
     def _log(self) -> None:
         rate = (self._num_rows + self._num_dropped) / max(self._elapsed_s, 1e-9)
-        eta = (
-            f"{(self._num_total - self._num_done) / rate:,.0f} s left"
-            if rate and self._num_done < self._num_total
-            else "done"
-        )
+        left = self._num_total - self._num_done
+        eta = f"{left / rate:,.0f} s left" if rate and left > 0 else "done"
         logger.info("%s: %d/%d rows, %s, %s", self._stage, self._num_done, self._num_total, self._speed(), eta)
 
     def _write_metrics(self) -> None:

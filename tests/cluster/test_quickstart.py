@@ -18,7 +18,8 @@ from cai_ray.stages.ppo_summary import steps_of
 from cai_ray.steps import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-ROOT = Path(__file__).parents[2]
+RECIPES = Path(__file__).parents[2] / "jobs/recipes"
+QUICKSTART = RECIPES / "quickstart.yaml"
 STAGES = [
     "load_prompts", "revise", "train_sft", "sample_pairs", "label_comparisons", "train_preference_model",
     "score_rounds", "train_ppo", "evaluate", "report",
@@ -30,9 +31,13 @@ FIRST_HALF = (
 SMALL = ("ppo.num_steps=4",)
 
 
+def settings(output: str | Path, model: Path) -> tuple[str, ...]:
+    """What every run here has in common."""
+    return (f"output={output}", f"models.policy.path={model}", "prompts.num_prompts=192")
+
+
 def recipe_for(output: Path, model: Path, overrides: Sequence[str]) -> Recipe:
-    own = (f"output={output}", f"models.policy.path={model}", "prompts.num_prompts=192")
-    return load(ROOT / "jobs/recipes/quickstart.yaml", [*own, *overrides])
+    return load(QUICKSTART, [*settings(output, model), *overrides])
 
 
 def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_session: None) -> None:
@@ -90,16 +95,10 @@ def test_the_whole_method(whole: Recipe) -> None:
 
 @pytest.mark.long
 def test_without_penalty_and_soft_labels_the_monitors_show_over_optimisation(whole: Recipe, micro_model: Path) -> None:
-    study = load_ablation(ROOT / "jobs/recipes/ablations/over_optimisation.yaml")
-    own = (
-        f"output={whole.output}",
-        f"models.policy.path={micro_model}",
-        "prompts.num_prompts=192",
-        "evaluate=null",
-        *SMALL,
-    )
+    study = load_ablation(RECIPES / "ablations/over_optimisation.yaml")
+    own = [*settings(whole.output, micro_model), "evaluate=null"]
     courses, shown = {}, {}
-    for name, recipe in variants(study, ROOT / "jobs/recipes/quickstart.yaml", own).items():
+    for name, recipe in variants(study, QUICKSTART, own).items():
         assert recipe.ppo is not None
         shorter = recipe.model_copy(update={"ppo": recipe.ppo.model_copy(update={"num_steps": 16})})
         run(shorter, [whole])
@@ -108,7 +107,8 @@ def test_without_penalty_and_soft_labels_the_monitors_show_over_optimisation(who
         shown[name] = (folder / "report/report.html").read_text()
     guarded, unguarded = courses["guarded"], courses["unguarded"]
     assert last_mean(unguarded, "kl") > 2 * last_mean(guarded, "kl"), "nothing held the policy near its start"
-    assert last_mean(unguarded, "score") > unguarded[0]["score"], "the score is what it lives for"
+    assert last_mean(unguarded, "score") > last_mean(guarded, "score"), "the score is what it lives for"
+    assert last_mean(unguarded, "score") > unguarded[0]["score"], "and it still rises"
     assert last_mean(unguarded, "distinct") < unguarded[0]["distinct"], "and it says less and less that is different"
     for page in shown.values():
         assert "KL from the start" in page and "The oracle on kept answers" in page
