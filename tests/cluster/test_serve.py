@@ -266,4 +266,4 @@ def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="context"):
             client.post("/score", body={**body, "response": "x" * 4000}, cast_to=object)
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(120) == 0
+        assert server.process.wait(60) == 0
