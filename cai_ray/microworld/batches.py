@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,13 @@ def batch_stream(
     """
     import torch
 
+    ids_of = cache(lambda text: tokenizer(text).input_ids)  # most turns come up again
     num_short = round(config.num_steps * config.short_share)
     for long_share, num_batches in ((0.0, num_short), (config.long_share, config.num_steps - num_short)):
         dialogues = corpus(rng, long_share)
         made = 0
         while made < num_batches:
-            pool = [encode(tokenizer, d, config) for d in islice(dialogues, 2000)]
+            pool = [encode(ids_of, d, config) for d in islice(dialogues, 2000)]
             pool.sort(key=lambda e: len(e.ids))
             batches: list[list[Encoded]] = [[]]
             for encoded in pool:
@@ -87,11 +89,15 @@ class Encoded:
     layers: list[int] = field(default_factory=list)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, config: BatchConfig) -> Encoded:
-    """What the assistant says, its end-of-turn token included, weighs 1; judgements and all else as configured."""
+def encode(ids_of: Callable[[str], list[int]], dialogue: Dialogue, config: BatchConfig) -> Encoded:
+    """What the assistant says, its end-of-turn token included, weighs 1; judgements and all else as configured.
+
+    `ids_of` gives the token ids of a text.
+    """
     made = Encoded()
     for index, message in enumerate(dialogue.messages):
-        turn = tokenizer(render([message])).input_ids
+        text = render([message])
+        turn = ids_of(text)
         others, probs, decides = list(turn), [1.0] * len(turn), [0.0] * len(turn)
         weights, layers = [config.listen_weight] * len(turn), [0] * len(turn)
         if message["role"] == "assistant":
@@ -100,12 +106,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, config: Batch
             decides[3], weights[3] = 1.0, config.decide_weight
             if (choice := dialogue.choices.get(index)) is not None:
                 place = 3 + choice.at if choice.at >= 0 else len(turn) - 2 + choice.at
-                others[place] = tokenizer.convert_tokens_to_ids(choice.other)
+                [others[place]] = ids_of(choice.other)
                 probs[place], decides[place] = choice.prob, 1.0
                 weights[place] = config.judge_weight
         for hint in dialogue.hints.get(index, ()):
-            place = len(tokenizer(render([message]).partition(hint.after)[0] + hint.after).input_ids)
-            others[place], probs[place], layers[place] = tokenizer(hint.word).input_ids[0], 0.0, hint.layer
+            place = len(ids_of(text.partition(hint.after)[0] + hint.after))
+            others[place], probs[place], layers[place] = ids_of(hint.word)[0], 0.0, hint.layer
             weights[place] = config.hint_weight
         made.ids += turn
         made.weights += weights

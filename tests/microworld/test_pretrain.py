@@ -76,7 +76,7 @@ def test_build_refuses_an_existing_folder(tmp_path: Path) -> None:
 def test_encoding_weighs_what_the_assistant_says_and_knows_its_judgements() -> None:
     tokenizer = build_tokenizer()
     dialogue = critique_drill(random.Random(0))
-    made = encode(tokenizer, dialogue, TINY)
+    made = encode(lambda text: tokenizer(text).input_ids, dialogue, TINY)
     assert made.ids == tokenizer(render(dialogue.messages)).input_ids
     said = [i for i, weight, hint in zip(made.ids, made.weights, made.layers, strict=True) if weight >= 1 and not hint]
     assert tokenizer.decode(said) == "".join(
@@ -95,7 +95,7 @@ def test_encoding_weighs_what_the_assistant_says_and_knows_its_judgements() -> N
 def test_hints_are_asked_for_right_behind_the_words_they_follow() -> None:
     tokenizer = build_tokenizer()
     dialogue = comparison_dialogue(random.Random(1), think=False, num_more=1)
-    made = encode(tokenizer, dialogue, TINY)
+    made = encode(lambda text: tokenizer(text).input_ids, dialogue, TINY)
     hints = [hint for _, found in sorted(dialogue.hints.items()) for hint in found]
     places = [at for at, layer in enumerate(made.layers) if layer]
     assert [made.layers[at] for at in places] == [hint.layer for hint in hints]
