@@ -14,6 +14,7 @@ from cai_ray.constitution import Constitution, ConstitutionError, check_choice
 from cai_ray.constitution_source import load as load_constitution
 from cai_ray.constitution_source import resolve
 from cai_ray.engines.artifacts import PLAN, Artifact, find
+from cai_ray.engines.cluster import kept_connection
 from cai_ray.engines.live_stages import Board, live_stages
 from cai_ray.engines.parts import PartRecord
 from cai_ray.engines.storage import Storage
@@ -158,7 +159,7 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Out
         for name in names[names.index(chosen[0].stage) :]:
             context.run.delete_folder(name)
     outcomes = []
-    with live_stages([step.stage for step in chosen]) as board:
+    with kept_connection(), live_stages([step.stage for step in chosen]) as board:
         for step in chosen:
             if board is not None:
                 board.add_task(step.stage, total=None)

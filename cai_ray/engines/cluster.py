@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 # Ray Data's second Parquet reader keeps helper actors without restarts: losing a node fails the job.
 DATA_SOURCE_V1 = {"RAY_DATA_USE_DATASOURCE_V2": "0"}
 MIN_LOCAL_CPUS = 8  # logical: with as few as two, a pipeline with an engine actor starves
+_kept: ExitStack | None = None  # what the end of `kept_connection` ends
 
 
 class ClusterConfig(Throughput):
@@ -37,7 +38,10 @@ def refuse_unsafe_environment() -> None:
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """A connected Ray; one that was started here is stopped afterwards, one that was there stays."""
+    """A connected Ray; one that was started here is stopped afterwards, one that was there stays.
+
+    Inside `kept_connection` it stays until that one ends.
+    """
     refuse_unsafe_environment()
     os.environ.update(DATA_SOURCE_V1)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -71,10 +75,31 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             logging_level=logging.WARNING,
         )
     _set_up_ray_data()
+    if _kept is not None:
+        _kept.callback(ray.shutdown)
+        yield
+        return
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def kept_connection() -> Iterator[None]:
+    """What `connected` starts within lasts until the end of this block: stages that follow each other share one Ray.
+
+    A local Ray and its worker processes take some ten seconds of two cores to start.
+    """
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    with ExitStack() as _kept:
+        try:
+            yield
+        finally:
+            _kept = None
 
 
 def _set_up_ray_data() -> None:
