@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
-from cai_ray.engines.generation import ROW_ID, ConversationJob, converse_all
+from cai_ray.engines.generation import ROW_ID, ConversationJob, Work, converse_all
 from cai_ray.engines.parts import PartRecord, RowIds
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.tracking import StageProgress
@@ -35,6 +36,17 @@ class StageSpec:
     unit_columns: tuple[str, ...]  # of an input row, what `job.expand` needs to name its units
 
 
+@dataclass(frozen=True)
+class Conversations:
+    """A job of a stage, and the model that it asks."""
+
+    spec: StageSpec
+    job: ConversationJob
+    model: ModelConfig
+    scaling: ScalingConfig
+    name: str = ""  # in progress lines, where a stage has several
+
+
 def run_conversations(
     spec: StageSpec,
     job: ConversationJob,
@@ -47,36 +59,71 @@ def run_conversations(
 
     `settle` runs once all rows are there and may move rows to Dropped (data-set-wide gates).
     """
-    opened = open_stage(
+    (artifact,) = run_together([Conversations(spec, job, model, scaling)], cluster, settle)
+    return artifact
+
+
+def run_together(
+    asked: Sequence[Conversations], cluster: ClusterConfig, settle: Callable[[OpenStage], None] | None = None
+) -> list[Artifact]:
+    """`run_conversations` of several, at the same time, each on engines of its own; their artifacts in order."""
+    opened = [_open(conversations) for conversations in asked]
+    begun = [(ours, stage) for ours, stage in zip(asked, opened, strict=True) if isinstance(stage, OpenStage)]
+    unit_ids = [input_unit_ids(ours.spec, ours.job) for ours, _ in begun]
+    _converse([(*one, ids) for one, ids in zip(begun, unit_ids, strict=True)], cluster)
+    committed = []
+    for (_, stage), ids in zip(begun, unit_ids, strict=True):
+        if settle is not None:
+            settle(stage)
+        committed.append(stage.commit(ids))
+    fresh = iter(committed)
+    return [stage if isinstance(stage, Artifact) else next(fresh) for stage in opened]
+
+
+def _open(asked: Conversations) -> OpenStage | Artifact:
+    spec = asked.spec
+    return open_stage(
         spec.folder,
-        job.stage,
+        asked.job.stage,
         spec.fingerprint,
         spec.config,
         {spec.source.manifest.stage: spec.source.manifest.fingerprint},
         spec.row_ids,
         spec.key_columns,
     )
-    if isinstance(opened, Artifact):
-        return opened
-    unit_ids = input_unit_ids(spec, job)
-    num_left = len(unit_ids) - (pc.sum(pc.is_in(unit_ids, value_set=opened.done_ids)).as_py() or 0)
-    if num_left:
-        with (
-            connected(cluster),
-            StageProgress(
-                spec.folder, job.stage, opened.plan.attempts, len(unit_ids), len(unit_ids) - num_left
-            ) as progress,
-        ):
-            num_gpus = 0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size)
-            source = spec.source
-            for part in converse_all(
-                job, source.paths(), source.folder.filesystem, spec.folder, opened.done_ids, scaling, num_gpus
-            ):
-                progress.add(part)
-                _warn_of_errors(part)
-    if settle is not None:
-        settle(opened)
-    return opened.commit(unit_ids)
+
+
+def _converse(begun: Sequence[tuple[Conversations, OpenStage, pa.Array]], cluster: ClusterConfig) -> None:
+    """What is left of the units of work (the third of each), all at once. Starts nothing where nothing is left."""
+    left = []
+    for ours, stage, unit_ids in begun:
+        num_left = len(unit_ids) - (pc.sum(pc.is_in(unit_ids, value_set=stage.done_ids)).as_py() or 0)
+        if num_left:
+            left.append((ours, stage, len(unit_ids), len(unit_ids) - num_left))
+    if not left:
+        return
+    with connected(cluster), ExitStack() as shown:
+        works, lines = [], []
+        for ours, stage, num_total, num_done in left:
+            source, model = ours.spec.source, ours.model
+            works.append(
+                Work(
+                    job=ours.job,
+                    paths=source.paths(),
+                    filesystem=source.folder.filesystem,
+                    folder=ours.spec.folder,
+                    done_ids=stage.done_ids,
+                    scaling=ours.scaling,
+                    num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
+                )
+            )
+            line = StageProgress(
+                ours.spec.folder, ours.job.stage, stage.plan.attempts, num_total, num_done, name=ours.name
+            )
+            lines.append(shown.enter_context(line))
+        for place, part in converse_all(works):
+            lines[place].add(part)
+            _warn_of_errors(part)
 
 
 def input_unit_ids(spec: StageSpec, job: ConversationJob) -> pa.Array:

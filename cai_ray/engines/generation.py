@@ -11,9 +11,9 @@ import asyncio
 import math
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,9 @@ from cai_ray.engines.supervisor import RowClock, Supervisor
 from cai_ray.errors import ConfigError
 from cai_ray.rows import DROPPED, DropReason, DropRow
 from cai_ray.seeding import seed_for
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 ROW_ID = "row_id"
 
@@ -144,19 +147,18 @@ def _flatten(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(present.flatten(), schema=schema)
 
 
-def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> pa.Table:
-    """Write one batch of outcomes as a part; its record as a one-row table for the driver."""
+def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> PartRecord:
+    """Write one batch of outcomes as a part."""
     counters: Counter[str] = Counter()
     for pairs in batch["counters"].to_pylist():
         counters.update(dict(pairs))
-    record = write_part(
+    return write_part(
         folder,
         rows=_flatten(batch["row"], schema),
         dropped=_flatten(batch["dropped"], DROPPED),
         row_ids=batch[ROW_ID].to_pylist(),
         counters=dict(counters),
     )
-    return pa.table({"record": [record.model_dump_json()]})
 
 
 def _only_new(batch: pa.Table, expand: Callable[[pa.Table], pa.Table], done_ids: pa.Array) -> pa.Table:
@@ -171,33 +173,47 @@ def tasks_in_flight(engine: EngineConfig, scaling: ScalingConfig) -> int:
     return math.ceil(1.5 * most_rows / scaling.rows_per_task) + 1
 
 
-def converse_all(
-    job: ConversationJob,
-    paths: list[str],
-    filesystem: Any,
-    folder: Storage,
-    done_ids: pa.Array,
-    scaling: ScalingConfig,
-    num_gpus_per_engine: float,
-) -> Iterator[PartRecord]:
-    """Run every unit of work in the Parquet files `paths` that is not done; yield each part as it commits.
+@dataclass(frozen=True)
+class Work:
+    """A job, and where its rows come from and go to."""
 
-    Needs a connected Ray (engines/cluster.py). Raises EngineGaveUp, wrapped by Ray, when an engine's
-    restart budget is used up.
+    job: ConversationJob
+    paths: list[str]  # Parquet files
+    filesystem: Any
+    folder: Storage
+    done_ids: pa.Array  # units of work that are committed already
+    scaling: ScalingConfig
+    num_gpus_per_engine: float
+
+
+def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
+    """Do what is left of all works at the same time, each on a pool of its own.
+
+    Yields each part as it commits, with the place in `works` that it belongs to. Needs a connected Ray
+    (engines/cluster.py). Raises EngineGaveUp, wrapped by Ray, when an engine's restart budget is used up.
     """
+    first, *others = [_records(work, place) for place, work in enumerate(works)]
+    for batch in (first.union(*others) if others else first).iter_batches(batch_format="pyarrow", batch_size=None):
+        yield from zip(batch["place"].to_pylist(), records_of(batch), strict=True)
+
+
+def _records(work: Work, place: int) -> Dataset:
+    """The records of one work's parts, for the driver; nothing runs yet."""
     import ray
 
+    job, scaling = work.job, work.scaling
     num_tasks = tasks_in_flight(job.engine, scaling)
-    done_reference = ray.put(done_ids)
+    done_reference = ray.put(work.done_ids)
 
     def only_new(batch: pa.Table) -> pa.Table:
         return _only_new(batch, job.expand, ray.get(done_reference))
 
     def commit(batch: pa.Table) -> pa.Table:
-        return commit_outcomes(folder, job.schema, batch)
+        record = commit_outcomes(work.folder, job.schema, batch)
+        return pa.table({"place": [place], "record": [record.model_dump_json()]})
 
-    records = (
-        ray.data.read_parquet(paths, filesystem=filesystem)
+    return (
+        ray.data.read_parquet(work.paths, filesystem=work.filesystem)
         .map_batches(only_new, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
         .repartition(target_num_rows_per_block=scaling.rows_per_task)
         .map_batches(
@@ -212,7 +228,7 @@ def converse_all(
             ),
             max_concurrency=num_tasks,
             num_cpus=scaling.cpus_per_engine,
-            num_gpus=num_gpus_per_engine,
+            num_gpus=work.num_gpus_per_engine,
             # Ray Data's defaults are unlimited: a node that keeps dying would keep the job alive for ever.
             # Retries of a task are bounded by the restarts of its actor; counted, they are used up in the seconds
             # before Ray finds out that a node is gone.
@@ -221,5 +237,3 @@ def converse_all(
         )
         .map_batches(commit, batch_format="pyarrow", batch_size=scaling.rows_per_part, num_cpus=0.25)
     )
-    for batch in records.iter_batches(batch_format="pyarrow", batch_size=None):
-        yield from records_of(batch)

@@ -37,10 +37,16 @@ def terminal_bar() -> Progress:
 
 
 class StageProgress:
-    """Counts parts as they commit. `num_total` rows are to be accounted for, `num_done` of them already are."""
+    """Counts parts as they commit. `num_total` rows are to be accounted for, `num_done` of them already are.
 
-    def __init__(self, folder: Storage, stage: str, attempt: int, num_total: int, num_done: int) -> None:
-        self._folder, self._stage, self._attempt = folder, stage, attempt
+    `name`: what of the stage this is, where it is done in several pieces; such a piece has a line of its own.
+    """
+
+    def __init__(
+        self, folder: Storage, stage: str, attempt: int, num_total: int, num_done: int, *, name: str = ""
+    ) -> None:
+        self._folder, self._attempt, self._is_piece = folder, attempt, bool(name)
+        self._stage = f"{stage} ({name})" if name else stage
         self._num_total, self._num_before = num_total, num_done
         self._num_rows = 0
         self._num_dropped = 0
@@ -54,7 +60,9 @@ class StageProgress:
         self._progress: Progress | None = None
         if sys.stderr.isatty():
             self._progress = terminal_bar()
-            self._bar = self._progress.add_task(stage, total=num_total, completed=num_done, speed="starting the engine")
+            self._bar = self._progress.add_task(
+                self._stage, total=num_total, completed=num_done, speed="starting the engine"
+            )
 
     def __enter__(self) -> Self:
         if self._progress:
@@ -67,6 +75,8 @@ class StageProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress:
+            if self._is_piece:
+                self._progress.update(self._bar, visible=False)  # its stage's line has the sum
             self._progress.stop()
         if self._num_rows or self._num_dropped:
             self._write_metrics()

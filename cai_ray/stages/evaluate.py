@@ -41,6 +41,17 @@ ANSWERS = "answers"  # folder inside the stage's own; one artifact per policy
 ROWS_PER_PART = 5_000
 
 
+class AnswerScaling(ScalingConfig):
+    """How the policies' answers spread over the cluster."""
+
+    policies_at_once: int = Field(
+        1,
+        ge=1,
+        description="Policies that answer at the same time, each on min_engines to max_engines of its own. "
+        "As many as the GPUs hold; on CPUs as many as the memory holds.",
+    )
+
+
 class Config(StageConfig):
     """The recipe's section `evaluate`."""
 
@@ -57,7 +68,7 @@ class Config(StageConfig):
         (), description='Empty: "microworld" (the oracle) where prompts are in its language, else those that read text.'
     )
     judges: tuple[AnyJudge, ...] = Field((), description="Models that score the answers, besides the scorers.")
-    scaling: ScalingConfig = ScalingConfig()
+    scaling: AnswerScaling = AnswerScaling()
 
     @model_validator(mode="after")
     def _each_once(self) -> Config:
@@ -187,12 +198,15 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         remove_part(opened.folder, part)
     evaluation_verdicts.check(config.judges, context)
     evaluation_matches.check(config.judges, context)
-    answers = {
-        policy: sampled_responses.run(
-            answered_by(policy, config, prompt_ids), folder / ANSWERS / policy, plain, source, config.scaling, context
-        )
-        for policy in config.policies
-    }
+    asked = [answered_by(policy, config, prompt_ids) for policy in config.policies]
+    at_once = config.scaling.policies_at_once
+    groups = (asked[start : start + at_once] for start in range(0, len(asked), at_once))
+    answered = [
+        artifact
+        for group in groups
+        for artifact in sampled_responses.run_each(group, folder / ANSWERS, plain, source, config.scaling, context)
+    ]
+    answers = dict(zip(config.policies, answered, strict=True))
     judged = evaluation_verdicts.run_judges(config.judges, answers, plain, context)
     evaluation_matches.run_games(config.judges, answers, plain, context)
     scorers = [*scorers_of(config, source, prompt_ids), *judged]

@@ -13,7 +13,7 @@ from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
+from cai_ray.engines.conversation_stage import Conversations, StageSpec, run_together
 from cai_ray.engines.generation import ROW_ID, ConversationJob
 from cai_ray.engines.storage import Storage
 from cai_ray.prompts.revision import STOP_STRINGS
@@ -96,6 +96,33 @@ def run(
 
     `config`: the stage's resolved settings, for the manifest.
     """
+    (artifact,) = run_together([_asked(wanted, folder, config, source, scaling, context)], context.cluster)
+    return artifact
+
+
+def run_each(
+    wanted: Sequence[Sampled],
+    folder: Storage,
+    config: dict[str, Any],
+    source: Artifact,
+    scaling: ScalingConfig,
+    context: Context,
+) -> list[Artifact]:
+    """`run` of several policies at the same time, each on engines of its own and into the folder of its name."""
+    asked = [_asked(ours, folder / ours.policy, config, source, scaling, context) for ours in wanted]
+    return run_together(
+        [replace(ours, name=one.policy) for ours, one in zip(asked, wanted, strict=True)], context.cluster
+    )
+
+
+def _asked(
+    wanted: Sampled,
+    folder: Storage,
+    config: dict[str, Any],
+    source: Artifact,
+    scaling: ScalingConfig,
+    context: Context,
+) -> Conversations:
     model = context.model(wanted.policy)
     spec = StageSpec(
         folder=folder,
@@ -106,7 +133,7 @@ def run(
         key_columns=("prompt_id",),
         unit_columns=("prompt_id", *wanted.select_columns),
     )
-    return run_conversations(spec, job_of(wanted, model, context.seed), model, scaling, context.cluster)
+    return Conversations(spec, job_of(wanted, model, context.seed), model, scaling)
 
 
 def check_comparable(texts: Sequence[str], indices: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
 from cai_ray.engines.asking import Ask, EngineGaveUp
 from cai_ray.engines.generation import ConversationActor, ConversationJob, commit_outcomes, tasks_in_flight
-from cai_ray.engines.parts import read_table, records_of
+from cai_ray.engines.parts import read_table
 from cai_ray.engines.scripted import ScriptedBackend
 from cai_ray.engines.storage import Storage
 from cai_ray.rows import DropReason, DropRow
@@ -79,7 +79,7 @@ def test_seeds_depend_on_the_row_and_not_on_its_company() -> None:
 
 def test_outcomes_become_a_part(tmp_path: Any) -> None:
     folder = Storage(str(tmp_path))
-    (record,) = records_of(commit_outcomes(folder, SCHEMA, outcomes(["fine", "unparsable", "good"])))
+    record = commit_outcomes(folder, SCHEMA, outcomes(["fine", "unparsable", "good"]))
     assert (record.num_rows, record.num_dropped, record.dropped_by_reason) == (2, 1, {"unparsable": 1})
     assert record.counters["num_requests"] == 3
     assert record.counters["letters"] == 8

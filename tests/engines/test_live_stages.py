@@ -69,6 +69,17 @@ def test_a_stage_that_begins_anew_keeps_its_line(screen: io.StringIO) -> None:
     assert last_picture(screen, 1)[0].startswith("failed")
 
 
+def test_a_piece_of_a_stage_has_a_line_while_it_lasts(screen: io.StringIO, tmp_path: Path) -> None:
+    with live.live_stages(["evaluate"]) as board:
+        assert board is not None
+        board.add_task("evaluate", total=None)
+        with StageProgress(Storage(str(tmp_path)), "evaluate", 1, 60, 0, name="sl_cai") as progress:
+            progress.add(part(30))
+            assert [task.description for task in board.tasks if task.visible] == ["evaluate", "evaluate (sl_cai)"]
+            assert board.tasks[1].completed == 30
+        assert [task.description for task in board.tasks if task.visible] == ["evaluate"]
+
+
 def test_log_lines_stay_above_the_board(screen: io.StringIO) -> None:
     with live.live_stages(["revise"]):
         live.terminal.print("a line of the log")

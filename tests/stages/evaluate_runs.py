@@ -16,7 +16,7 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.conversation_stage import StageSpec, input_unit_ids
+from cai_ray.engines.conversation_stage import Conversations, StageSpec, input_unit_ids
 from cai_ray.engines.generation import ROW_ID, ConversationActor, ConversationJob, commit_outcomes
 from cai_ray.engines.parts import write_part
 from cai_ray.engines.scripted import ScriptedBackend
@@ -78,7 +78,7 @@ class Scripted:
         self.folder, self.policies = folder, policies
         self.asked: list[tuple[str, str, int]] = []  # policy, prompt id, seed
         monkeypatch.setattr(sampled_responses, "backend_factory", self._backend_factory)
-        monkeypatch.setattr(sampled_responses, "run_conversations", converse_here)
+        monkeypatch.setattr(sampled_responses, "run_together", together_here)
 
     def _backend_factory(self, model: ModelConfig) -> Callable[[], ScriptedBackend]:
         return partial(ScriptedBackend, partial(self._answer, model.path))
@@ -117,6 +117,11 @@ def converse_here(
             for outcomes in asyncio.run(_batch(actor, left.slice(start, 3))):
                 commit_outcomes(spec.folder, job.schema, outcomes)
     return opened.commit(input_unit_ids(spec, job))
+
+
+def together_here(asked: Sequence[Conversations], cluster: ClusterConfig) -> list[Artifact]:
+    """What run_together does, one after the other."""
+    return [converse_here(ours.spec, ours.job, ours.model, ours.scaling, cluster) for ours in asked]
 
 
 async def _batch(actor: ConversationActor, units: pa.Table) -> list[pa.Table]:

@@ -11,14 +11,19 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.chat import Message
+from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.conversation_stage import Conversations
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.rows import EVALUATION, DropReason, DropRow, evaluation_row_id
+from cai_ray.stages import sampled_responses
 from cai_ray.stages.evaluate import ANSWERS, Config, chosen_prompts, row_ids
-from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, write_prompts
+from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, together_here, write_prompts
 
 
 def complies(prompt_id: str, messages: Sequence[Message], seed: int) -> str:
@@ -183,3 +188,26 @@ def test_scorers_that_are_named_are_used(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_cannot_be_is_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Config(**settings)
+
+
+@pytest.mark.parametrize(("at_once", "sizes"), [(1, [1, 1]), (2, [2]), (5, [2])])
+def test_policies_answer_in_groups_and_the_results_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, sizes: list[int]
+) -> None:
+    write_prompts(tmp_path, microworld_prompts(8, num_train=2))
+    scripted = Scripted(monkeypatch, tmp_path, POLICIES)
+    found: list[int] = []
+
+    def counted(asked: Sequence[Conversations], cluster: ClusterConfig) -> list[Artifact]:
+        found.append(len(asked))
+        return together_here(asked, cluster)
+
+    monkeypatch.setattr(sampled_responses, "run_together", counted)
+    config = Config.model_validate({"scaling": {"policies_at_once": at_once}})
+    artifact = scripted.run(config)
+    assert found == sizes
+    assert settings(config) == settings(Config()) and artifact.manifest.rows_out == 12
+    assert {row["policy"]: scores(row)["harmful"] for row in artifact.rows() if scores(row)["harmful"] is not None} == {
+        "policy": 1.0,
+        "sl_cai": 0.0,
+    }
