@@ -8,7 +8,7 @@ from itertools import islice
 from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Sample, Usages, converse
 from cai_ray.planning.judging import plan_judge
-from cai_ray.planning.work import StagePlan, together
+from cai_ray.planning.work import StagePlan, side_by_side, together
 from cai_ray.planning.world import World, config_of, each, prompts_of
 from cai_ray.prompt_layouts.multiple_choice import read_items
 from cai_ray.rows import PAIR, PROMPT, DropRow
@@ -108,7 +108,7 @@ def plan_evaluate(step: Step, world: World) -> StagePlan:
     source = world.written[step.reads[0]]
     there = sum(w for row, w in each(source) if config.split in ("all", row["split"]))
     asked = min(there, config.limit or there)
-    total, works = Usages(), []
+    total, answering, judging = Usages(), [], []
     for policy in config.policies:
         model = world.model(policy)
         wanted = evaluate.answered_by(policy, config.model_copy(update={"limit": None}), [])
@@ -116,13 +116,15 @@ def plan_evaluate(step: Step, world: World) -> StagePlan:
         part = source.scaled(asked / there) if there else source
         answers, used = converse(job, part, PROMPT, model.counter, model.config, model.context)
         total += used
-        works.append(world.engines(used, model, config.scaling.max_engines))
+        answering.append(world.engines(used, model, config.scaling.max_engines))
         for judge in config.judges:
             judged = plan_judge(judge, answers, len(config.policies), world)
             total += judged
-            works.append(world.engines(judged, world.model(judge.model), judge.scaling.max_engines))
+            judging.append(world.engines(judged, world.model(judge.model), judge.scaling.max_engines))
+    groups = evaluate.grouped(answering, config)
     rows = asked * config.samples_per_prompt * len(config.policies)
-    return StagePlan(step.stage, rows, rows, total, work=together(works))
+    work = together([*(side_by_side(group, world.hardware) for group in groups), *judging])
+    return StagePlan(step.stage, rows, rows, total, work=work)
 
 
 def plan_multiple_choice(step: Step, world: World) -> StagePlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cai_ray.config import EngineConfig, LoraConfig, WorkersConfig
 from cai_ray.planning.asking import NO_USE, Usages
@@ -47,6 +47,14 @@ def together(works: Sequence[Work]) -> Work:
         max((work.num_devices for work in works), default=0),
         max(memories, key=lambda memory: memory.needed_gib / memory.have_gib, default=None),
     )
+
+
+def side_by_side(works: Sequence[Work], hardware: Hardware) -> Work:
+    """At the same time: on GPUs each on its own, on a CPU they share the cores, so the sum stays."""
+    if not hardware.device.is_gpu:
+        return together(works)
+    longest = max((work.seconds for work in works), default=0.0)
+    return replace(together(works), seconds=longest, num_devices=sum(work.num_devices for work in works))
 
 
 @dataclass(frozen=True)

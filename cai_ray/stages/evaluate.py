@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,6 +39,7 @@ from cai_ray.stages.evaluation_scorers import (
 STAGE = "evaluate"
 ANSWERS = "answers"  # folder inside the stage's own; one artifact per policy
 ROWS_PER_PART = 5_000
+T = TypeVar("T")
 
 
 class AnswerScaling(ScalingConfig):
@@ -126,6 +127,12 @@ def answered_by(policy: str, config: Config, prompt_ids: Sequence[str]) -> sampl
     )
 
 
+def grouped(policies: Sequence[T], config: Config) -> list[Sequence[T]]:
+    """What is given per policy, in groups that answer at the same time."""
+    size = config.scaling.policies_at_once
+    return [policies[start : start + size] for start in range(0, len(policies), size)]
+
+
 # --- Scores ---------------------------------------------------------------------------------------------
 
 
@@ -199,11 +206,9 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     evaluation_verdicts.check(config.judges, context)
     evaluation_matches.check(config.judges, context)
     asked = [answered_by(policy, config, prompt_ids) for policy in config.policies]
-    at_once = config.scaling.policies_at_once
-    groups = (asked[start : start + at_once] for start in range(0, len(asked), at_once))
     answered = [
         artifact
-        for group in groups
+        for group in grouped(asked, config)
         for artifact in sampled_responses.run_each(group, folder / ANSWERS, plain, source, config.scaling, context)
     ]
     answers = dict(zip(config.policies, answered, strict=True))

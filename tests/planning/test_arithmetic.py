@@ -12,7 +12,17 @@ from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Usages
 from cai_ray.planning.devices import hardware
 from cai_ray.planning.sizes import shape_of
-from cai_ray.planning.work import TrainingLoad, decode_rate, engine_work, training_flops, training_memory
+from cai_ray.planning.work import (
+    Memory,
+    TrainingLoad,
+    Work,
+    decode_rate,
+    engine_work,
+    side_by_side,
+    together,
+    training_flops,
+    training_memory,
+)
 
 LLAMA = shape_of(ModelConfig(path="meta-llama/Llama-3.1-8B-Instruct"))
 LOAD = TrainingLoad(tokens=1e6, forward_tokens=0, steps=10, micro_tokens=4096)
@@ -84,6 +94,15 @@ def test_more_engines_take_less_time_and_never_more_gpus_than_there_are() -> Non
     assert [work.num_devices for work in works] == [1, 4, 8]
     wide = engine_work(used, LLAMA, EngineConfig(tensor_parallel_size=2), 16, hardware("8xH100"))
     assert wide.num_devices == 8
+
+
+def test_side_by_side_takes_the_longest_on_gpus_and_the_sum_on_a_cpu() -> None:
+    works = [Work(100.0, 1, Memory(10, 80, "small")), Work(60.0, 2, Memory(70, 80, "large"))]
+    on_gpus = side_by_side(works, hardware("8xH100"))
+    assert (on_gpus.seconds, on_gpus.num_devices) == (100, 3)
+    assert on_gpus.memory is not None and on_gpus.memory.what == "large"
+    assert side_by_side(works, hardware(None)) == together(works)
+    assert side_by_side([], hardware("8xH100")) == Work(0, 0)
 
 
 def test_training_states_are_sixteen_bytes_a_parameter_spread_by_the_zero_stage() -> None:
