@@ -207,7 +207,5 @@ def test_policies_answer_in_groups_and_the_results_are_the_same(
     artifact = scripted.run(config)
     assert found == sizes
     assert settings(config) == settings(Config()) and artifact.manifest.rows_out == 12
-    assert {row["policy"]: scores(row)["harmful"] for row in artifact.rows() if scores(row)["harmful"] is not None} == {
-        "policy": 1.0,
-        "sl_cai": 0.0,
-    }
+    harmful = {(row["policy"], value) for row in artifact.rows() if (value := scores(row).get("harmful")) is not None}
+    assert harmful == {("policy", 1.0), ("sl_cai", 0.0)}
