@@ -93,7 +93,14 @@ def test_an_unknown_id_names_the_nearest() -> None:
         make().principle("p33")
     with pytest.raises(ConstitutionError):
         make().only(["p1", "nope"])
-    assert [p.id for p in make().only(["p3", "p1", "p3"]).principles] == ["p3", "p1"]
+
+
+def test_a_choice_of_principles_knows_nothing_of_the_others() -> None:
+    whole = make()
+    before = whole.fingerprint, whole.for_revision, whole.for_comparison  # cached from here on
+    chosen = whole.only(["p3", "p1", "p3"])
+    assert [p.id for p in chosen.principles] == ["p3", "p1"]
+    assert chosen.fingerprint != before[0] and len(chosen.for_revision) == 2 < len(before[1])
 
 
 # ------------------------------------------------------------------------------------------------------------ draws

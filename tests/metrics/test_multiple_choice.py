@@ -73,8 +73,10 @@ def test_baselines() -> None:
 
 
 def test_baselines_of_the_published_file() -> None:
-    if not PAPER.is_file():
-        return  # the made-up items cover the rules; this adds the published numbers where the file is at hand
+    if (
+        not PAPER.is_file()
+    ):  # the made-up items cover the rules; this adds the published numbers where the file is at hand
+        pytest.skip(f"{PAPER} is not there")
     items, _ = read_items(str(PAPER))
     found = baselines(items)
     assert found is not None
