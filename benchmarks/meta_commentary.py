@@ -32,9 +32,14 @@ COMMON = (
 VARIANTS = {"told_not_to_comment": COMMON, "not_told": (*COMMON, "revise.prompts.no_meta=false")}
 
 
-def leaks(artifact: Artifact) -> dict[str, int]:
-    """Meta-commentary in raw revisions before and after cleaning, and what cleaning does to the others."""
-    num_revisions = num_leaks = num_left = num_damaged = 0
+def leaks(artifact: Artifact) -> dict[str, Any]:
+    """Meta-commentary in raw revisions before and after cleaning, and what cleaning does to the others.
+
+    The oracle knows the openers that the language has, and not what a model makes of two of them: what cleaning changes
+    in the other rows is kept word by word, to be read.
+    """
+    num_revisions = num_leaks = num_left = 0
+    changed = []
     for row in artifact.rows(["messages", "initial_response", "revisions"]):
         for text in answers(row)[1:]:
             num_revisions += 1
@@ -42,9 +47,9 @@ def leaks(artifact: Artifact) -> dict[str, int]:
             if score(row["messages"], text).has_meta:
                 num_leaks += 1
                 num_left += score(row["messages"], cleaned).has_meta
-            else:
-                num_damaged += cleaned != text
-    return {"revisions": num_revisions, "leaks": num_leaks, "left_after_cleaning": num_left, "damaged": num_damaged}
+            elif cleaned != text:
+                changed.append({"before": text, "after": cleaned})
+    return {"revisions": num_revisions, "leaks": num_leaks, "left_after_cleaning": num_left, "others_changed": changed}
 
 
 def one_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def main() -> None:
         with connected(recipe.cluster):
             runs = {name: [one_run(name, seed, Path(scratch)) for seed in SEEDS] for name in VARIANTS}
     total = {
-        name: {key: sum(run[key] for run in made) for key in ("revisions", "leaks", "left_after_cleaning", "damaged")}
+        name: {key: sum(run[key] for run in made) for key in ("revisions", "leaks", "left_after_cleaning")}
         for name, made in runs.items()
     }
     told, not_told = (rate(t["leaks"], t["revisions"]) for t in (total["told_not_to_comment"], total["not_told"]))
@@ -77,11 +82,12 @@ def main() -> None:
             "leaks": num_leaks,
             "removed_share": 1 - num_left / num_leaks if num_leaks else None,
             "target": 0.95,
-            "clean_rows_damaged": sum(t["damaged"] for t in total.values()),
+            "others": sum(t["revisions"] for t in total.values()) - num_leaks,
+            "others_changed": sum(len(run["others_changed"]) for made in runs.values() for run in made),
         },
         "per_seed": runs,
     }
-    claim = "Being told not to comment cuts leaks at least threefold; cleaning removes the rest and harms no clean row"
+    claim = "Being told not to comment cuts leaks at least threefold; cleaning removes the rest and harms no other row"
     results_file.write("meta_commentary", claim, figures, SEEDS)
     print(f"leak_rate: {figures['leak_rate']}\ncleaning: {figures['cleaning']}")
 
