@@ -29,8 +29,8 @@ test: setup  ## real Ray, vLLM and torch; all but the long tests
 test-all: setup  ## every test
 	$(BIN)/python -m pytest
 
-test-fast: setup  ## the pure tests, under 30 s
-	$(BIN)/python -m pytest -m "not slow" -q
+test-fast: setup  ## the pure tests, a minute on two cores
+	$(BIN)/python -m pytest -m "not slow" -q -n logical
 
 check: setup
 	$(BIN)/ruff check .

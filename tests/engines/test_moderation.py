@@ -87,7 +87,7 @@ def test_a_passing_failure_is_tried_again(server: Server, status: int) -> None:
     ("reply", "reason"),
     [
         (error(429, "slow down"), DropReason.ENDPOINT_ERROR),
-        (Canned({}, delay_s=1.0), DropReason.ENDPOINT_ERROR),
+        pytest.param(Canned({}, delay_s=1.0), DropReason.ENDPOINT_ERROR, marks=pytest.mark.slow),
         (error(400, "bad input"), DropReason.REQUEST_REJECTED),
         (Canned(b"<html>Welcome</html>", content_type="text/html"), DropReason.UNPARSABLE),
         (Canned(b"{cut", content_type="application/json"), DropReason.ENDPOINT_ERROR),

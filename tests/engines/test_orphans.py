@@ -9,6 +9,7 @@ import time
 from multiprocessing.connection import Connection
 
 import psutil
+import pytest
 
 from cai_ray.engines.orphans import end_with_parent
 
@@ -27,6 +28,7 @@ def _parent(to_test: Connection) -> None:
     _SPAWN.Process(target=_sleep_for_ever, args=(to_test,)).start()
 
 
+@pytest.mark.slow
 def test_a_child_ends_when_its_parent_is_killed() -> None:
     here, there = _SPAWN.Pipe()
     parent = _SPAWN.Process(target=_parent, args=(there,))

@@ -155,6 +155,7 @@ def test_what_is_done_together_ends_together() -> None:
     assert asyncio.run(scenario()) == ["first", "second", "third", "fourth"]
 
 
+@pytest.mark.slow
 def test_a_call_to_an_engine_that_dies_ends_with_it() -> None:
     async def scenario() -> None:
         backend = RolloutBackend.__new__(RolloutBackend)  # without the model and the actor that a real one needs

@@ -222,6 +222,7 @@ def test_a_bug_tells_the_client_nothing_of_the_inside() -> None:
     assert response.json()["error"]["type"] == "server_error"
 
 
+@pytest.mark.slow
 def test_too_many_at_once_and_a_drain_that_loses_none() -> None:
     async def scene() -> None:
         go = asyncio.Event()

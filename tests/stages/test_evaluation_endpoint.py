@@ -68,7 +68,7 @@ def test_a_rating_after_a_rate_limit(server: Server) -> None:
         (chat("", finish_reason="content_filter"), DropReason.REQUEST_REJECTED),
         (error(429, "Rate limit reached"), DropReason.ENDPOINT_ERROR),
         (error(400, "maximum context length is 8192 tokens"), DropReason.TOO_LONG),
-        (Canned({}, delay_s=1.0), DropReason.ENDPOINT_ERROR),
+        pytest.param(Canned({}, delay_s=1.0), DropReason.ENDPOINT_ERROR, marks=pytest.mark.slow),
         (Canned(b"<html>Welcome</html>", content_type="text/html"), DropReason.ENDPOINT_ERROR),
         (Canned({"choices": []}), DropReason.ENDPOINT_ERROR),
     ],

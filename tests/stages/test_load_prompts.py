@@ -232,6 +232,7 @@ def test_a_wrong_input_says_what_is_wrong(tmp_path: Path) -> None:
         run(sources=[{"path": bad, "weight": 1}, {"path": numbered(tmp_path / "a.jsonl", 3), "weight": 1}])
 
 
+@pytest.mark.slow
 def test_memory_holds_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl.gz"
     with gzip.open(path, "wt", compresslevel=1) as file:
