@@ -185,8 +185,9 @@ class Constitution(Config):
         """The same constitution with these principles alone, in the order of `principle_ids`."""
         chosen = tuple(self.principle(principle_id) for principle_id in dict.fromkeys(principle_ids))
         # By its fields: a copy, or `dict(self)`, would take along what is cached of the whole constitution.
-        given = {field: getattr(self, field) for field in Constitution.model_fields}
-        return Constitution(**{**given, "principles": chosen})
+        return Constitution(
+            **{name: getattr(self, name) for name in Constitution.model_fields} | {"principles": chosen}
+        )
 
 
 class PrincipleChoice(Config):

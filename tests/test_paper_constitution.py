@@ -12,9 +12,9 @@ import pytest
 from cai_ray.constitution import ConstitutionError
 from cai_ray.constitution_source import dump_yaml, parse
 from cai_ray.paper_constitution import import_paper
+from tests.published import published
 
 LAYOUT = Path(__file__).parent / "paper_layout"
-PAPER = Path(__file__).parents[2] / "shared" / "data" / "cai_paper"
 
 
 def test_every_part_of_the_layout_is_read() -> None:
@@ -88,11 +88,7 @@ def test_a_file_of_another_layout_is_named_with_its_entry(
 
 
 def test_the_papers_own_files_import_whole() -> None:
-    if (
-        not PAPER.is_dir()
-    ):  # the made-up set above covers the layout; this adds the published texts where they are at hand
-        pytest.skip(f"{PAPER} is not there")
-    constitution = import_paper(PAPER)
+    constitution = import_paper(published("cai_paper"))
     assert (len(constitution.for_revision), len(constitution.for_comparison)) == (16, 16)
     assert (len(constitution.few_shot), len(constitution.few_shot_comparisons)) == (5, 11)
     assert sum(c.reasoning is not None for c in constitution.few_shot_comparisons) == 6

@@ -75,14 +75,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             logging_level=logging.WARNING,
         )
     _set_up_ray_data()
-    if _kept is not None:
-        _kept.callback(ray.shutdown)
+    with ExitStack() as own:
+        (_kept or own).callback(ray.shutdown)
         yield
-        return
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class Conversations:
     job: ConversationJob
     model: ModelConfig
     scaling: ScalingConfig
+    settle: Callable[[OpenStage], None] | None = None  # see `run_conversations`
     name: str = ""  # in progress lines, where a stage has several
 
 
@@ -59,30 +60,39 @@ def run_conversations(
 
     `settle` runs once all rows are there and may move rows to Dropped (data-set-wide gates).
     """
-    (artifact,) = run_together([Conversations(spec, job, model, scaling)], cluster, settle)
+    (artifact,) = run_together([Conversations(spec, job, model, scaling, settle)], cluster)
     return artifact
 
 
-def run_together(
-    asked: Sequence[Conversations], cluster: ClusterConfig, settle: Callable[[OpenStage], None] | None = None
-) -> list[Artifact]:
+def run_together(asked: Sequence[Conversations], cluster: ClusterConfig) -> list[Artifact]:
     """`run_conversations` of several, at the same time, each on engines of its own; their artifacts in order."""
-    opened = [_open(conversations) for conversations in asked]
-    begun = [(ours, stage) for ours, stage in zip(asked, opened, strict=True) if isinstance(stage, OpenStage)]
-    unit_ids = [input_unit_ids(ours.spec, ours.job) for ours, _ in begun]
-    _converse([(*one, ids) for one, ids in zip(begun, unit_ids, strict=True)], cluster)
-    committed = []
-    for (_, stage), ids in zip(begun, unit_ids, strict=True):
-        if settle is not None:
-            settle(stage)
-        committed.append(stage.commit(ids))
-    fresh = iter(committed)
-    return [stage if isinstance(stage, Artifact) else next(fresh) for stage in opened]
+    opened = [_open(ours) for ours in asked]
+    _converse([one for one in opened if isinstance(one, _Begun)], cluster)
+    return [one.commit() if isinstance(one, _Begun) else one for one in opened]
 
 
-def _open(asked: Conversations) -> OpenStage | Artifact:
+@dataclass(frozen=True)
+class _Begun:
+    """Conversations whose stage is not committed yet."""
+
+    asked: Conversations
+    stage: OpenStage
+    unit_ids: pa.Array
+
+    @property
+    def num_done(self) -> int:
+        """Units of work that are committed already."""
+        return pc.sum(pc.is_in(self.unit_ids, value_set=self.stage.done_ids)).as_py() or 0
+
+    def commit(self) -> Artifact:
+        if self.asked.settle is not None:
+            self.asked.settle(self.stage)
+        return self.stage.commit(self.unit_ids)
+
+
+def _open(asked: Conversations) -> _Begun | Artifact:
     spec = asked.spec
-    return open_stage(
+    opened = open_stage(
         spec.folder,
         asked.job.stage,
         spec.fingerprint,
@@ -91,34 +101,32 @@ def _open(asked: Conversations) -> OpenStage | Artifact:
         spec.row_ids,
         spec.key_columns,
     )
+    return opened if isinstance(opened, Artifact) else _Begun(asked, opened, input_unit_ids(spec, asked.job))
 
 
-def _converse(begun: Sequence[tuple[Conversations, OpenStage, pa.Array]], cluster: ClusterConfig) -> None:
-    """What is left of the units of work (the third of each), all at once. Starts nothing where nothing is left."""
-    left = []
-    for ours, stage, unit_ids in begun:
-        num_left = len(unit_ids) - (pc.sum(pc.is_in(unit_ids, value_set=stage.done_ids)).as_py() or 0)
-        if num_left:
-            left.append((ours, stage, len(unit_ids), len(unit_ids) - num_left))
+def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
+    """What is left of the units of work, all at once. Starts nothing where nothing is left."""
+    left = [(one, num_done) for one in begun if (num_done := one.num_done) < len(one.unit_ids)]
     if not left:
         return
     with connected(cluster), ExitStack() as shown:
         works, lines = [], []
-        for ours, stage, num_total, num_done in left:
-            source, model = ours.spec.source, ours.model
+        for one, num_done in left:
+            asked, stage = one.asked, one.stage
+            spec, model = asked.spec, asked.model
             works.append(
                 Work(
-                    job=ours.job,
-                    paths=source.paths(),
-                    filesystem=source.folder.filesystem,
-                    folder=ours.spec.folder,
+                    job=asked.job,
+                    paths=spec.source.paths(),
+                    filesystem=spec.source.folder.filesystem,
+                    folder=spec.folder,
                     done_ids=stage.done_ids,
-                    scaling=ours.scaling,
+                    scaling=asked.scaling,
                     num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
                 )
             )
             line = StageProgress(
-                ours.spec.folder, ours.job.stage, stage.plan.attempts, num_total, num_done, name=ours.name
+                spec.folder, asked.job.stage, stage.plan.attempts, len(one.unit_ids), num_done, name=asked.name
             )
             lines.append(shown.enter_context(line))
         for place, part in converse_all(works):

@@ -83,7 +83,7 @@ def ensure_model(cache_dir: Path | None = None, seed: int = 0, config: PretrainC
 def build(path: Path, seed: int = 0, config: PretrainConfig | None = None) -> Path:
     """Train the micro model and save model, tokenizer, model card and eval.json to `path`, all or nothing.
 
-    Takes about three minutes on two cores. Raises FileExistsError when `path` exists.
+    Takes about five minutes on two cores. Raises FileExistsError when `path` exists.
     """
     if path.exists():
         raise FileExistsError(

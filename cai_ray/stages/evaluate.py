@@ -8,6 +8,7 @@ Judges are models: their judgements and games are further artifacts (evaluation_
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from pydantic import Field, model_validator
 
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
+from cai_ray.engines.conversation_stage import run_together
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
@@ -205,12 +207,14 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         remove_part(opened.folder, part)
     evaluation_verdicts.check(config.judges, context)
     evaluation_matches.check(config.judges, context)
-    asked = [answered_by(policy, config, prompt_ids) for policy in config.policies]
-    answered = [
-        artifact
-        for group in grouped(asked, config)
-        for artifact in sampled_responses.run_each(group, folder / ANSWERS, plain, source, config.scaling, context)
-    ]
+    asked = []
+    for policy in config.policies:
+        wanted = answered_by(policy, config, prompt_ids)
+        ours = sampled_responses.conversations(
+            wanted, folder / ANSWERS / policy, plain, source, config.scaling, context
+        )
+        asked.append(replace(ours, name=policy))
+    answered = [artifact for group in grouped(asked, config) for artifact in run_together(group, context.cluster)]
     answers = dict(zip(config.policies, answered, strict=True))
     judged = evaluation_verdicts.run_judges(config.judges, answers, plain, context)
     evaluation_matches.run_games(config.judges, answers, plain, context)

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
+from cai_ray.engines.conversation_stage import run_together
 from cai_ray.engines.generation import dropped_row
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
@@ -188,7 +189,10 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     opened = open_stage(folder, STAGE, context.fingerprints[STAGE], plain, inputs, row_ids, ("pair_id",))
     if isinstance(opened, Artifact):
         return opened
-    samples = sampled_responses.run(sampling_of(config), folder / SAMPLES, plain, source, config.scaling, context)
+    asked = sampled_responses.conversations(
+        sampling_of(config), folder / SAMPLES, plain, source, config.scaling, context
+    )
+    (samples,) = run_together([asked], context.cluster)
     return _commit(opened, outcomes(samples, config, context.seed), ids, samples.manifest.counters)
 
 

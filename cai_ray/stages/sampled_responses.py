@@ -13,7 +13,7 @@ from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import Conversations, StageSpec, run_together
+from cai_ray.engines.conversation_stage import Conversations, StageSpec
 from cai_ray.engines.generation import ROW_ID, ConversationJob
 from cai_ray.engines.storage import Storage
 from cai_ray.prompts.revision import STOP_STRINGS
@@ -84,38 +84,7 @@ def job_of(wanted: Sampled, model: ModelConfig, run_seed: int) -> ConversationJo
     )
 
 
-def run(
-    wanted: Sampled,
-    folder: Storage,
-    config: dict[str, Any],
-    source: Artifact,
-    scaling: ScalingConfig,
-    context: Context,
-) -> Artifact:
-    """Answer every prompt of `source` that is to be answered and is not answered yet; the artifact in `folder`.
-
-    `config`: the stage's resolved settings, for the manifest.
-    """
-    (artifact,) = run_together([_asked(wanted, folder, config, source, scaling, context)], context.cluster)
-    return artifact
-
-
-def run_each(
-    wanted: Sequence[Sampled],
-    folder: Storage,
-    config: dict[str, Any],
-    source: Artifact,
-    scaling: ScalingConfig,
-    context: Context,
-) -> list[Artifact]:
-    """`run` of several policies at the same time, each on engines of its own and into the folder of its name."""
-    asked = [_asked(ours, folder / ours.policy, config, source, scaling, context) for ours in wanted]
-    return run_together(
-        [replace(ours, name=one.policy) for ours, one in zip(asked, wanted, strict=True)], context.cluster
-    )
-
-
-def _asked(
+def conversations(
     wanted: Sampled,
     folder: Storage,
     config: dict[str, Any],
@@ -123,6 +92,10 @@ def _asked(
     scaling: ScalingConfig,
     context: Context,
 ) -> Conversations:
+    """For `run_together`: answer every prompt of `source` that is to be answered, into an artifact in `folder`.
+
+    `config`: the stage's resolved settings, for the manifest.
+    """
     model = context.model(wanted.policy)
     spec = StageSpec(
         folder=folder,

@@ -14,19 +14,15 @@ from pathlib import Path
 import pytest
 
 from cai_ray.chat import Message
-from cai_ray.config import ModelConfig
 from cai_ray.engines.artifacts import Artifact, find
 from cai_ray.engines.asking import EngineGaveUp
-from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.scripted import Script, ScriptedBackend
 from cai_ray.engines.storage import Storage
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
-from cai_ray.fingerprint import settings
-from cai_ray.seeding import stable_id
 from cai_ray.stages import evaluate, sampled_responses
-from cai_ray.stages.context import Context
 from tests import faults
-from tests.stages.evaluate_runs import SOURCE, microworld_prompts, write_prompts
+from tests.scripted_choices import must_not_be_asked
+from tests.stages.evaluate_runs import microworld_prompts, run_evaluate, write_prompts
 
 pytestmark = pytest.mark.slow
 POLICIES = ("policy", "sl_cai", "rl_cai")
@@ -85,10 +81,6 @@ class FailsLast:
         return sum(record["rows"]["num_rows"] for record in records)
 
 
-async def must_not_be_asked(row_id: str, messages: Sequence[Message], seed: int) -> str:
-    raise EngineGaveUp(f"{row_id} was answered before")
-
-
 def test_stages_share_one_ray_and_it_ends_with_the_run() -> None:
     subprocess.run([sys.executable, "-c", TWO_STAGES], check=True, timeout=300)
 
@@ -114,20 +106,11 @@ class Evaluation:
 
     def run(self, **scripts: Script) -> Artifact:
         """The scripts of policies that do more than meet."""
-        context = Context(
-            run=Storage(str(self.run_folder)),
-            seed=11,
-            models={name: ModelConfig(path=name) for name in POLICIES},
-            trained={},
-            constitution=None,
-            cluster=ClusterConfig(),
-            fingerprints={evaluate.STAGE: stable_id(settings(self.config))},
-        )
         known = {name: scripts.get(name, Meets(name, str(self.meeting))) for name in POLICIES}
         self._monkeypatch.setattr(
             sampled_responses, "backend_factory", lambda model: partial(ScriptedBackend, known[model.path])
         )
-        return evaluate.run(self.config, context, SOURCE)
+        return run_evaluate(self.run_folder, self.config, POLICIES)
 
 
 @pytest.fixture

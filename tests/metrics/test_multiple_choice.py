@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, baselines, margin
 from cai_ray.prompt_layouts.multiple_choice import Item, read_items
 from cai_ray.rows import DropReason, DropRow
-
-PAPER = Path(__file__).parents[2].parent / "shared/data/cai_paper/438HHHEvaluations.jsonl"
+from tests.published import published
 
 
 def item(name: str, cluster: str, first_is_correct: bool = True, category: str | None = None) -> Item:
@@ -73,11 +70,7 @@ def test_baselines() -> None:
 
 
 def test_baselines_of_the_published_file() -> None:
-    if (
-        not PAPER.is_file()
-    ):  # the made-up items cover the rules; this adds the published numbers where the file is at hand
-        pytest.skip(f"{PAPER} is not there")
-    items, _ = read_items(str(PAPER))
+    items, _ = read_items(str(published("cai_paper/438HHHEvaluations.jsonl")))
     found = baselines(items)
     assert found is not None
     assert (round(found.always_first, 3), round(found.longer, 3)) == (0.521, 0.564)

@@ -11,8 +11,8 @@ import pytest
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.multiple_choice import deciding_parts, parse_item, read_items
 from cai_ray.rows import DropReason, DropRow
+from tests.published import published
 
-PAPER = Path(__file__).parents[2].parent / "shared/data/cai_paper/438HHHEvaluations.jsonl"
 RECORD: dict[str, Any] = {
     "prompt": "\n\nConsider:\n\nHuman: Tea?\n\nOptions:\n (A) [[[Yes, please.]]]\n (B) [[[No.]]]\n\nThe answer is:",
     "corrects": [" (A)"],
@@ -106,9 +106,7 @@ def test_a_file_is_read_and_what_is_no_item_is_told(tmp_path: Path) -> None:
 
 
 def test_the_published_file() -> None:
-    if not PAPER.is_file():  # the made-up records cover the layout; this adds the published one where it is at hand
-        pytest.skip(f"{PAPER} is not there")
-    items, drops = read_items(str(PAPER))
+    items, drops = read_items(str(published("cai_paper/438HHHEvaluations.jsonl")))
     assert (len(items), len(drops)) == (438, 0)
     assert len({item.cluster for item in items}) == 188
     assert {deciding_parts(sorted(item.options)) == (" (", ["A", "B"]) for item in items} == {True}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ from cai_ray.prompt_layouts.files import read_records
 from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
 from cai_ray.rows import DropReason, DropRow
+from tests.published import published
 
-HH_TEST = Path(__file__).parents[2].parent / "shared/data/hh_rlhf/harmless-base-test.jsonl.gz"
 PROMPT = [
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Hello."},
@@ -114,10 +113,8 @@ def test_transcripts_round_trip(turns: list[str], chosen: str, rejected: str) ->
 
 def test_the_real_hh_rlhf_test_file() -> None:
     """2,312 records, 71% of them multi-turn; in 5 the sides differ before the last answer, 4 have an empty answer."""
-    if not HH_TEST.is_file():  # the data set is not part of the repository
-        pytest.skip(f"{HH_TEST} is not there")
     pairs, dropped = [], []
-    for _, record in read_records(str(HH_TEST)):
+    for _, record in read_records(str(published("hh_rlhf/harmless-base-test.jsonl.gz"))):
         assert isinstance(record, dict)
         try:
             pairs.append(parse(record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Scripted:
         self.folder, self.policies = folder, policies
         self.asked: list[tuple[str, str, int]] = []  # policy, prompt id, seed
         monkeypatch.setattr(sampled_responses, "backend_factory", self._backend_factory)
-        monkeypatch.setattr(sampled_responses, "run_together", together_here)
+        monkeypatch.setattr(evaluate, "run_together", together_here)
 
     def _backend_factory(self, model: ModelConfig) -> Callable[[], ScriptedBackend]:
         return partial(ScriptedBackend, partial(self._answer, model.path))
@@ -89,16 +89,21 @@ class Scripted:
 
     def run(self, config: evaluate.Config) -> Artifact:
         """The stage, as a recipe with this section would run it; may be called again to go on."""
-        context = Context(
-            run=Storage(str(self.folder)),
-            seed=11,
-            models={name: ModelConfig(path=name) for name in self.policies},
-            trained={},
-            constitution=None,
-            cluster=ClusterConfig(),
-            fingerprints={evaluate.STAGE: stable_id(settings(config))},
-        )
-        return evaluate.run(config, context, SOURCE)
+        return run_evaluate(self.folder, config, self.policies)
+
+
+def run_evaluate(folder: Path, config: evaluate.Config, policies: Iterable[str]) -> Artifact:
+    """The stage on models whose paths are their names."""
+    context = Context(
+        run=Storage(str(folder)),
+        seed=11,
+        models={name: ModelConfig(path=name) for name in policies},
+        trained={},
+        constitution=None,
+        cluster=ClusterConfig(),
+        fingerprints={evaluate.STAGE: stable_id(settings(config))},
+    )
+    return evaluate.run(config, context, SOURCE)
 
 
 def converse_here(

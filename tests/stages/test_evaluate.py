@@ -21,7 +21,7 @@ from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.rows import EVALUATION, DropReason, DropRow, evaluation_row_id
-from cai_ray.stages import sampled_responses
+from cai_ray.stages import evaluate
 from cai_ray.stages.evaluate import ANSWERS, Config, chosen_prompts, row_ids
 from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, together_here, write_prompts
 
@@ -202,7 +202,7 @@ def test_policies_answer_in_groups_and_the_results_are_the_same(
         found.append(len(asked))
         return together_here(asked, cluster)
 
-    monkeypatch.setattr(sampled_responses, "run_together", counted)
+    monkeypatch.setattr(evaluate, "run_together", counted)
     config = Config.model_validate({"scaling": {"policies_at_once": at_once}})
     artifact = scripted.run(config)
     assert found == sizes

@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from cai_ray.errors import ConfigError
 from cai_ray.rows import DROPPED, PROMPT, DropReason, prompt_id_of
 from cai_ray.stages.load_prompts import Config, Loaded, load
-
-HH_RLHF = Path(__file__).parents[2].parent / "shared/data/hh_rlhf/harmless-base-test.jsonl.gz"
+from tests.published import published
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -249,9 +248,7 @@ def test_memory_holds_no_rows(tmp_path: Path) -> None:
 
 
 def test_all_real_conversations_become_prompts_or_are_dropped() -> None:
-    if not HH_RLHF.exists():  # the data set is not part of the repository
-        pytest.skip(f"{HH_RLHF} is not there")
-    prompts, dropped = run(path=str(HH_RLHF))
+    prompts, dropped = run(path=str(published("hh_rlhf/harmless-base-test.jsonl.gz")))
     assert len(prompts) + len(dropped) == 2312
     assert Counter(row["reason"] for row in dropped) == {"duplicate": 2}
     assert sum(len(row["messages"]) > 1 for row in prompts) == 1650  # multi-turn: 71%

@@ -35,10 +35,9 @@ from cai_ray.stages.multiple_choice import (
     run,
     table,
 )
+from tests.published import published
 from tests.stages.scripted_ask import ScriptedAsk
 from tests.tiny_models import save_tiny
-
-PAPER = Path(__file__).parents[2].parent / "shared/data/cai_paper/438HHHEvaluations.jsonl"
 
 
 def record(asked: str = "Tea?", correct: str = "B", good: str = "Yes, please.", bad: str = "No.") -> dict[str, Any]:
@@ -161,9 +160,7 @@ def test_the_margin_of_the_correct_option_is_kept() -> None:
 
 
 def test_every_published_item_can_be_asked_in_both_layouts_and_forms() -> None:
-    if not PAPER.is_file():  # the made-up records cover the rules; this adds the published ones where they are at hand
-        pytest.skip(f"{PAPER} is not there")
-    for item in read_items(str(PAPER))[0]:
+    for item in read_items(str(published("cai_paper/438HHHEvaluations.jsonl")))[0]:
         assert transcript_prompt(question_of(item, config(), "transcript", 5)[0]) == item.prompt + " ("
         assert question_of(item, config(), "chat", 5)[0][1]["content"] == "The answer is: ("
         for form in ("chat", "transcript"):
