@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import results_file, small_llama
 from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.constitution_source import load, resolve
+from cai_ray.constitution.source import load, resolve
 from cai_ray.engines.generation import ROW_ID
 from cai_ray.engines.vllm_backend import VllmBackend, VllmConversation, option_token_id
 from cai_ray.rows import prompt_id_of

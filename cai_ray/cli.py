@@ -255,7 +255,7 @@ def constitution_check(
     constitution: Annotated[str, typer.Argument(help="A name that comes along, or a YAML file.", show_default=False)],
 ) -> None:
     """Explain every mistake in a constitution, with its line."""
-    from cai_ray.constitution_source import load, resolve
+    from cai_ray.constitution.source import load, resolve
 
     loaded = load(resolve(constitution))
     console.print(
@@ -273,7 +273,7 @@ def constitution_show(
     few_shot: Annotated[int, typer.Option(min=0, help="Example dialogues to include.")] = 0,
 ) -> None:
     """Render the exact prompts that a constitution makes."""
-    from cai_ray.constitution_source import load, resolve
+    from cai_ray.constitution.source import load, resolve
     from cai_ray.prompts.revision import RevisionPrompts
     from cai_ray.prompts.show import render_show
 
@@ -296,9 +296,9 @@ def constitution_import(
     name: Annotated[str, typer.Option(help="Name of the constitution.")] = "paper",
 ) -> None:
     """Make a constitution of the paper's own JSON files, unmodified."""
-    from cai_ray.constitution_source import dump_yaml
+    from cai_ray.constitution.paper import import_paper
+    from cai_ray.constitution.source import dump_yaml
     from cai_ray.errors import ConfigError
-    from cai_ray.paper_constitution import import_paper
 
     imported = import_paper(folder, name)
     try:

@@ -50,7 +50,7 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
 
 def exit_code(error: BaseException) -> int | None:
     """The exit code of an error that a command ends with; None for a bug."""
-    from cai_ray.constitution import ConstitutionError
+    from cai_ray.constitution.principles import ConstitutionError
     from cai_ray.engines.asking import EngineGaveUp
     from cai_ray.errors import ConfigError, TooManyDropped
 
@@ -75,11 +75,11 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _message(error: BaseException) -> str:
-    from cai_ray.constitution import ConstitutionError
+    from cai_ray.constitution.principles import ConstitutionError
 
     for cause in _causes(error):
         if isinstance(cause, ConstitutionError):
-            from cai_ray.constitution_source import explain
+            from cai_ray.constitution.source import explain
 
             return explain(cause)
     return str(_causes(error)[-1] if type(error).__name__.startswith("RayTaskError") else error)

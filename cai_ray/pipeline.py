@@ -10,9 +10,10 @@ from typing import Any, Literal
 from rich.table import Table
 
 from cai_ray.config import Config, ModelConfig
-from cai_ray.constitution import Constitution, ConstitutionError, check_choice
-from cai_ray.constitution_source import load as load_constitution
-from cai_ray.constitution_source import resolve
+from cai_ray.constitution.draw import check_choice
+from cai_ray.constitution.principles import Constitution, ConstitutionError
+from cai_ray.constitution.source import load as load_constitution
+from cai_ray.constitution.source import resolve
 from cai_ray.engines.artifacts import PLAN, Artifact, find
 from cai_ray.engines.cluster import kept_connection
 from cai_ray.engines.live_stages import Board, live_stages

@@ -16,7 +16,7 @@ import pytest
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig
-from cai_ray.constitution import Constitution, Principle
+from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.asking import Usage
 from cai_ray.engines.cluster import ClusterConfig

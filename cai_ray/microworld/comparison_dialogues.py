@@ -10,7 +10,7 @@ import math
 import random
 from dataclasses import replace
 
-from cai_ray.constitution import Principle
+from cai_ray.constitution.principles import Principle
 from cai_ray.microworld.language import CATEGORIES, Message, Style, Task, answer, refuse, sample_request
 from cai_ray.microworld.teaching import Choice, Dialogue, Hint, assistant, kind_hint, principles, relation, user
 from cai_ray.prompts.comparison import ANSWER_START, COT_START, comparison_messages, cot_messages

@@ -20,7 +20,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cai_ray.constitution import Principle
+from cai_ray.constitution.principles import Principle
 from cai_ray.microworld import words
 from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.language import (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from cai_ray.constitution import Principle
-from cai_ray.constitution_source import load, resolve
+from cai_ray.constitution.principles import Principle
+from cai_ray.constitution.source import load, resolve
 from cai_ray.microworld.language import Message, Task
 
 

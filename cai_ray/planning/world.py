@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from cai_ray.config import ModelConfig, StageConfig
-from cai_ray.constitution import Constitution
+from cai_ray.constitution.principles import Constitution
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal
 
-from cai_ray.constitution import Constitution, FewShotComparison
+from cai_ray.constitution.principles import Constitution, FewShotComparison
 from cai_ray.seeding import stable_id
 
 Messages = list[dict[str, str]]

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from cai_ray.config import Config
-from cai_ray.constitution import Constitution, FewShotRevision, Principle
+from cai_ray.constitution.principles import Constitution, FewShotRevision, Principle
 
 Messages = list[dict[str, str]]
 

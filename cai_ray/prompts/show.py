@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cai_ray.constitution import Constitution, Principle
+from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.prompts.comparison import comparison_messages, cot_messages, few_shot_comparisons, nonce_for
 from cai_ray.prompts.revision import (
     RevisionPrompts,

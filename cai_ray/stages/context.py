@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cai_ray.config import ModelConfig
-from cai_ray.constitution import Constitution
+from cai_ray.constitution.principles import Constitution
 from cai_ray.engines.artifacts import Artifact, find
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.storage import Storage

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.constitution import Constitution, FewShotComparison, Principle, PrincipleChoice, check_choice, draw
+from cai_ray.constitution.draw import PrincipleChoice, check_choice, draw
+from cai_ray.constitution.principles import Constitution, FewShotComparison, Principle
 from cai_ray.engines.artifacts import Artifact, find
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from cai_ray.constitution import Constitution, ConstitutionError
-from cai_ray.constitution_source import load, resolve
+from cai_ray.constitution.principles import Constitution, ConstitutionError
+from cai_ray.constitution.source import load, resolve
 from cai_ray.stages.report_policies import PolicyFacts, policies_of
 from cai_ray.stages.report_preferences import (
     LabelFacts,

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.constitution import Constitution, Principle, PrincipleChoice, draw
+from cai_ray.constitution.draw import PrincipleChoice, draw
+from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import Ask, Completion
 from cai_ray.engines.backends import backend_factory
@@ -297,8 +298,8 @@ def similarity_of(config: Config, constitution: Constitution) -> Similarity | No
     """What contextual choice measures with; None for the other methods."""
     if config.principles.method != "contextual":
         return None
+    from cai_ray.constitution.similarity import LexicalSimilarity, principle_text
     from cai_ray.engines.embedding import EmbeddingSimilarity
-    from cai_ray.prompts.similarity import LexicalSimilarity, principle_text
 
     texts = [principle_text(principle) for principle in constitution.serving("revision")]
     return LexicalSimilarity(texts) if config.similarity == "lexical" else EmbeddingSimilarity(config.similarity, texts)

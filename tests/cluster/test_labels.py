@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig, ScalingConfig
-from cai_ray.constitution_source import load, resolve
+from cai_ray.constitution.source import load, resolve
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.scripted import Script, ScriptedBackend

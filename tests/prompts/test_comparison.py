@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.chat import transcript_prompt
-from cai_ray.constitution import Constitution, FewShotComparison, Principle
+from cai_ray.constitution.principles import Constitution, FewShotComparison, Principle
 from cai_ray.prompts.comparison import (
     ANSWER_START,
     COT_START,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.constitution import Constitution, FewShotRevision, Principle
+from cai_ray.constitution.principles import Constitution, FewShotRevision, Principle
 from cai_ray.prompts.revision import (
     NO_META,
     STOP_STRINGS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cai_ray.constitution import Constitution, ConstitutionError, Principle
-from cai_ray.constitution_source import load, resolve
+from cai_ray.constitution.principles import Constitution, ConstitutionError, Principle
+from cai_ray.constitution.source import load, resolve
 from cai_ray.prompts.revision import NO_META, RevisionPrompts
 from cai_ray.prompts.show import render_show, render_summary
 

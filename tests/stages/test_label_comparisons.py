@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import EndpointConfig, ModelConfig
-from cai_ray.constitution import Constitution, ConstitutionError, FewShotComparison, Principle, PrincipleChoice
+from cai_ray.constitution.draw import PrincipleChoice
+from cai_ray.constitution.principles import Constitution, ConstitutionError, FewShotComparison, Principle
 from cai_ray.engines.asking import Completion, EngineGaveUp, Usage
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer

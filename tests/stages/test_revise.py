@@ -11,7 +11,8 @@ import pytest
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.constitution import Constitution, Principle, PrincipleChoice
+from cai_ray.constitution.draw import PrincipleChoice
+from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.engines.asking import Completion
 from cai_ray.prompts.revision import NO_META, STOP_STRINGS, RevisionPrompts
 from cai_ray.quality.gates import GatesConfig

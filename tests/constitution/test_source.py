@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.constitution import (
+from cai_ray.constitution.principles import (
     Constitution,
     ConstitutionError,
     FewShotComparison,
@@ -16,7 +16,7 @@ from cai_ray.constitution import (
     Mistake,
     Principle,
 )
-from cai_ray.constitution_source import available, dump_yaml, explain, load, parse, resolve
+from cai_ray.constitution.source import available, dump_yaml, explain, load, parse, resolve
 
 GOOD = """\
 name: sample

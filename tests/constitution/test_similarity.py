@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from cai_ray.constitution_source import available, load, resolve
-from cai_ray.prompts.similarity import LexicalSimilarity, lexical_similarities, principle_text, terms
+from cai_ray.constitution.similarity import LexicalSimilarity, lexical_similarities, principle_text, terms
+from cai_ray.constitution.source import available, load, resolve
 
 PRINCIPLES = load(resolve("harmlessness")).for_revision
 TEXTS = [principle_text(p) for p in PRINCIPLES]

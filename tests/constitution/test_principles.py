@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import chisquare
 
-from cai_ray.constitution import (
-    Constitution,
-    ConstitutionError,
-    FewShotRevision,
-    Principle,
-    PrincipleChoice,
-    check_choice,
-    draw,
-)
+from cai_ray.constitution.draw import PrincipleChoice, check_choice, draw
+from cai_ray.constitution.principles import Constitution, ConstitutionError, FewShotRevision, Principle
 
 
 def make(num: int = 8, **fields: object) -> Constitution:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cai_ray.constitution import (
+from cai_ray.constitution.principles import (
     Constitution,
     ConstitutionError,
     FewShotComparison,

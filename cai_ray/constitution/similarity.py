@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
-from cai_ray.constitution import Principle
+from cai_ray.constitution.principles import Principle
 
 _MAX_CHARS = 4000  # of a prompt; beyond this, more words say little more about what it is about
 _GRAM = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.constitution import ConstitutionError
-from cai_ray.constitution_source import dump_yaml, parse
-from cai_ray.paper_constitution import import_paper
+from cai_ray.constitution.paper import import_paper
+from cai_ray.constitution.principles import ConstitutionError
+from cai_ray.constitution.source import dump_yaml, parse
 from tests.published import published
 
 LAYOUT = Path(__file__).parent / "paper_layout"

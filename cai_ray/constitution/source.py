@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cai_ray.constitution import (
+from cai_ray.constitution.principles import (
     DUPLICATE_RULE,
     Constitution,
     ConstitutionError,
