@@ -25,6 +25,7 @@ from benchmarks import finding_measures as measures
 from benchmarks import results_file
 from cai_ray import ablations, pipeline
 from cai_ray.ablations import Ablation
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.parts import write_part
@@ -34,7 +35,7 @@ from cai_ray.microworld.language import evade
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.recipe import Recipe, load
-from cai_ray.rows import DROPPED, REVISION
+from cai_ray.rows import REVISION
 from cai_ray.stages import evaluate, label_comparisons, revise, score_rounds, train_ppo, train_preference_model
 from cai_ray.stages.score_rounds import PREFERENCE_SCORE
 from cai_ray.steps import steps

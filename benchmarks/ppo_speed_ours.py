@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from cai_ray.config import EngineConfig, ModelConfig
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.parts import write_part
 from cai_ray.engines.storage import Storage
 from cai_ray.engines.training_metrics import parse_metrics, read_metrics
-from cai_ray.rows import DROPPED, PROMPT, prompt_id_of
+from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config

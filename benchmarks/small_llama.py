@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cai_ray.dropped import DropRow
 from cai_ray.microworld.tokenizer import SPECIAL_TOKENS, chat_tokenizer
 from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
-from cai_ray.rows import DropRow
 
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "hh_rlhf" / "harmless-base-test.jsonl.gz"
 VOCABULARY = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cai_ray.chat import Message
-from cai_ray.rows import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow
 
 REFUSED = "the mailbox and the statue"
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.rows import DROPPED, MESSAGE, PROMPT, REVISION, DropReason, DropRow, prompt_id_of, revision_row_id
+from cai_ray.dropped import DROPPED, DropReason, DropRow
+from cai_ray.rows import MESSAGE, PROMPT, REVISION, prompt_id_of, revision_row_id
 
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()}), min_size=1

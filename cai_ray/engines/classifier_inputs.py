@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cai_ray.chat import Message, Renderer, chat_messages, messages_to_transcript, with_system_role
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.rows import DropReason, DropRow
 
 if TYPE_CHECKING:
     from cai_ray.engines.classifier_models import LoadedClassifier

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Guard, Usage
 from cai_ray.engines.classifier_inputs import Encoded, InputForm, Reader
 from cai_ray.engines.classifier_models import LoadedClassifier, load_classifier
-from cai_ray.rows import DropReason, DropRow
 
 BATCH_TOKENS = 16_384  # padded tokens per forward pass
 MAX_OPEN_ROWS = 512

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cai_ray.rows import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow
 
 CHOICES_WANTED = 20  # rivals of the next token; what OpenAI and vLLM give at most by default
 

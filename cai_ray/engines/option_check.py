@@ -8,8 +8,8 @@ from typing import Any
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.rows import DropReason, DropRow
 
 
 def check_options(model: ModelConfig, options: Sequence[str], sample: Sequence[Message]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Guard, Usage
 from cai_ray.engines.vllm_backend import VllmBackend
-from cai_ray.rows import DropReason, DropRow
 
 # Every text is new, so there is nothing to find in a prefix cache, and encoders cannot have one.
 _ARGUMENTS = {"runner": "pooling", "convert": "embed", "enable_prefix_caching": False}

@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from cai_ray.config import EngineConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Backend, EngineDied, EngineGaveUp
 from cai_ray.errors import ConfigError
-from cai_ray.rows import DropReason, DropRow
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

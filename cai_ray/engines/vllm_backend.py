@@ -12,12 +12,12 @@ from typing import Any
 
 from cai_ray.chat import Message, Renderer, split_thinking
 from cai_ray.config import ModelConfig, SamplingConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Completion, EngineDied, Guard, Usage
 from cai_ray.engines.dialogue_tokens import DialogueTokens
 from cai_ray.engines.model_files import localised
 from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.engines.vllm_plugin import EXTENSION
-from cai_ray.rows import DropReason, DropRow
 
 logger = logging.getLogger(__name__)
 SMALL_WEIGHTS_BYTES = 256 * 2**20

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from cai_ray.config import Config
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.metrics.intervals import Estimate, clustered_rate
 from cai_ray.prompt_layouts.multiple_choice import Item
-from cai_ray.rows import DropReason, DropRow
 
 
 def margin(correct: Sequence[float], incorrect: Sequence[float]) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
+from cai_ray.dropped import DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Sample, Usages, converse
 from cai_ray.planning.judging import plan_judge
 from cai_ray.planning.work import StagePlan, side_by_side, together
 from cai_ray.planning.world import World, config_of, each, prompts_of
 from cai_ray.prompt_layouts.multiple_choice import read_items
-from cai_ray.rows import PAIR, PROMPT, DropRow
+from cai_ray.rows import PAIR, PROMPT
 from cai_ray.stages import (
     evaluate,
     expand_prompts,

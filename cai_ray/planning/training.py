@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
+from cai_ray.dropped import DropRow
 from cai_ray.engines.trainer_args import plan_batches
 from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
-from cai_ray.rows import DropRow
 from cai_ray.stages import preference_rows, sft_examples, train_dpo, train_preference_model, train_sft
 from cai_ray.steps import Step
 

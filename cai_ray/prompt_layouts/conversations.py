@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cai_ray.chat import Message, transcript_to_messages
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompt_layouts.records import Fields, Kind, ParsedPrompt, ParseOptions, conversation, text_of
-from cai_ray.rows import DropReason, DropRow
 
 _ROLES = {
     "system": "system",

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from pyarrow import fs as arrow_fs
 
+from cai_ray.dropped import DropReason
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.records import is_utf8
-from cai_ray.rows import DropReason
 
 FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "lines", "parquet", "datasets"]
 Record = dict[str, Any]

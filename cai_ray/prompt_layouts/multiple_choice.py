@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cai_ray.chat import Message, transcript_to_messages
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.files import BadRecord, read_records
-from cai_ray.rows import DropReason, DropRow
 from cai_ray.seeding import stable_id
 
 # Punctuation around an option's own words: " (A)" is " (" + "A" + ")".

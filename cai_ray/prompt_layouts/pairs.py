@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.conversations import _transcript_turns, _turns
 from cai_ray.prompt_layouts.records import Fields, conversation, text_of
-from cai_ray.rows import DropReason, DropRow
 
 FIELDS = ("prompt", "chosen", "rejected")
 

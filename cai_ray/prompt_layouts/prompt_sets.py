@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompt_layouts.records import Fields, Kind, ParsedPrompt, ParseOptions
-from cai_ray.rows import DropReason, DropRow
 
 
 def parse_prompt_column(fields: Fields, options: ParseOptions) -> ParsedPrompt:

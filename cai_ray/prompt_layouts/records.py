@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cai_ray.chat import Message
-from cai_ray.rows import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow
 
 Kind = Literal["red_team", "helpful"]
 _INVISIBLE = " \t\r\n\u00a0\u200b\u200c\u200d\u2060\ufeff"

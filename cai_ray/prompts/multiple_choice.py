@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompts.comparison import Form
-from cai_ray.rows import DropReason, DropRow
 
 
 def choice_messages(prompt: str, lead: str, form: Form) -> list[Message]:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from rapidfuzz.distance import Indel
 
 from cai_ray.config import Config
-from cai_ray.rows import DropReason
+from cai_ray.dropped import DropReason
 
 Gate = Literal["off", "flag", "drop"]
 

@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.conversation_stage import run_together
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
-from cai_ray.rows import DROPPED, EVALUATION, evaluation_row_id
+from cai_ray.rows import EVALUATION, evaluation_row_id
 from cai_ray.seeding import digest
 from cai_ray.stages import evaluation_matches, evaluation_verdicts, sampled_responses
 from cai_ray.stages.context import Context

@@ -16,8 +16,19 @@ from pydantic import Field, field_validator, model_validator
 
 from cai_ray.config import Config, SamplingConfig, ScalingConfig
 from cai_ray.errors import ConfigError
-from cai_ray.prompts import judge, judge_guard, judge_pairwise, judge_yes_no
-from cai_ray.prompts.judge_moderation import category_name
+from cai_ray.prompts.judges import (
+    guard as judge_guard,
+)
+from cai_ray.prompts.judges import (
+    pairwise as judge_pairwise,
+)
+from cai_ray.prompts.judges import (
+    rating as judge,
+)
+from cai_ray.prompts.judges import (
+    yes_no as judge_yes_no,
+)
+from cai_ray.prompts.judges.moderation import category_name
 from cai_ray.seeding import stable_id
 
 HARMFUL = "harmful"  # metric: 1 or 0, or a probability; lower is better

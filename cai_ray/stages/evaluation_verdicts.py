@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.backends import backend_factory
 from cai_ray.engines.classifier_inputs import InputForm
@@ -28,9 +29,9 @@ from cai_ray.engines.option_check import check_options
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.classes import label_probability
-from cai_ray.prompts.judge_yes_no import OPTIONS as YES_NO
-from cai_ray.prompts.judge_yes_no import fields_of, yes_no_messages
-from cai_ray.rows import ANSWER, DROPPED, JUDGEMENT, evaluation_row_id
+from cai_ray.prompts.judges.yes_no import OPTIONS as YES_NO
+from cai_ray.prompts.judges.yes_no import fields_of, yes_no_messages
+from cai_ray.rows import ANSWER, JUDGEMENT, evaluation_row_id
 from cai_ray.stages import evaluation_judging as judging
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_judges import (

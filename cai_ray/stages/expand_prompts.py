@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
@@ -29,7 +30,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.prompts.expansion import ExpansionPrompts, expansion_messages, parse_requests
 from cai_ray.prompts.revision import STOP_STRINGS
-from cai_ray.rows import DROPPED, PROMPT, DropReason, DropRow
+from cai_ray.rows import PROMPT
 from cai_ray.seeding import rng_for
 from cai_ray.stages.choose_new_prompts import Outcome, SelectionConfig, outcomes
 from cai_ray.stages.context import Context

@@ -16,6 +16,7 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, check_choice, draw
 from cai_ray.constitution.principles import Constitution, FewShotComparison, Principle
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, find
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
@@ -35,7 +36,7 @@ from cai_ray.prompts.comparison import (
     nonce_for,
     prob_a_from_logprobs,
 )
-from cai_ray.rows import PREFERENCE, DropReason, DropRow
+from cai_ray.rows import PREFERENCE
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig, StageConfig
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, OpenStage, find, open_stage
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
@@ -33,7 +34,7 @@ from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, base
 from cai_ray.prompt_layouts.multiple_choice import Item, deciding_parts, read_items
 from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce_for
 from cai_ray.prompts.multiple_choice import choice_messages
-from cai_ray.rows import DROPPED, EVALUATION, MESSAGE, DropReason, DropRow, evaluation_row_id
+from cai_ray.rows import EVALUATION, MESSAGE, evaluation_row_id
 from cai_ray.seeding import stable_id
 from cai_ray.stages.context import Context
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import OpenStage
 from cai_ray.engines.generation import dropped_row
 from cai_ray.engines.parts import PartRecord, committed_parts, part_tables, replace_part
 from cai_ray.quality.gates import GatesConfig, near_duplicates
-from cai_ray.rows import DROPPED, DropReason, DropRow, revision_row_id
+from cai_ray.rows import revision_row_id
 
 
 def drop_near_duplicates(opened: OpenStage, *, gates: GatesConfig) -> None:

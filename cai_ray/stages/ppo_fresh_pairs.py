@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.dropped import DROPPED, DropRow
 from cai_ray.engines.artifacts import Artifact, find, open_stage
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.episodes import Episode
@@ -23,7 +24,7 @@ from cai_ray.engines.live_stages import open_board
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.engines.storage import Storage
 from cai_ray.fingerprint import settings
-from cai_ray.rows import DROPPED, PAIR, DropRow, pair_id_of
+from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import STAGE, Config

@@ -18,11 +18,12 @@ from pydantic import Field, model_validator
 from cai_ray.chat import Message, split_thinking
 from cai_ray.config import Config as BaseConfig
 from cai_ray.config import ThinkingConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.files import BadRecord, FileFormat, read_records
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
-from cai_ray.rows import MESSAGE, DropReason, DropRow, prompt_id_of
+from cai_ray.rows import MESSAGE, prompt_id_of
 from cai_ray.seeding import digest, rng_for
 
 MICROWORLD = "microworld"

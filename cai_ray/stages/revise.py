@@ -18,6 +18,7 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, draw
 from cai_ray.constitution.principles import Constitution, Principle
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import Ask, Completion
 from cai_ray.engines.backends import backend_factory
@@ -36,7 +37,7 @@ from cai_ray.prompts.revision import (
 )
 from cai_ray.quality.cleaning import CleaningConfig, clean
 from cai_ray.quality.gates import Gate, GatesConfig, row_gates
-from cai_ray.rows import REVISION, DropReason, DropRow, revision_row_id
+from cai_ray.rows import REVISION, revision_row_id
 from cai_ray.stages.context import Context
 from cai_ray.stages.near_duplicates import drop_near_duplicates
 from cai_ray.stages.scorers import ScorerName, improvement

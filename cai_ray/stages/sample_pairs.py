@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.conversation_stage import run_together
 from cai_ray.engines.generation import dropped_row
@@ -24,7 +25,7 @@ from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.quality.gates import Gate
-from cai_ray.rows import DROPPED, PAIR, DropReason, DropRow, pair_id_of
+from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import digest, rng_for
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, StageConfig
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.generation import dropped_row
 from cai_ray.engines.parts import remove_part, write_part
@@ -26,7 +27,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
-from cai_ray.rows import DROPPED, EVALUATION, DropReason, DropRow, evaluation_row_id, revision_row_id
+from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_scorers import (

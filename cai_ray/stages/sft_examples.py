@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from cai_ray.config import StageConfig
-from cai_ray.rows import DropReason, example_id_of
+from cai_ray.dropped import DropReason
+from cai_ray.rows import example_id_of
 from cai_ray.seeding import digest, rng_for
 
 STAGE = "train_sft"  # also the address of every draw

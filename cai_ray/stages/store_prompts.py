@@ -13,10 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.fingerprint import settings
-from cai_ray.rows import DROPPED, PROMPT
+from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.load_prompts import STAGE, Config, Loaded, load

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
+from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.engines.answer_tokens import AnswerTokens
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.models import context_length, load_causal_lm, load_tokenizer, local_path, peft_config
@@ -25,7 +26,7 @@ from cai_ray.engines.trainer_args import TrainerArgs
 from cai_ray.engines.training import TrainingJob, train
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
-from cai_ray.rows import DROPPED, SFT_EXAMPLE, DropReason
+from cai_ray.rows import SFT_EXAMPLE
 from cai_ray.stages.context import Context
 from cai_ray.stages.sft_examples import STAGE as STAGE
 from cai_ray.stages.sft_examples import ExampleOptions, Made, draw_eval, drop, examples, schedule, unit_ids

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.rows import DropReason
+from cai_ray.dropped import DropReason
 from tests import faults
 from tests.runs import check_adds_up, engine, requests, run, saying, write_jsonl, write_recipe
 

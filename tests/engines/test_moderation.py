@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from cai_ray.config import EndpointConfig, ModelConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.moderation import ModerationBackend
 from cai_ray.errors import ConfigError
-from cai_ray.rows import DropReason, DropRow
 from cai_ray.stages.evaluation_judges import ModerationJudge
 from cai_ray.stages.evaluation_judging import moderate
 from tests.engines.test_endpoint import Canned, Server, error, server

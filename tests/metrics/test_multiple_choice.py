@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, baselines, margin
 from cai_ray.prompt_layouts.multiple_choice import Item, read_items
-from cai_ray.rows import DropReason, DropRow
 from tests.published import published
 
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cai_ray.dropped import DropReason
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts import files
 from cai_ray.prompt_layouts.files import BadRecord, parse_hub_id, read_records
-from cai_ray.rows import DropReason
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Hi", "n": "1"},

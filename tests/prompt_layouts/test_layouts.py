@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.chat import messages_to_transcript
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.layouts import bind_layout, parse_record
 from cai_ray.prompt_layouts.records import ParsedPrompt, ParseOptions
-from cai_ray.rows import DropReason, DropRow
 
 Record = dict[str, Any]
 HI = [{"role": "user", "content": "Hi"}]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.multiple_choice import deciding_parts, parse_item, read_items
-from cai_ray.rows import DropReason, DropRow
 from tests.published import published
 
 RECORD: dict[str, Any] = {

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.chat import messages_to_transcript
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.files import read_records
 from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
-from cai_ray.rows import DropReason, DropRow
 from tests.published import published
 
 PROMPT = [

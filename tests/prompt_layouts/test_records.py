@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompt_layouts.records import Fields, conversation, text_of
-from cai_ray.rows import DropReason, DropRow
 
 
 def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:

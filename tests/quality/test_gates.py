@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cai_ray.dropped import DropReason
 from cai_ray.quality.gates import (
     GatesConfig,
     boilerplate_score,
@@ -19,7 +20,6 @@ from cai_ray.quality.gates import (
     row_gates,
     signature,
 )
-from cai_ray.rows import DropReason
 
 PLAIN = "To fix the tap, turn the water off, take out the old washer and put in a new one."
 

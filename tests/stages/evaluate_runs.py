@@ -14,6 +14,7 @@ import pytest
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversation_stage import Conversations, StageSpec, input_unit_ids
@@ -23,7 +24,7 @@ from cai_ray.engines.scripted import ScriptedBackend
 from cai_ray.engines.storage import Storage
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.rows import DROPPED, PROMPT, prompt_id_of
+from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.seeding import stable_id
 from cai_ray.stages import evaluate, sampled_responses
 from cai_ray.stages.context import Context

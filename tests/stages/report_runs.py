@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.parts import write_part
 from cai_ray.engines.storage import Storage
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.rows import DROPPED, REVISION, SFT_EXAMPLE, DropReason, DropRow
+from cai_ray.rows import REVISION, SFT_EXAMPLE
 from cai_ray.stages import evaluate, evaluate_summary, label_summary, preference_model_summary, revise_summary
 from cai_ray.stages.preference_model_summary import EVAL_SCORE, EVAL_SCORES, source_scores
 from tests.label_artifacts import context as write_labels

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.cluster import ClusterConfig
@@ -20,7 +21,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.rows import EVALUATION, DropReason, DropRow, evaluation_row_id
+from cai_ray.rows import EVALUATION, evaluation_row_id
 from cai_ray.stages import evaluate
 from cai_ray.stages.evaluate import ANSWERS, Config, chosen_prompts, row_ids
 from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, together_here, write_prompts

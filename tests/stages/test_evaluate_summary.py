@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.intervals import clustered_rate, rate
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.rows import DropReason, DropRow
 from cai_ray.stages.evaluate import ANSWERS, Config
 from cai_ray.stages.evaluate_summary import read_summary, summarise, table
 from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, write_prompts

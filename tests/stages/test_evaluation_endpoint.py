@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cai_ray.config import EndpointConfig, ModelConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.endpoint import EndpointBackend
-from cai_ray.rows import DropReason, DropRow
 from cai_ray.stages.evaluation_judges import GuardJudge, PairwiseJudge, RatingJudge, YesNoJudge
 from cai_ray.stages.evaluation_judging import answer_yes_no, guard, rate
 from cai_ray.stages.evaluation_matches import play

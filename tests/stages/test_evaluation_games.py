@@ -13,12 +13,13 @@ import pytest
 from rich.console import Console
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, find, open_stage
 from cai_ray.engines.parts import write_part
 from cai_ray.metrics.elo import Game, ratings
 from cai_ray.microworld.language import comply, evade, refuse
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.rows import DROPPED, EVALUATION, GAME
+from cai_ray.rows import EVALUATION, GAME
 from cai_ray.stages.evaluate import ANSWERS, Config
 from cai_ray.stages.evaluate_summary import read_summary, table
 from cai_ray.stages.evaluation_games import GAMES, ORACLE, Judged, compared, games_of, scored_games

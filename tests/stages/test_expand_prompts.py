@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.asking import Completion
 from cai_ray.engines.cluster import ClusterConfig
@@ -25,7 +26,7 @@ from cai_ray.engines.scripted import Script, ScriptedBackend
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings as plain_settings
-from cai_ray.rows import DROPPED, PROMPT, DropReason, DropRow, prompt_id_of
+from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages import expand_prompts
 from cai_ray.stages.choose_new_prompts import Candidate, SelectionConfig, choose
 from cai_ray.stages.context import Context

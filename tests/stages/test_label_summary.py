@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.generation import dropped_row
 from cai_ray.engines.parts import write_part
 from cai_ray.engines.storage import Storage
 from cai_ray.metrics.readings import Reading
 from cai_ray.microworld.language import answer, sample_request
-from cai_ray.rows import DROPPED, PREFERENCE, DropReason, DropRow
+from cai_ray.rows import PREFERENCE
 from cai_ray.stages.label_summary import averages, oracle_verdict, read_summary, summarise, table
 
 REQUEST = sample_request(random.Random(1), harmful=True, multi_turn=False)

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.errors import ConfigError
-from cai_ray.rows import DROPPED, PROMPT, DropReason, prompt_id_of
+from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages.load_prompts import Config, Loaded, load
 from tests.published import published
 

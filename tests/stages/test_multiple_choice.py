@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from cai_ray.chat import transcript_prompt
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.multiple_choice import Item, parse_item, read_items
-from cai_ray.rows import EVALUATION, DropReason, DropRow
+from cai_ray.rows import EVALUATION
 from cai_ray.stages.context import Context
 from cai_ray.stages.multiple_choice import (
     CORRECT,

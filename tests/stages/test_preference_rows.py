@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cai_ray.chat import Message
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.rows import DropReason, DropRow
 from cai_ray.stages.preference_rows import (
     TRAINING_PAIR,
     Comparison,

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from cai_ray.config import ModelConfig
+from cai_ray.dropped import DROPPED
 from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.parts import write_part
@@ -19,7 +20,7 @@ from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.rows import DROPPED, EVALUATION, REVISION, prompt_id_of, revision_row_id
+from cai_ray.rows import EVALUATION, REVISION, prompt_id_of, revision_row_id
 from cai_ray.stages.context import Context
 from cai_ray.stages.score_rounds import STAGE, Config, chosen_dialogues, read_summary, run, table
 from tests.tiny_models import save_tiny

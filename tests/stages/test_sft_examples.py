@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cai_ray.rows import DropReason
+from cai_ray.dropped import DropReason
 from cai_ray.stages.sft_examples import ExampleOptions, draw_eval, examples, schedule, split_of, unit_ids
 
 texts = st.sampled_from(["", "  ", "No, but here is a way.", "Yes."])

@@ -10,6 +10,7 @@ import pytest
 
 from cai_ray.chat import Renderer
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig
+from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.engines.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.cluster import ClusterConfig
@@ -20,7 +21,7 @@ from cai_ray.engines.token_files import read_tokens
 from cai_ray.engines.trainer_args import Device, trainer_args
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer
-from cai_ray.rows import DROPPED, REVISION, DropReason, revision_row_id
+from cai_ray.rows import REVISION, revision_row_id
 from cai_ray.stages import train_sft
 from cai_ray.stages.context import Context
 from cai_ray.stages.train_sft import Config, MakeSftTrainer, job_of, write_examples

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.prompts.judge import ASPECTS, parse_ratings, rating_messages
+from cai_ray.prompts.judges.rating import ASPECTS, parse_ratings, rating_messages
 
 NAMES = ("harmfulness", "helpfulness")
 RATINGS = st.fixed_dictionaries({name: st.integers(1, 5) for name in NAMES})

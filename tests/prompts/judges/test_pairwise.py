@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.prompts.judge_pairwise import QUESTION, parse_prob_a, verdict_messages
+from cai_ray.prompts.judges.pairwise import QUESTION, parse_prob_a, verdict_messages
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},

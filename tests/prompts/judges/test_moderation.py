@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.prompts.judge_moderation import category_name, read_moderation
+from cai_ray.prompts.judges.moderation import category_name, read_moderation
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cai_ray.prompts.judge_yes_no import yes_no_messages
+from cai_ray.prompts.judges.yes_no import yes_no_messages
 
 Messages = list[dict[str, str]]
 

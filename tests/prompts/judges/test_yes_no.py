@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.prompts.judge_guard import WILDGUARD_TEMPLATE
-from cai_ray.prompts.judge_yes_no import SYSTEM, TEMPLATE, check_template, fields_of, parse_yes_no, yes_no_messages
+from cai_ray.prompts.judges.guard import WILDGUARD_TEMPLATE
+from cai_ray.prompts.judges.yes_no import (
+    SYSTEM,
+    TEMPLATE,
+    check_template,
+    fields_of,
+    parse_yes_no,
+    yes_no_messages,
+)
 
 CONVERSATION = [
     {"role": "user", "content": "Hi"},

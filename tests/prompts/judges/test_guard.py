@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.prompts.judge_guard import (
+from cai_ray.prompts.judges.guard import (
     WILDGUARD_TEMPLATE,
     Guarded,
     WildGuarded,
@@ -16,7 +16,7 @@ from cai_ray.prompts.judge_guard import (
     parse_wildguard,
     wildguard_messages,
 )
-from cai_ray.prompts.judge_yes_no import fields_of
+from cai_ray.prompts.judges.yes_no import fields_of
 
 CODES = st.lists(st.integers(1, 14).map("S{}".format), unique=True, max_size=14)
 VERDICTS = {"yes": True, "no": False, "n/a": None}

@@ -1,0 +1,1 @@
+"""What each kind of judge is asked, beside the parser of its verdict."""
