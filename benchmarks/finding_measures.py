@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cai_ray.engines.artifacts import Artifact
-from cai_ray.engines.training_metrics import parse_metrics, read_metrics
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.metrics.calibration import calibration
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import distinct

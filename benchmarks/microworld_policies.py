@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from benchmarks import results_file
 from benchmarks.results_file import spread
 from cai_ray import pipeline
-from cai_ray.engines.artifacts import Artifact
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.engines.cluster import connected
-from cai_ray.engines.training_metrics import parse_metrics, read_metrics
 from cai_ray.metrics.calibration import pair_calibration
 from cai_ray.metrics.intervals import clustered_rate
 from cai_ray.microworld.pretrain import ensure_model

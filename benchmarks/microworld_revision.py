@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
 from cai_ray import pipeline
-from cai_ray.engines.artifacts import Artifact
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.engines.cluster import connected
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.pretrain import ensure_model

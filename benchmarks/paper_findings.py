@@ -25,10 +25,10 @@ from benchmarks import finding_measures as measures
 from benchmarks import results_file
 from cai_ray import ablations, pipeline
 from cai_ray.ablations import Ablation
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import connected
-from cai_ray.engines.parts import write_part
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import evade

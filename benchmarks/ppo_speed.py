@@ -32,7 +32,7 @@ from benchmarks.ppo_speed_environment import interpreter
 from benchmarks.ppo_speed_ours import SIDES as OURS
 from benchmarks.ppo_speed_ours import TOKENS_PER_PASS
 from benchmarks.ppo_speed_work import CASES, Case
-from cai_ray.engines.artifacts import now
+from cai_ray.artifacts.artifact import now
 
 CLAIM = (
     "PPO makes >= 1.0x the episodes/s of TRL 1.12's PPOTrainer on the micro model and >= 1.3x on a 30M Llama with "

@@ -15,13 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
-from cai_ray.engines.training_metrics import parse_metrics, read_metrics
 from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context

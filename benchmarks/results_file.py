@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from cai_ray.engines.artifacts import now, versions
+from cai_ray.artifacts.artifact import now, versions
 
 RESULTS = Path(__file__).parent / "results"
 

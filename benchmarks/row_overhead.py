@@ -20,11 +20,11 @@ import pyarrow as pa
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
 from cai_ray import pipeline
+from cai_ray.artifacts.artifact import OpenStage, open_stage
+from cai_ray.artifacts.parts import write_part
 from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import OpenStage, open_stage
 from cai_ray.engines.conversation_stage import run_conversations
-from cai_ray.engines.parts import write_part
 from cai_ray.engines.scripted import ScriptedBackend
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.rows import PROMPT, prompt_id_of

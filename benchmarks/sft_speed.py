@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file, small_llama
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.storage import Storage
 
 SEED = 0
 REPEATS = 3
@@ -80,11 +80,11 @@ def bare(model: Path, folder: Path) -> float:
 
 def launched(model: Path, folder: Path, workers: WorkersConfig) -> float:
     """Tokens/s of the stage's training job."""
+    from cai_ray.artifacts.metrics_file import METRICS
     from cai_ray.engines.answer_tokens import AnswerTokens
     from cai_ray.engines.token_files import TokenFiles, token_row
     from cai_ray.engines.tokenizers import load_renderer
     from cai_ray.engines.training import TrainingJob, train
-    from cai_ray.engines.training_metrics import METRICS
     from cai_ray.stages.train_sft import Config, MakeSftTrainer
 
     config, storage = ModelConfig(path=str(model)), Storage(str(folder))

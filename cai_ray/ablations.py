@@ -17,9 +17,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from cai_ray import pipeline
+from cai_ray.artifacts.artifact import MANIFEST, Artifact, find
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines.artifacts import MANIFEST, Artifact, find
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe, load
 from cai_ray.stages.evaluate import Config as EvaluateConfig

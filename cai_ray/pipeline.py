@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from cai_ray.artifacts.artifact import PLAN, Artifact, find
+from cai_ray.artifacts.parts import PartRecord
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config, ModelConfig
 from cai_ray.constitution.draw import check_choice
 from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load as load_constitution
 from cai_ray.constitution.source import resolve
-from cai_ray.engines.artifacts import PLAN, Artifact, find
 from cai_ray.engines.cluster import kept_connection
 from cai_ray.engines.live_stages import Board, live_stages
-from cai_ray.engines.parts import PartRecord
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.recipe import Recipe

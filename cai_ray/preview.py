@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from cai_ray.engines.artifacts import find
-from cai_ray.engines.parts import PartRecord, read_table
-from cai_ray.engines.storage import Storage
+from cai_ray.artifacts.artifact import find
+from cai_ray.artifacts.parts import PartRecord, read_table
+from cai_ray.artifacts.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.stages import revise
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
-from cai_ray.engines.artifacts import Artifact
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe
 from cai_ray.stages import (

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.rows import PREFERENCE, pair_id_of, prompt_id_of
 from cai_ray.stages.context import Context

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from cai_ray import pipeline
-from cai_ray.engines.artifacts import Artifact, find
-from cai_ray.engines.storage import Storage
+from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.storage import Storage
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.recipe import load
 from cai_ray.rows import revision_row_id

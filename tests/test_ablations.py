@@ -11,9 +11,9 @@ import yaml
 
 from cai_ray import ablations, pipeline
 from cai_ray.ablations import Ablation, load_ablation, take_over, variants
+from cai_ray.artifacts.artifact import Artifact, find, open_stage
+from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, find, open_stage
-from cai_ray.engines.parts import write_part
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe, load
 from cai_ray.steps import steps

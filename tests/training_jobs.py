@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import OptimConfig, WorkersConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.training import TrainingJob
 from cai_ray.errors import ConfigError
 

@@ -7,24 +7,19 @@ on each node, and every node uploads what it has.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
+from cai_ray.artifacts import recorded
+from cai_ray.artifacts.files import damage, files_below, record_file, upload
+from cai_ray.artifacts.parts import FileRecord
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines import recorded
-from cai_ray.engines.parts import FileRecord
-from cai_ray.engines.storage import TEMPORARY_PREFIX, Storage
 from cai_ray.engines.worker_group import Place
 
 FOLDER = "checkpoints"
-BLOCK_BYTES = 4 * 2**20
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -54,66 +49,11 @@ class CheckpointRecord(Config):
         return f"checkpoint-{self.step}"
 
 
-def record_file(folder: Path, file: Path, prefix: str) -> FileRecord:
-    """Size and hash of one local file; its name is `prefix`/<path below folder>."""
-    size, sha256 = _digest(pafs.LocalFileSystem(), str(file))
-    return FileRecord(
-        name=f"{prefix}/{file.relative_to(folder).as_posix()}", num_rows=0, size_bytes=size, sha256=sha256
-    )
-
-
-def _digest(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
-    """Size in bytes and SHA-256, read in blocks: optimiser states are larger than memory should have to hold."""
-    size, state = 0, hashlib.sha256()
-    with filesystem.open_input_stream(path) as stream:
-        while block := stream.read(BLOCK_BYTES):
-            size += len(block)
-            state.update(block)
-    return size, state.hexdigest()
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Every file, sorted; half-written temporary files left out."""
-    return sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(TEMPORARY_PREFIX))
-
-
-def upload(folder: Path, file: Path, target: Storage, prefix: str) -> None:
-    """Copy one local file to `target`/`prefix`."""
-    name = f"{prefix}/{file.relative_to(folder).as_posix()}"
-    target.filesystem.create_dir(target.path(name).rsplit("/", 1)[0], recursive=True)
-    pafs.copy_files(str(file), target.path(name), pafs.LocalFileSystem(), target.filesystem)
-
-
-def download(source: Storage, files: Iterable[FileRecord], folder: Path, prefix: str) -> None:
-    """The inverse for a whole record: its files below `prefix` come to lie in `folder`, unless they do already."""
-    local = pafs.LocalFileSystem()
-    for file in files:
-        target = folder / Path(file.name).relative_to(prefix)
-        if target.exists() and _digest(local, str(target)) == (file.size_bytes, file.sha256):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pafs.copy_files(source.path(file.name), str(target), source.filesystem, local)
-
-
 def clear_scratch(scratch: Path, keep: str | None) -> None:
     """Delete this node's copies of all checkpoints but `keep`."""
     for folder in scratch.glob("checkpoint-*"):
         if folder.name != keep:
             shutil.rmtree(folder)
-
-
-def damage(storage: Storage, files: Sequence[FileRecord]) -> str | None:
-    """What is wrong with these files: None when all are there, whole and unchanged."""
-    for file in files:
-        size = storage.size_bytes(file.name)
-        if size != file.size_bytes:
-            return f"{file.name} is missing" if size is None else f"{file.name} has {size} bytes of {file.size_bytes}"
-    with ThreadPoolExecutor(8) as threads:
-        digests = threads.map(lambda file: _digest(storage.filesystem, storage.path(file.name))[1], files)
-        for file, sha256 in zip(files, digests, strict=True):
-            if sha256 != file.sha256:
-                return f"{file.name} has changed since it was written"
-    return None
 
 
 def write_record(storage: Storage, record: CheckpointRecord) -> None:

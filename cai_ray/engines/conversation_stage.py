@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import PartRecord, RowIds
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.engines.generation import ROW_ID, ConversationJob, Work, converse_all
-from cai_ray.engines.parts import PartRecord, RowIds
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.tracking import StageProgress
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cai_ray.artifacts.parts import PartRecord, records_of, write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.asking import Ask, Backend, EngineGaveUp
-from cai_ray.engines.parts import PartRecord, records_of, write_part
 from cai_ray.engines.row_gate import RowGate
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.supervisor import RowClock, Supervisor
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import seed_for

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlparse
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import stable_id
 

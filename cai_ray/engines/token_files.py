@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.answer_tokens import TrainingTokens
-from cai_ray.engines.storage import Storage
 
 FOLDER = "tokens"
 SPLITS = ("train", "eval")

@@ -12,9 +12,9 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cai_ray.artifacts.parts import PartRecord
+from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.live_stages import open_board, terminal
-from cai_ray.engines.parts import PartRecord
-from cai_ray.engines.storage import Storage
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 10.0

@@ -6,9 +6,9 @@ import time
 import uuid
 from typing import Literal
 
+from cai_ray.artifacts.metrics_file import next_attempt
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines.storage import Storage
-from cai_ray.engines.training_metrics import next_attempt
 
 OWNER = "attempt.json"
 FAILED = "failed.json"

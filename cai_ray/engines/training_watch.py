@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.engines import checkpoints
 from cai_ray.engines.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.training_attempt import Attempt, check_owner
-from cai_ray.engines.training_metrics import MetricsFile
 from cai_ray.engines.worker_group import Place
 
 if TYPE_CHECKING:

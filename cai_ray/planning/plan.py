@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cai_ray.engines.artifacts import Artifact, Manifest, find
-from cai_ray.engines.storage import Storage
+from cai_ray.artifacts.artifact import Artifact, Manifest, find
+from cai_ray.artifacts.storage import Storage
 from cai_ray.fingerprint import settings
 from cai_ray.pipeline import constitution_of
 from cai_ray.planning.asking import NO_USE, Usages

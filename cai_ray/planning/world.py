@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, StageConfig
 from cai_ray.constitution.principles import Constitution
-from cai_ray.engines.artifacts import Artifact
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Sample, Usages
 from cai_ray.planning.devices import Hardware

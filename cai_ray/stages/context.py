@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.constitution.principles import Constitution
-from cai_ray.engines.artifacts import Artifact, find
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 
 MODEL_FOLDER = "model"  # of a stage that trains one

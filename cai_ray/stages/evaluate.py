@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.conversation_stage import run_together
-from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.rows import EVALUATION, evaluation_row_id

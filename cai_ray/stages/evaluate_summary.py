@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from cai_ray.engines.artifacts import Artifact, find
+from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cai_ray.engines.artifacts import Artifact, find
+from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.stages.evaluation_games import GAMES
 from cai_ray.stages.evaluation_verdicts import JUDGED
 

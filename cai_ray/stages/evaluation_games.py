@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.table import Table
 
-from cai_ray.engines.artifacts import Artifact, find
+from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.metrics.elo import Game, Rating, ratings
 from cai_ray.metrics.win_rate import win_rate
 

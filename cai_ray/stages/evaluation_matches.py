@@ -14,16 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cai_ray.artifacts.artifact import Artifact, find, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact, find, open_stage
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.generation import ROW_ID, ConversationJob
 from cai_ray.engines.option_check import check_options
-from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce_for, prob_a_from_logprobs
 from cai_ray.prompts.judges.pairwise import parse_prob_a, verdict_messages
 from cai_ray.rows import GAME, MATCH, match_id_of

@@ -17,15 +17,15 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.generation import ROW_ID, ConversationJob
-from cai_ray.engines.parts import remove_part, write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.prompts.expansion import ExpansionPrompts, expansion_messages, parse_requests

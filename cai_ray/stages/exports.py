@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cai_ray.artifacts.artifact import MANIFEST, Artifact
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines.artifacts import MANIFEST, Artifact
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.rows import MESSAGE
 

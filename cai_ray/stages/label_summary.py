@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import Config
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.metrics.calibration import Calibration, pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate
 from cai_ray.metrics.readings import (

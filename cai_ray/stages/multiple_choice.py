@@ -18,16 +18,16 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 from rich.table import Table
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, find, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact, OpenStage, find, open_stage
 from cai_ray.engines.asking import Ask
 from cai_ray.engines.backends import backend_factory
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.generation import ROW_ID, ConversationJob, dropped_row
 from cai_ray.engines.option_check import check_options
-from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, baselines, margin

@@ -15,14 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.artifacts.artifact import Artifact, find, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED, DropRow
-from cai_ray.engines.artifacts import Artifact, find, open_stage
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.episodes import Episode
 from cai_ray.engines.generation import dropped_row
 from cai_ray.engines.live_stages import open_board
-from cai_ray.engines.parts import remove_part, write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.fingerprint import settings
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from cai_ray.algorithms.losses import centring_penalty, pairwise_loss
+from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.parts import write_part
 from cai_ray.rows import ROLLOUT
 from cai_ray.seeding import rng_for
 from cai_ray.stages import ppo_fresh_pairs, ppo_snapshot

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from cai_ray.engines.artifacts import Artifact
-from cai_ray.engines.training_metrics import parse_metrics, read_metrics
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 
 SUMMARY = "summary.json"
 PART = 0.1  # of the steps, at either end

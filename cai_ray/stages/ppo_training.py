@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cai_ray.algorithms import kl
+from cai_ray.artifacts.artifact import OpenStage
+from cai_ray.artifacts.metrics_file import MetricsFile
+from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import OpenStage
 from cai_ray.engines.episodes import Episode, Scored
-from cai_ray.engines.parts import write_part
 from cai_ray.engines.training import TrainingDiverged
 from cai_ray.engines.training_attempt import Attempt, check_owner
-from cai_ray.engines.training_metrics import MetricsFile
 from cai_ray.stages import ppo_snapshot
 from cai_ray.stages.ppo_config import STAGE, Config
 from cai_ray.stages.ppo_machines import Machines

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import Config
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.scoring import CONFIG_KEY
 from cai_ray.metrics.calibration import Calibration, pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_rate

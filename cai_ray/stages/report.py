@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
+from cai_ray.artifacts.artifact import Artifact, find, open_stage
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
-from cai_ray.engines.artifacts import Artifact, find, open_stage
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.stages.context import Context

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cai_ray.engines.artifacts import PLAN, Artifact, find
-from cai_ray.engines.storage import Storage
-from cai_ray.engines.training_metrics import parse_metrics, read_metrics
+from cai_ray.artifacts.artifact import PLAN, Artifact, find
+from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
+from cai_ray.artifacts.storage import Storage
 
 SUMMARY = "summary.json"
 RECIPE = "recipe.json"

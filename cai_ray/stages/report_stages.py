@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from cai_ray.engines.artifacts import Manifest
+from cai_ray.artifacts.artifact import Manifest
 from cai_ray.stages.report_source import RunSource
 
 # Why rows go, in the words of rows.DropReason.

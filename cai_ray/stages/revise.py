@@ -14,12 +14,12 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, draw
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import Ask, Completion
 from cai_ray.engines.backends import backend_factory
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations

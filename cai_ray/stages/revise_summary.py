@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import Config
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.metrics.intervals import Estimate, mean, rate
 
 SUMMARY = "summary.json"

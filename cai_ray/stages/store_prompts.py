@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, open_stage
-from cai_ray.engines.parts import remove_part, write_part
 from cai_ray.fingerprint import settings
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest

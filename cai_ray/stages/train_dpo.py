@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, WorkersConfig
 from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.models import context_length, local_path
 from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.engines.trainer_args import TrainerArgs

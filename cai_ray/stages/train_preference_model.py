@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cai_ray.algorithms.centring import Centred, centred_head
+from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, WorkersConfig
-from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.models import context_length, load_tokenizer, local_path
 from cai_ray.engines.scored_tokens import ScoredTokens
 from cai_ray.engines.scoring import CONFIG_KEY, Scorer, replace_tensor

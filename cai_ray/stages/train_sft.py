@@ -13,13 +13,13 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.models import context_length, load_causal_lm, load_tokenizer, local_path, peft_config
-from cai_ray.engines.parts import remove_part, write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.token_files import TokenFiles, delete_tokens, read_tokens, token_row
 from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.engines.trainer_args import TrainerArgs

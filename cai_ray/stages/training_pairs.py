@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage
+from cai_ray.artifacts.parts import read_table, remove_part, write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED, DropRow
-from cai_ray.engines.artifacts import Artifact, OpenStage
-from cai_ray.engines.parts import read_table, remove_part, write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import rng_for
 from cai_ray.stages.preference_rows import TRAINING_PAIR, Encode, PairOptions, comparisons, times_seen, training_pair

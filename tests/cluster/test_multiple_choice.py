@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.scripted import ScriptedBackend
 from cai_ray.prompt_layouts.multiple_choice import parse_item
 from cai_ray.stages import multiple_choice

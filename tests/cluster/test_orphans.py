@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.engines.storage import TEMPORARY_PREFIX
+from cai_ray.artifacts.storage import TEMPORARY_PREFIX
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
 from tests import faults
 from tests.runs import (

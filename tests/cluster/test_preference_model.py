@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.scoring import Scorer
 from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.stages import train_dpo, train_preference_model

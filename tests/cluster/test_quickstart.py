@@ -11,7 +11,7 @@ import pytest
 
 from cai_ray import pipeline
 from cai_ray.ablations import load_ablation, run, variants
-from cai_ray.engines.training_metrics import parse_metrics
+from cai_ray.artifacts.metrics_file import parse_metrics
 from cai_ray.preview import print_dialogues
 from cai_ray.recipe import Recipe, load
 from cai_ray.stages.ppo_summary import steps_of

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.engines.artifacts import Artifact, find
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.rows import prompt_id_of

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.stages import train_sft
 from cai_ray.stages.context import Context

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cai_ray.artifacts.parts import read_table
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Ask, EngineGaveUp
 from cai_ray.engines.generation import ConversationActor, ConversationJob, commit_outcomes, tasks_in_flight
-from cai_ray.engines.parts import read_table
 from cai_ray.engines.scripted import ScriptedBackend
-from cai_ray.engines.storage import Storage
 
 SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cai_ray.artifacts.parts import FileRecord, PartRecord
+from cai_ray.artifacts.storage import Storage
 from cai_ray.engines import live_stages as live
-from cai_ray.engines.parts import FileRecord, PartRecord
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.tracking import StageProgress, terminal_bar
 
 

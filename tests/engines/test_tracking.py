@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.engines.parts import FileRecord, PartRecord
-from cai_ray.engines.storage import Storage
+from cai_ray.artifacts.parts import FileRecord, PartRecord
+from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.tracking import StageProgress
 
 

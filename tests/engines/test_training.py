@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
+from cai_ray.artifacts.metrics_file import MetricsFile, next_attempt, parse_metrics, read_metrics
+from cai_ray.artifacts.storage import Storage
 from cai_ray.engines import checkpoints
 from cai_ray.engines.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.trainer_args import Device
 from cai_ray.engines.training import saved_model, train
 from cai_ray.engines.training_attempt import Superseded, Verdict, begin, check_owner, end, failure, tell_failure
-from cai_ray.engines.training_metrics import MetricsFile, TrainingProgress, next_attempt, parse_metrics, read_metrics
+from cai_ray.engines.training_metrics import TrainingProgress
 from cai_ray.engines.training_watch import not_finite
 from cai_ray.engines.training_worker import TRAINED, TrainedRecord, layout_of, resume_from
 from cai_ray.errors import ConfigError

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversation_stage import Conversations, StageSpec, input_unit_ids
 from cai_ray.engines.generation import ROW_ID, ConversationActor, ConversationJob, commit_outcomes
-from cai_ray.engines.parts import write_part
 from cai_ray.engines.scripted import ScriptedBackend
-from cai_ray.engines.storage import Storage
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.rows import PROMPT, prompt_id_of

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact, open_stage
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.rows import REVISION, SFT_EXAMPLE

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversation_stage import Conversations
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade

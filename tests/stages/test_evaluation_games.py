@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from cai_ray.artifacts.artifact import Artifact, find, open_stage
+from cai_ray.artifacts.parts import write_part
 from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, find, open_stage
-from cai_ray.engines.parts import write_part
 from cai_ray.metrics.elo import Game, ratings
 from cai_ray.microworld.language import comply, evade, refuse
 from cai_ray.microworld.oracle import parse_request
@@ -72,7 +72,7 @@ def scored(scores: dict[str, dict[str, float | None]], tmp_path: Path) -> list[t
 
 
 def _storage(folder: Path) -> Any:
-    from cai_ray.engines.storage import Storage
+    from cai_ray.artifacts.storage import Storage
 
     return Storage(str(folder / "evaluate"))
 

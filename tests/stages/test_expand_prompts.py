@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.asking import Completion
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.generation import ConversationActor, ConversationJob, commit_outcomes
-from cai_ray.engines.parts import write_part
 from cai_ray.engines.scripted import Script, ScriptedBackend
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings as plain_settings
 from cai_ray.rows import PROMPT, prompt_id_of

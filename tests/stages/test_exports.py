@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, open_stage
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.rows import PREFERENCE, SFT_EXAMPLE
 from cai_ray.stages.exports import Export, export_comparisons, export_preferences, export_sft, preference_rows, sft_rows

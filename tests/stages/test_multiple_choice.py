@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import transcript_prompt
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.artifacts import Artifact
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.multiple_choice import Item, parse_item, read_items
 from cai_ray.rows import EVALUATION

@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from cai_ray.artifacts.artifact import OpenStage, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import OpenStage, open_stage
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.quality.gates import GatesConfig
 from cai_ray.rows import REVISION
 from cai_ray.stages.near_duplicates import drop_near_duplicates

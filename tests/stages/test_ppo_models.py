@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from cai_ray.artifacts.artifact import find
 from cai_ray.config import EndpointConfig, ModelConfig, ThinkingConfig
-from cai_ray.engines.artifacts import find
 from cai_ray.engines.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
 from cai_ray.stages import train_ppo

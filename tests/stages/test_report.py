@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cai_ray import pipeline
+from cai_ray.artifacts.artifact import find
+from cai_ray.artifacts.storage import Storage
 from cai_ray.cli import app
 from cai_ray.config import ModelConfig
-from cai_ray.engines.artifacts import find
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import Outcome
 from cai_ray.recipe import Recipe

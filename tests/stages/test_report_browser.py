@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.engines.storage import Storage
+from cai_ray.artifacts.storage import Storage
 from cai_ray.stages import report
 from tests.chromium import MISSING, Page, chromium, installed
 from tests.stages.report_runs import STAGES, write_run

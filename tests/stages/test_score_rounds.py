@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, open_stage
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.prompt_set import sample_prompts

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cai_ray.engines.artifacts import find
+from cai_ray.artifacts.artifact import find
 from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.episodes import Scored
 from cai_ray.engines.training import TrainingDiverged

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.stages.preference_model_summary import EVAL_SCORE, EVAL_SCORES, read_summary, source_scores, table
 from cai_ray.stages.preference_rows import HelpfulPairsConfig, PairOptions

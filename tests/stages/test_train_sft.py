@@ -8,15 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Renderer
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig
 from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.engines.answer_tokens import IGNORED, AnswerTokens
-from cai_ray.engines.artifacts import Artifact, OpenStage, open_stage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.models import load_causal_lm, load_tokenizer
-from cai_ray.engines.parts import write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.engines.token_files import read_tokens
 from cai_ray.engines.trainer_args import Device, trainer_args
 from cai_ray.errors import ConfigError

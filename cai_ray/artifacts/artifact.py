@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import cai_ray
-from cai_ray.config import Config
-from cai_ray.engines.parts import (
+from cai_ray.artifacts.parts import (
     FileRecord,
     PartRecord,
     RowIds,
@@ -30,7 +29,8 @@ from cai_ray.engines.parts import (
     read_table,
     remove_orphans,
 )
-from cai_ray.engines.storage import Storage
+from cai_ray.artifacts.storage import Storage
+from cai_ray.config import Config
 from cai_ray.errors import ConfigError, ConservationError
 
 MANIFEST = "manifest.json"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cai_ray.artifacts.artifact import Artifact, OpenStage, check_conservation, find, open_stage
+from cai_ray.artifacts.parts import committed_parts, write_part
+from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.artifacts import Artifact, OpenStage, check_conservation, find, open_stage
-from cai_ray.engines.parts import committed_parts, write_part
-from cai_ray.engines.storage import Storage
 from cai_ray.errors import ConfigError, ConservationError
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])

@@ -10,8 +10,8 @@ import re
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines.storage import Storage
 
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record", bound=Config)

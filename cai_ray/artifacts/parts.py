@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.storage import Storage
 from cai_ray.seeding import stable_id
 
 # From a table of a stage's rows, the ids of the units of work they answer: string array [num_rows].
