@@ -38,7 +38,7 @@ CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. jobs/r
 
 def _start_logging() -> None:
     if sys.stderr.isatty():
-        from cai_ray.engines.live_stages import terminal
+        from cai_ray.progress.board import terminal
 
         handler: logging.Handler = RichHandler(console=terminal, show_path=False, markup=False)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])

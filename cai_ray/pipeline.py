@@ -18,9 +18,9 @@ from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load as load_constitution
 from cai_ray.constitution.source import resolve
 from cai_ray.engines.cluster import kept_connection
-from cai_ray.engines.live_stages import Board, live_stages
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
+from cai_ray.progress.board import Board, live_stages
 from cai_ray.recipe import Recipe
 from cai_ray.stages import report
 from cai_ray.stages.context import Context, Trained

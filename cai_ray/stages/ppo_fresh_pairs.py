@@ -22,8 +22,8 @@ from cai_ray.dropped import DROPPED, DropRow
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.episodes import Episode
 from cai_ray.engines.generation import dropped_row
-from cai_ray.engines.live_stages import open_board
 from cai_ray.fingerprint import settings
+from cai_ray.progress.board import open_board
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context

@@ -13,7 +13,8 @@ from typing import Self
 
 from rich.progress import Progress
 
-from cai_ray.engines.tracking import LOG_EVERY_S, terminal_bar
+from cai_ray.progress.board import terminal_bar
+from cai_ray.progress.stage import LOG_EVERY_S
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.trainer_args import Device
 from cai_ray.engines.training import saved_model, train
 from cai_ray.engines.training_attempt import Superseded, Verdict, begin, check_owner, end, failure, tell_failure
-from cai_ray.engines.training_metrics import TrainingProgress
 from cai_ray.engines.training_watch import not_finite
 from cai_ray.engines.training_worker import TRAINED, TrainedRecord, layout_of, resume_from
 from cai_ray.errors import ConfigError
+from cai_ray.progress.training import TrainingProgress
 from tests.training_jobs import TinyTraining, tiny_job
 
 NO_CLUSTER = ClusterConfig(address="nowhere:1")  # an attempt to use it would fail

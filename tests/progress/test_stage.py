@@ -8,7 +8,7 @@ import pytest
 
 from cai_ray.artifacts.parts import FileRecord, PartRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.tracking import StageProgress
+from cai_ray.progress.stage import StageProgress
 
 
 def part(num_rows: int) -> PartRecord:

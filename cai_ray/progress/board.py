@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 # Also of the log lines: rich keeps a live view and the lines above it apart only where they share a console.
@@ -127,3 +136,18 @@ def live_stages(stages: Sequence[str]) -> Iterator[Board | None]:
     finally:
         _open.close()
         _open = None
+
+
+def terminal_bar() -> Progress:
+    """A bar on standard error, or the board of all stages where there is one; its tasks have a field `speed`, any text.
+
+    A task's description is the stage it belongs to.
+    """
+    return open_board() or Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=terminal,
+    )

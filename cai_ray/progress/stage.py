@@ -10,30 +10,15 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.live_stages import open_board, terminal
+from cai_ray.progress.board import terminal_bar
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 10.0
 METRICS_EVERY_S = 5.0
-
-
-def terminal_bar() -> Progress:
-    """A bar on standard error, or the board of all stages where there is one; its tasks have a field `speed`, any text.
-
-    A task's description is the stage it belongs to.
-    """
-    return open_board() or Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=terminal,
-    )
 
 
 class StageProgress:

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from cai_ray.artifacts.metrics_file import METRICS, UPLOAD_EVERY_S, parse_metrics
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.tracking import terminal_bar
+from cai_ray.progress.board import terminal_bar
 
 logger = logging.getLogger(__name__)
 FOLLOW_EVERY_S = 0.5

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from cai_ray.artifacts.parts import FileRecord, PartRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines import live_stages as live
-from cai_ray.engines.tracking import StageProgress, terminal_bar
+from cai_ray.progress import board as live
+from cai_ray.progress.board import terminal_bar
+from cai_ray.progress.stage import StageProgress
 
 
 @pytest.fixture
