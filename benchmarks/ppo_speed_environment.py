@@ -8,7 +8,7 @@ import subprocess
 import venv
 from pathlib import Path
 
-from cai_ray.engines.model_files import cache_root
+from cai_ray.engines.models.files import cache_root
 
 HERE = Path(__file__).parent
 TORCH = HERE.parent / "requirements" / "torch-cpu.lock"

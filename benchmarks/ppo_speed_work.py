@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks import small_llama
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.reading import load_renderer
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.microworld.prompt_set import sample_prompts
 

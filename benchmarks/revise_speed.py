@@ -115,7 +115,7 @@ def hugging_face(folder: Path) -> float:
     """Rows/s of a loop over the rows with transformers' generate()."""
     from transformers import AutoModelForCausalLM
 
-    from cai_ray.engines.tokenizers import load_renderer
+    from cai_ray.engines.models.reading import load_renderer
 
     recipe, context = _context(folder, NUM_HF_ROWS)
     job = revise.job_of(recipe.revise, context)

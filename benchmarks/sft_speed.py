@@ -81,9 +81,9 @@ def bare(model: Path, folder: Path) -> float:
 def launched(model: Path, folder: Path, workers: WorkersConfig) -> float:
     """Tokens/s of the stage's training job."""
     from cai_ray.artifacts.metrics_file import METRICS
-    from cai_ray.engines.answer_tokens import AnswerTokens
+    from cai_ray.engines.models.answer_tokens import AnswerTokens
+    from cai_ray.engines.models.reading import load_renderer
     from cai_ray.engines.token_files import TokenFiles, token_row
-    from cai_ray.engines.tokenizers import load_renderer
     from cai_ray.engines.training import TrainingJob, train
     from cai_ray.stages.train_sft import Config, MakeSftTrainer
 

@@ -90,7 +90,7 @@ def _check_model(model: ModelConfig) -> None:
 
         check_endpoint(model)
         return
-    from cai_ray.engines.tokenizers import load_renderer
+    from cai_ray.engines.models.reading import load_renderer
 
     load_renderer(model)
 

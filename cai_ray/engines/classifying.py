@@ -16,8 +16,9 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Guard, Usage
-from cai_ray.engines.classifier_inputs import Encoded, InputForm, Reader
-from cai_ray.engines.classifier_models import LoadedClassifier, load_classifier
+from cai_ray.engines.models.classifier import InputForm, LoadedClassifier
+from cai_ray.engines.models.classifier_inputs import Encoded, Reader
+from cai_ray.engines.models.load_classifier import load_classifier
 
 BATCH_TOKENS = 16_384  # padded tokens per forward pass
 MAX_OPEN_ROWS = 512

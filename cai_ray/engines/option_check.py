@@ -21,7 +21,7 @@ def check_options(model: ModelConfig, options: Sequence[str], sample: Sequence[M
     if model.endpoint is not None:
         asyncio.run(_ask_once(model, options, sample))
         return
-    from cai_ray.engines.tokenizers import load_renderer
+    from cai_ray.engines.models.reading import load_renderer
     from cai_ray.engines.vllm_backend import option_token_id
 
     renderer = load_renderer(model)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cai_ray.algorithms.losses import SoftDpoLoss, centring_penalty, pairwise_loss, soft_dpo_loss
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.models import load_causal_lm, load_classifier, load_tokenizer, peft_config, zero_head
+from cai_ray.engines.models.trainable import (
+    load_causal_lm,
+    load_classifier,
+    load_tokenizer,
+    peft_config,
+    zero_head,
+)
 from cai_ray.engines.trainer_args import TrainerArgs
 
 if TYPE_CHECKING:

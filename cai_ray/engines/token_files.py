@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.answer_tokens import TrainingTokens
+from cai_ray.engines.models.answer_tokens import TrainingTokens
 
 FOLDER = "tokens"
 SPLITS = ("train", "eval")

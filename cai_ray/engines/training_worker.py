@@ -19,7 +19,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.engines import checkpoints
 from cai_ray.engines.checkpoints import CheckpointRecord, Layout
-from cai_ray.engines.models import export_model
+from cai_ray.engines.models.export import export_model
 from cai_ray.engines.trainer_args import Device, deepspeed_config, trainer_args
 from cai_ray.engines.training_attempt import Attempt, Verdict, check_owner, failure, tell_failure
 from cai_ray.engines.worker_group import Place, device_of_this_worker, is_lost_peer, place_of_this_worker

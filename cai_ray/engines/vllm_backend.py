@@ -15,8 +15,8 @@ from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.asking import Completion, EngineDied, Guard, Usage
 from cai_ray.engines.dialogue_tokens import DialogueTokens
-from cai_ray.engines.model_files import localised
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.files import localised
+from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.vllm_plugin import EXTENSION
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cai_ray.engines.model_files import cache_root
+from cai_ray.engines.models.files import cache_root
 from cai_ray.microworld.batches import BatchConfig, batch_stream
 from cai_ray.microworld.dialogues import corpus
 from cai_ray.microworld.oracle import score

@@ -13,8 +13,8 @@ from typing import Any
 
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import ModelConfig, SamplingConfig
-from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.answer_tokens import AnswerTokens
+from cai_ray.engines.models.reading import load_renderer
 from cai_ray.errors import ConfigError
 
 MICROWORLD = "microworld"

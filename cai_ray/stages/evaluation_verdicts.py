@@ -22,10 +22,10 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.classifier_inputs import InputForm
-from cai_ray.engines.classifier_models import is_multi_label, labels_of
 from cai_ray.engines.conversation_stage import StageSpec, run_conversations
 from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.engines.models.classifier import InputForm
+from cai_ray.engines.models.load_classifier import is_multi_label, labels_of
 from cai_ray.engines.option_check import check_options
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.classes import label_probability

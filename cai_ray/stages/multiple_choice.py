@@ -227,8 +227,8 @@ def score_items(
 
     Raises ConfigError when there is no such model at `model.path`.
     """
-    from cai_ray.engines.model_files import local_folder
-    from cai_ray.engines.scoring import Scorer
+    from cai_ray.engines.models.files import local_folder
+    from cai_ray.engines.models.scoring import Scorer
 
     scorer = Scorer(local_folder(model.path))
     context = scorer.model.config.get_text_config().max_position_embeddings

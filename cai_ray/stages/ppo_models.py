@@ -8,12 +8,12 @@ from typing import Any
 
 from cai_ray.chat import Message, split_thinking
 from cai_ray.config import ModelConfig
-from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.model_files import localised
-from cai_ray.engines.models import context_length, load_tokenizer, local_path
-from cai_ray.engines.scored_tokens import ScoredTokens
-from cai_ray.engines.scoring import CONFIG_KEY
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.answer_tokens import AnswerTokens
+from cai_ray.engines.models.files import localised
+from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.scored_tokens import ScoredTokens
+from cai_ray.engines.models.scoring import CONFIG_KEY
+from cai_ray.engines.models.trainable import context_length, load_tokenizer, local_path
 from cai_ray.errors import ConfigError
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import Config
-from cai_ray.engines.scoring import CONFIG_KEY
+from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.metrics.calibration import Calibration, pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_rate
 

@@ -300,7 +300,7 @@ def similarity_of(config: Config, constitution: Constitution) -> Similarity | No
     if config.principles.method != "contextual":
         return None
     from cai_ray.constitution.similarity import LexicalSimilarity, principle_text
-    from cai_ray.engines.embedding import EmbeddingSimilarity
+    from cai_ray.engines.models.sentences import EmbeddingSimilarity
 
     texts = [principle_text(principle) for principle in constitution.serving("revision")]
     return LexicalSimilarity(texts) if config.similarity == "lexical" else EmbeddingSimilarity(config.similarity, texts)

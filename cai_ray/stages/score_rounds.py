@@ -93,8 +93,8 @@ class PreferenceScores:
     """The preference model's scores of answers. Raises ConfigError when there is no such model at `model.path`."""
 
     def __init__(self, model: ModelConfig) -> None:
-        from cai_ray.engines.model_files import local_folder
-        from cai_ray.engines.scoring import Scorer as Classifier
+        from cai_ray.engines.models.files import local_folder
+        from cai_ray.engines.models.scoring import Scorer as Classifier
 
         self._classifier = Classifier(local_folder(model.path))
         self._context: int = self._classifier.model.config.get_text_config().max_position_embeddings

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, WorkersConfig
-from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.models import context_length, local_path
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.answer_tokens import AnswerTokens
+from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.trainable import context_length, local_path
 from cai_ray.engines.trainer_args import TrainerArgs
 from cai_ray.engines.training import TrainingJob, train
 from cai_ray.fingerprint import settings

@@ -19,9 +19,9 @@ from cai_ray.algorithms.centring import Centred, centred_head
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, WorkersConfig
-from cai_ray.engines.models import context_length, load_tokenizer, local_path
-from cai_ray.engines.scored_tokens import ScoredTokens
-from cai_ray.engines.scoring import CONFIG_KEY, Scorer, replace_tensor
+from cai_ray.engines.models.scored_tokens import ScoredTokens
+from cai_ray.engines.models.scoring import CONFIG_KEY, Scorer, replace_tensor
+from cai_ray.engines.models.trainable import context_length, load_tokenizer, local_path
 from cai_ray.engines.trainer_args import TrainerArgs
 from cai_ray.engines.training import TrainingJob, train
 from cai_ray.fingerprint import settings

@@ -18,10 +18,16 @@ from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DROPPED, DropReason
-from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.models import context_length, load_causal_lm, load_tokenizer, local_path, peft_config
+from cai_ray.engines.models.answer_tokens import AnswerTokens
+from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.trainable import (
+    context_length,
+    load_causal_lm,
+    load_tokenizer,
+    local_path,
+    peft_config,
+)
 from cai_ray.engines.token_files import TokenFiles, delete_tokens, read_tokens, token_row
-from cai_ray.engines.tokenizers import load_renderer
 from cai_ray.engines.trainer_args import TrainerArgs
 from cai_ray.engines.training import TrainingJob, train
 from cai_ray.errors import ConfigError

@@ -10,7 +10,7 @@ import pytest
 
 from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact, find
-from cai_ray.engines.scoring import Scorer
+from cai_ray.engines.models.scoring import Scorer
 from cai_ray.recipe import build
 from cai_ray.stages.evaluate_summary import read_summary
 from cai_ray.stages.evaluation_games import GAMES

@@ -89,7 +89,7 @@ def test_the_reference_and_the_scores_are_those_of_the_models(alone: Found, micr
     import torch
     from transformers import AutoModelForCausalLM
 
-    from cai_ray.engines.scoring import Scorer
+    from cai_ray.engines.models.scoring import Scorer
 
     expected = Scorer(reward).scores(STEP.reward_ids)
     assert [each.score for each in alone.scored] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)

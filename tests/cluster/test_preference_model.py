@@ -16,9 +16,9 @@ import pytest
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
-from cai_ray.engines.answer_tokens import AnswerTokens
-from cai_ray.engines.scoring import Scorer
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.answer_tokens import AnswerTokens
+from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.scoring import Scorer
 from cai_ray.stages import train_dpo, train_preference_model
 from cai_ray.stages.context import Context
 from cai_ray.stages.preference_model_summary import read_summary, table

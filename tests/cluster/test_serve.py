@@ -21,7 +21,7 @@ import openai
 import pytest
 
 from cai_ray.config import ModelConfig
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.reading import load_renderer
 from tests.runs import start, wait_for
 from tests.tiny_models import byte_tokenizer, save_llama
 

@@ -14,10 +14,10 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines import classifying
-from cai_ray.engines.classifier_inputs import InputForm
-from cai_ray.engines.classifier_models import is_multi_label, labels_of
 from cai_ray.engines.classifying import ClassifierBackend, Outputs
-from cai_ray.engines.scoring import Scorer
+from cai_ray.engines.models.classifier import InputForm
+from cai_ray.engines.models.load_classifier import is_multi_label, labels_of
+from cai_ray.engines.models.scoring import Scorer
 from cai_ray.errors import ConfigError
 from tests.tiny_models import byte_tokenizer, save_tiny
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.engines.model_files import cache_root
+from cai_ray.engines.models.files import cache_root
 from cai_ray.microworld.batches import encode
 from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.dialogues import critique_drill, revision_dialogue

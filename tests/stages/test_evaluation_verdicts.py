@@ -319,7 +319,7 @@ def test_a_real_classifier_in_the_stage(tmp_path: Path, monkeypatch: pytest.Monk
     """The job as it travels to a worker, pickled and back; every reward is the one that stock scoring gives."""
     import cloudpickle
 
-    from cai_ray.engines.scoring import Scorer
+    from cai_ray.engines.models.scoring import Scorer
     from tests.tiny_models import save_tiny
 
     def travels(spec: Any, job: Any, *more: Any) -> Artifact:

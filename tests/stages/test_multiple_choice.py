@@ -205,7 +205,7 @@ def rows_of(artifact: Artifact) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_a_preference_model_scores_both_answers(tmp_path: Path) -> None:
-    from cai_ray.engines.scoring import Scorer
+    from cai_ray.engines.models.scoring import Scorer
 
     records = [record("Tea?"), record("Milk?", "A"), record("Tea?", good="Yes."), record("x" * 600), {"prompt": "?"}]
     path = write(tmp_path / "items.jsonl", records)

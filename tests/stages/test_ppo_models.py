@@ -11,7 +11,7 @@ import pytest
 
 from cai_ray.artifacts.artifact import find
 from cai_ray.config import EndpointConfig, ModelConfig, ThinkingConfig
-from cai_ray.engines.scored_tokens import ScoredTokens
+from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
 from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context

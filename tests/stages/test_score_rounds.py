@@ -93,7 +93,7 @@ def scores(artifact: Artifact, metric: str) -> dict[tuple[str, str], float]:
 
 @pytest.mark.slow
 def test_every_answer_of_every_round_is_scored(tmp_path: Path) -> None:
-    from cai_ray.engines.scoring import Scorer
+    from cai_ray.engines.models.scoring import Scorer
 
     rows = microworld_rows(16)
     revised(tmp_path, rows)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.chat import Renderer
-from cai_ray.engines.answer_tokens import AnswerTokens
+from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.stages.train_dpo import Config, LossType, answer_tokens
 

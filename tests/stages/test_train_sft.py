@@ -14,9 +14,9 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Renderer
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig
 from cai_ray.dropped import DROPPED, DropReason
-from cai_ray.engines.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.models import load_causal_lm, load_tokenizer
+from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
+from cai_ray.engines.models.trainable import load_causal_lm, load_tokenizer
 from cai_ray.engines.token_files import read_tokens
 from cai_ray.engines.trainer_args import Device, trainer_args
 from cai_ray.errors import ConfigError

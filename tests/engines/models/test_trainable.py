@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.models import (
+from cai_ray.engines.models.export import export_model
+from cai_ray.engines.models.trainable import (
     context_length,
-    export_model,
     load_causal_lm,
     load_classifier,
     load_tokenizer,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cai_ray.chat import Message, messages_to_transcript
 from cai_ray.config import ModelConfig
-from cai_ray.engines.scored_tokens import ScoredTokens
+from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import PAD, TURN_END, build_tokenizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.engines.embedding import EmbeddingSimilarity
+from cai_ray.engines.models.sentences import EmbeddingSimilarity
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cai_ray.config import ModelConfig
-from cai_ray.engines.model_files import local_folder, localised
+from cai_ray.engines.models.files import local_folder, localised
 from cai_ray.errors import ConfigError
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cai_ray.chat import Message, Renderer, chat_messages, messages_to_transcript, with_system_role
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.models.classifier import InputForm
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cai_ray.engines.classifier_models import LoadedClassifier
-
-# "answer": its text, nothing else; "pair": conversation and answer as two texts, as cross-encoders have them;
-# "chat": through the tokenizer's chat template; "value_head": see value_head.py.
-InputForm = Literal["answer", "pair", "chat", "value_head"]
+    from cai_ray.engines.models.classifier import LoadedClassifier
 
 
 class Encoded(NamedTuple):

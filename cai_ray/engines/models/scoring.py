@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.engines.scored_tokens import ScoredTokens
+from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import ModelConfig, ThinkingConfig
-from cai_ray.engines.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.dialogue_tokens import DialogueTokens
-from cai_ray.engines.tokenizers import load_renderer
+from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
+from cai_ray.engines.models.reading import load_renderer
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import CHAT_TEMPLATE, build_tokenizer
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.config import ModelConfig
-from cai_ray.engines.classifier_models import LoadedClassifier, config_of, dtype_of, max_tokens_of, tokenizer_of
-from cai_ray.engines.model_files import local_folder
+from cai_ray.engines.models.classifier import LoadedClassifier
+from cai_ray.engines.models.files import local_folder
+from cai_ray.engines.models.reading import config_of, dtype_of, max_tokens_of, tokenizer_of
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:

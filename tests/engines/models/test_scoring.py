@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cai_ray.engines.scoring import Scorer, replace_tensor
+from cai_ray.engines.models.scoring import Scorer, replace_tensor
 from cai_ray.errors import ConfigError
 from tests.tiny_policy import save_tiny_policy
 

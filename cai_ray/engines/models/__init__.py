@@ -1,0 +1,1 @@
+"""A model's files: reading, loading, scoring with and exporting them."""
