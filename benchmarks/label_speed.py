@@ -24,9 +24,8 @@ from benchmarks import results_file, small_llama
 from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.constitution.source import load, resolve
-from cai_ray.engines.generation import ROW_ID
-from cai_ray.engines.vllm_backend import VllmBackend, VllmConversation, option_token_id
-from cai_ray.rows import prompt_id_of
+from cai_ray.engines.backends.vllm_backend import VllmBackend, VllmConversation, option_token_id
+from cai_ray.rows import ROW_ID, prompt_id_of
 from cai_ray.stages.label_comparisons import Config, label
 
 SEED = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
 from cai_ray import pipeline
-from cai_ray.engines.generation import ConversationActor
+from cai_ray.engines.conversations.generation import ConversationActor
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.stages import load_prompts, revise
 from cai_ray.steps import steps

@@ -21,8 +21,8 @@ from benchmarks.recipes import microworld_recipe
 from cai_ray import pipeline
 from cai_ray.config import SamplingConfig
 from cai_ray.dropped import DropRow
-from cai_ray.engines.asking import Completion
-from cai_ray.engines.vllm_backend import VllmBackend
+from cai_ray.engines.backends.vllm_backend import VllmBackend
+from cai_ray.engines.conversations.asking import Completion
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.stages import load_prompts, revise
 from cai_ray.steps import steps

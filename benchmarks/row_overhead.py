@@ -24,8 +24,8 @@ from cai_ray.artifacts.artifact import OpenStage, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.conversation_stage import run_conversations
-from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.engines.backends.scripted import ScriptedBackend
+from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages import load_prompts, revise, store_prompts

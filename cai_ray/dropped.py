@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    pass
 
 # One row that left the pipeline, and why.
 DROPPED = pa.schema(
@@ -66,3 +70,14 @@ class DropRow(Exception):
 
     def __reduce__(self) -> tuple[type[DropRow], tuple[DropReason, str, int]]:
         return DropRow, (self.reason, self.detail, self.attempts)  # Ray pickles what a worker raises
+
+
+def dropped_row(row_id: str, stage: str, drop: DropRow) -> dict[str, Any]:
+    """A row of the DROPPED schema."""
+    return {
+        "row_id": row_id,
+        "stage": stage,
+        "reason": str(drop.reason),
+        "detail": drop.detail,
+        "attempts": drop.attempts,
+    }

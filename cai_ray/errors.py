@@ -16,3 +16,7 @@ class TooManyDropped(Exception):
 
 class ConservationError(Exception):
     """Rows in and rows accounted for differ (guarantee G1): a bug, exit code 1. Nothing was committed."""
+
+
+class EngineGaveUp(RuntimeError):
+    """The budget of engine restarts is used up (exit code 75): committed parts stay, a re-run goes on."""

@@ -51,8 +51,7 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
 def exit_code(error: BaseException) -> int | None:
     """The exit code of an error that a command ends with; None for a bug."""
     from cai_ray.constitution.principles import ConstitutionError
-    from cai_ray.engines.asking import EngineGaveUp
-    from cai_ray.errors import ConfigError, TooManyDropped
+    from cai_ray.errors import ConfigError, EngineGaveUp, TooManyDropped
 
     for cause in _causes(error):
         if isinstance(cause, ConfigError | ConstitutionError):

@@ -86,7 +86,7 @@ def _trained(given: Mapping[str, ModelConfig], all_steps: Sequence[Step]) -> dic
 def _check_model(model: ModelConfig) -> None:
     """Raises ConfigError for a model that cannot be asked, as far as that shows without starting it."""
     if model.endpoint is not None:
-        from cai_ray.engines.endpoint import check_endpoint
+        from cai_ray.engines.backends.endpoint import check_endpoint
 
         check_endpoint(model)
         return

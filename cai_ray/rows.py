@@ -5,9 +5,14 @@ Parquet files are zstd. Ids are 32 lower-case hexadecimal characters (128 bits).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 
 from cai_ray.seeding import stable_id
+
+if TYPE_CHECKING:
+    pass
 
 MESSAGE = pa.struct(
     [
@@ -276,3 +281,6 @@ def rollout_row_id(step: int, prompt_id: str, sample_index: int) -> str:
 def match_id_of(policy_a: str, policy_b: str, prompt_id: str, sample_index: int) -> str:
     """The key of a match and its game: "<policy_a>/<policy_b>/<prompt_id>/<sample_index>"."""
     return f"{policy_a}/{policy_b}/{prompt_id}/{sample_index}"
+
+
+ROW_ID = "row_id"

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from cai_ray.chat import Message
-from cai_ray.engines.asking import EngineDied
-from cai_ray.engines.scripted import Script, ScriptedBackend
+from cai_ray.engines.backends.scripted import Script, ScriptedBackend
+from cai_ray.engines.conversations.asking import EngineDied
 from cai_ray.seeding import stable_id
 
 POISON = "tests.faults:PoisonProcessor"

@@ -19,11 +19,12 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.constitution.principles import Constitution, Principle
-from cai_ray.dropped import DROPPED, DropRow
-from cai_ray.engines.asking import Usage
+from cai_ray.dropped import DROPPED, DropRow, dropped_row
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.conversation_stage import StageSpec
-from cai_ray.engines.generation import ROW_ID, ConversationJob, dropped_row
+from cai_ray.engines.conversations.asking import Usage
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec
+from cai_ray.rows import ROW_ID
 from cai_ray.stages import label_comparisons, ppo_fresh_pairs
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_refresh import RefreshSources

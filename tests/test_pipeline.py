@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from cai_ray import pipeline
 from cai_ray.cli import app
-from cai_ray.engines.asking import EngineGaveUp
-from cai_ray.errors import ConfigError, TooManyDropped
+from cai_ray.errors import ConfigError, EngineGaveUp, TooManyDropped
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
 from cai_ray.recipe import Recipe, build
 from cai_ray.steps import select, steps

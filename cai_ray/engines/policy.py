@@ -19,7 +19,6 @@ import numpy as np
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines import policy_packing
-from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.engines.policy_hub import Hub, Reply
 from cai_ray.engines.policy_job import LearnersDiverged, LearnersJob, LearnersLost, check
@@ -27,7 +26,7 @@ from cai_ray.engines.policy_packing import Ids, Packed, pack, unpack
 from cai_ray.engines.policy_worker import serve
 from cai_ray.engines.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.engines.training import TrainingFailed
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 PLACEHOLDER = (0,)  # the token that a score stands for
 

@@ -7,9 +7,9 @@ from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
 from cai_ray.config import ModelConfig
-from cai_ray.engines.asking import EngineDied
-from cai_ray.engines.vllm_backend import VllmBackend
-from cai_ray.engines.vllm_plugin import BACKEND
+from cai_ray.engines.backends.vllm_backend import VllmBackend
+from cai_ray.engines.backends.vllm_plugin import BACKEND
+from cai_ray.engines.conversations.asking import EngineDied
 from cai_ray.engines.weight_store import NONE_YET, Weights
 
 T = TypeVar("T")

@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.episodes import Episode, EpisodeRequest
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.rollout_backend import RolloutBackend, Transport, with_weight_transfer
-from cai_ray.engines.supervisor import RowClock, Supervisor
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 T = TypeVar("T")
 Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]  # (prompt ids, response ids)

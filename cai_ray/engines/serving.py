@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import ModelConfig
+from cai_ray.engines.backends.vllm_backend import VllmBackend
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.scored_tokens import ScoredTokens
@@ -23,7 +24,6 @@ from cai_ray.engines.models.trainable import local_path
 from cai_ray.engines.serving_replies import Delta, TokenLogprob
 from cai_ray.engines.serving_requests import AnswerOptions, ApiError
 from cai_ray.engines.thinking_stream import ThinkingStream
-from cai_ray.engines.vllm_backend import VllmBackend
 from cai_ray.errors import ConfigError
 from cai_ray.prompts.revision import STOP_STRINGS
 

@@ -18,13 +18,12 @@ from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import OptimConfig, WorkersConfig
 from cai_ray.engines import checkpoints
-from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.cluster import ClusterConfig, connected
 from cai_ray.engines.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.engines.trainer_args import Device, TrainerArgs, deepspeed_config, plan_batches, refuse_missing_trackers
 from cai_ray.engines.training_attempt import Attempt, Verdict, begin, end, failure
 from cai_ray.engines.training_worker import MODEL, TRAINED, TrainedRecord, train_on_worker
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.progress.training import TrainingProgress
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pyarrow as pa
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropRow
-from cai_ray.engines.asking import Completion, Usage
-from cai_ray.engines.dialogue_tokens import DialogueTokens
-from cai_ray.engines.generation import ConversationJob
+from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
+from cai_ray.engines.conversations.asking import Completion, Usage
+from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.planning.tokens import Counter
 from cai_ray.seeding import rng_for
 

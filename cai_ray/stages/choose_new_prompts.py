@@ -13,8 +13,7 @@ from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import Config
-from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.generation import dropped_row
+from cai_ray.dropped import DropReason, DropRow, dropped_row
 from cai_ray.quality.gates import near_duplicates
 from cai_ray.rows import prompt_id_of
 

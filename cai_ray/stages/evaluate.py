@@ -21,7 +21,7 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.conversation_stage import run_together
+from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.rows import EVALUATION, evaluation_row_id

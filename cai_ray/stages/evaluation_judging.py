@@ -13,14 +13,14 @@ from typing import Any
 from cai_ray.chat import FINISHED
 from cai_ray.config import SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Ask, Completion
-from cai_ray.engines.generation import ROW_ID
+from cai_ray.engines.conversations.asking import Ask, Completion
 from cai_ray.metrics.classes import label_probability
 from cai_ray.prompts.comparison import nonce_for, prob_a_from_logprobs
 from cai_ray.prompts.judges.guard import parse_guard, parse_wildguard, wildguard_messages
 from cai_ray.prompts.judges.moderation import Moderated, read_moderation
 from cai_ray.prompts.judges.rating import parse_ratings, rating_messages
 from cai_ray.prompts.judges.yes_no import OPTIONS, fields_of, parse_yes_no, yes_no_messages
+from cai_ray.rows import ROW_ID
 from cai_ray.stages.evaluation_judges import (
     HARMFUL,
     ClassifierJudge,
@@ -135,7 +135,7 @@ async def wildguard(row: Row, ask: Ask, *, judge: WildGuardJudge, template: str,
 
 
 # --- Models that score ----------------------------------------------------------------------------------
-# `ask` is the door of the engine that the judge's kind has: see engines/classifying.py, moderation.py, pooling.py.
+# `ask` is the door of the engine that the judge's kind has: see engines/backends/classifier.py, moderation.py, pooling.py.
 
 
 async def classify(row: Row, ask: Any, *, judge: ClassifierJudge, labels: Sequence[str], multi_label: bool) -> Row:

@@ -19,14 +19,14 @@ from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.asking import Ask
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
-from cai_ray.engines.generation import ROW_ID, ConversationJob
-from cai_ray.engines.option_check import check_options
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.backends.option_check import check_options
+from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec, run_conversations
 from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce_for, prob_a_from_logprobs
 from cai_ray.prompts.judges.pairwise import parse_prob_a, verdict_messages
-from cai_ray.rows import GAME, MATCH, match_id_of
+from cai_ray.rows import GAME, MATCH, ROW_ID, match_id_of
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_games import GAMES
 from cai_ray.stages.evaluation_judges import JudgeConfig, PairwiseJudge

@@ -21,17 +21,17 @@ from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
-from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.backends.option_check import check_options
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec, run_conversations
 from cai_ray.engines.models.classifier import InputForm
 from cai_ray.engines.models.load_classifier import is_multi_label, labels_of
-from cai_ray.engines.option_check import check_options
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.classes import label_probability
 from cai_ray.prompts.judges.yes_no import OPTIONS as YES_NO
 from cai_ray.prompts.judges.yes_no import fields_of, yes_no_messages
-from cai_ray.rows import ANSWER, JUDGEMENT, evaluation_row_id
+from cai_ray.rows import ANSWER, JUDGEMENT, ROW_ID, evaluation_row_id
 from cai_ray.stages import evaluation_judging as judging
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_judges import (
@@ -197,19 +197,19 @@ def _classifier(judge: ClassifierJudge, model: ModelConfig) -> Any:
 
 
 def _classifying(model: ModelConfig, form: InputForm, backbone: str | None = None) -> Any:
-    from cai_ray.engines.classifying import ClassifierBackend
+    from cai_ray.engines.backends.classifier import ClassifierBackend
 
     return ClassifierBackend(model, form, backbone)
 
 
 def _moderation(model: ModelConfig) -> Any:
-    from cai_ray.engines.moderation import ModerationBackend
+    from cai_ray.engines.backends.moderation import ModerationBackend
 
     return ModerationBackend(model)
 
 
 def _embedding(model: ModelConfig) -> Any:
-    from cai_ray.engines.pooling import EmbeddingBackend
+    from cai_ray.engines.backends.embedding import EmbeddingBackend
 
     return EmbeddingBackend(model)
 

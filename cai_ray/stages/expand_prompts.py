@@ -22,15 +22,15 @@ from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.asking import Ask
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
-from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec, run_conversations
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.prompts.expansion import ExpansionPrompts, expansion_messages, parse_requests
 from cai_ray.prompts.revision import STOP_STRINGS
-from cai_ray.rows import PROMPT
+from cai_ray.rows import PROMPT, ROW_ID
 from cai_ray.seeding import rng_for
 from cai_ray.stages.choose_new_prompts import Outcome, SelectionConfig, outcomes
 from cai_ray.stages.context import Context

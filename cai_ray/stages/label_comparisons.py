@@ -18,11 +18,11 @@ from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConf
 from cai_ray.constitution.draw import PrincipleChoice, check_choice, draw
 from cai_ray.constitution.principles import Constitution, FewShotComparison, Principle
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Ask
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
-from cai_ray.engines.generation import ROW_ID, ConversationJob
-from cai_ray.engines.option_check import check_options
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.backends.option_check import check_options
+from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec, run_conversations
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.readings import Bounds, clamped, flip_rate, is_tie, mean_prob_a, readings_of
@@ -36,7 +36,7 @@ from cai_ray.prompts.comparison import (
     nonce_for,
     prob_a_from_logprobs,
 )
-from cai_ray.rows import PREFERENCE
+from cai_ray.rows import PREFERENCE, ROW_ID
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
 

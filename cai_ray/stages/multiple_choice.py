@@ -22,19 +22,19 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage, find, open_stage
 from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.asking import Ask
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
-from cai_ray.engines.generation import ROW_ID, ConversationJob, dropped_row
-from cai_ray.engines.option_check import check_options
+from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.backends.option_check import check_options
+from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec, run_conversations
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, baselines, margin
 from cai_ray.prompt_layouts.multiple_choice import Item, deciding_parts, read_items
 from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce_for
 from cai_ray.prompts.multiple_choice import choice_messages
-from cai_ray.rows import EVALUATION, MESSAGE, evaluation_row_id
+from cai_ray.rows import EVALUATION, MESSAGE, ROW_ID, evaluation_row_id
 from cai_ray.seeding import stable_id
 from cai_ray.stages.context import Context
 

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from cai_ray.artifacts.artifact import OpenStage
 from cai_ray.artifacts.parts import PartRecord, committed_parts, part_tables, replace_part
-from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.generation import dropped_row
+from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.quality.gates import GatesConfig, near_duplicates
 from cai_ray.rows import revision_row_id
 

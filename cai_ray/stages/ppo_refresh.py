@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from cai_ray.config import Config, OptimConfig, ScalingConfig
-from cai_ray.engines.generation import ConversationJob
+from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.errors import ConfigError
 from cai_ray.stages.context import Context
 

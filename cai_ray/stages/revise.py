@@ -20,10 +20,10 @@ from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConf
 from cai_ray.constitution.draw import PrincipleChoice, draw
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Ask, Completion
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import StageSpec, run_conversations
-from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.conversations.asking import Ask, Completion
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import StageSpec, run_conversations
 from cai_ray.fingerprint import settings
 from cai_ray.prompts.revision import (
     STOP_STRINGS,
@@ -37,7 +37,7 @@ from cai_ray.prompts.revision import (
 )
 from cai_ray.quality.cleaning import CleaningConfig, clean
 from cai_ray.quality.gates import Gate, GatesConfig, row_gates
-from cai_ray.rows import REVISION, revision_row_id
+from cai_ray.rows import REVISION, ROW_ID, revision_row_id
 from cai_ray.stages.context import Context
 from cai_ray.stages.near_duplicates import drop_near_duplicates
 from cai_ray.stages.scorers import ScorerName, improvement

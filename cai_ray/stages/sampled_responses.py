@@ -13,12 +13,12 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Ask
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.conversation_stage import Conversations, StageSpec
-from cai_ray.engines.generation import ROW_ID, ConversationJob
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.stage import Conversations, StageSpec
 from cai_ray.prompts.revision import STOP_STRINGS
-from cai_ray.rows import RESPONSES
+from cai_ray.rows import RESPONSES, ROW_ID
 from cai_ray.stages.context import Context
 
 CARRIED = ("prompt_id", "messages", "kind", "category", "split")  # Prompt columns kept on Responses

@@ -21,8 +21,7 @@ from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, StageConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.generation import dropped_row
+from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.differences import paired_difference

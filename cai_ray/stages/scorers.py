@@ -11,7 +11,7 @@ from typing import Literal
 
 from cai_ray.chat import Message
 from cai_ray.constitution.principles import Principle
-from cai_ray.engines.asking import Ask
+from cai_ray.engines.conversations.asking import Ask
 from cai_ray.prompts.comparison import OPTIONS, comparison_messages, nonce_for
 
 ScorerName = Literal["comparison", "microworld"]

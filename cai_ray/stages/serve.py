@@ -23,10 +23,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from cai_ray.config import Config as BaseConfig
 from cai_ray.config import ModelConfig
-from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.engines.serving_requests import Limits
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 logger = logging.getLogger(__name__)
 APPLICATION = "cai_ray"

@@ -15,8 +15,8 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.constitution.source import load, resolve
 from cai_ray.dropped import DropReason
+from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.scripted import Script, ScriptedBackend
 from cai_ray.errors import ConfigError
 from cai_ray.stages import label_comparisons, load_prompts, sample_pairs, sampled_responses, store_prompts
 from cai_ray.stages.context import Context

@@ -10,7 +10,7 @@ import pytest
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.prompt_layouts.multiple_choice import parse_item
 from cai_ray.stages import multiple_choice
 from cai_ray.stages.multiple_choice import read_summary, run

@@ -16,8 +16,8 @@ import pytest
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
-from cai_ray.engines.asking import EngineGaveUp
-from cai_ray.engines.scripted import Script, ScriptedBackend
+from cai_ray.engines.backends.scripted import Script, ScriptedBackend
+from cai_ray.errors import EngineGaveUp
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
 from cai_ray.stages import evaluate, sampled_responses
 from tests import faults

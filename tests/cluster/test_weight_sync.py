@@ -14,11 +14,10 @@ import psutil
 import pytest
 
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
-from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.episodes import Episode, EpisodeRequest
 from cai_ray.engines.rollouts import RolloutConfig, RolloutEngines, spread
 from cai_ray.engines.weight_sync import TOLERANCE, WeightSender, WeightSync, WeightSyncFailed
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 from tests.runs import wait_for
 from tests.small_policies import SmallLearners, save_small
 

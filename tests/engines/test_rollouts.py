@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.engines.asking import EngineDied
+from cai_ray.engines.conversations.asking import EngineDied
 from cai_ray.engines.episodes import EpisodeRequest
 from cai_ray.engines.rollout_backend import RolloutBackend, with_weight_transfer
 from cai_ray.engines.rollout_worker import Gate, together
@@ -63,9 +63,9 @@ def test_the_engine_is_told_how_weights_come_and_the_user_has_the_last_word() ->
 
 
 def test_the_plugin_names_itself_without_loading_the_engine() -> None:
-    from cai_ray.engines import vllm_plugin
+    from cai_ray.engines.backends import vllm_plugin
 
-    assert vllm_plugin.EXTENSION == "cai_ray.engines.vllm_plugin.WorkerExtension"
+    assert vllm_plugin.EXTENSION == "cai_ray.engines.backends.vllm_plugin.WorkerExtension"
     with pytest.raises(AttributeError, match="no attribute 'Other'"):
         vllm_plugin.__getattr__("Other")
 

@@ -18,13 +18,13 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DROPPED
+from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.conversation_stage import Conversations, StageSpec, input_unit_ids
-from cai_ray.engines.generation import ROW_ID, ConversationActor, ConversationJob, commit_outcomes
-from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob, commit_outcomes
+from cai_ray.engines.conversations.stage import Conversations, StageSpec, input_unit_ids
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.rows import PROMPT, prompt_id_of
+from cai_ray.rows import PROMPT, ROW_ID, prompt_id_of
 from cai_ray.seeding import stable_id
 from cai_ray.stages import evaluate, sampled_responses
 from cai_ray.stages.context import Context

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
-from cai_ray.engines.asking import Completion
+from cai_ray.engines.conversations.asking import Completion
 
 
 class ScriptedAsk:

@@ -14,10 +14,9 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.conversation_stage import Conversations
-from cai_ray.errors import ConfigError
+from cai_ray.engines.conversations.stage import Conversations
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request

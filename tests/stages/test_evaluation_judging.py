@@ -11,11 +11,11 @@ import pytest
 
 from cai_ray.chat import FINISHED
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Completion
-from cai_ray.engines.classifying import Outputs
-from cai_ray.engines.generation import ROW_ID
+from cai_ray.engines.backends.classifier import Outputs
+from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.judges.guard import WILDGUARD_TEMPLATE
 from cai_ray.prompts.judges.yes_no import TEMPLATE
+from cai_ray.rows import ROW_ID
 from cai_ray.stages.evaluation_judges import (
     ClassifierJudge,
     GuardJudge,

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.generation import ROW_ID
 from cai_ray.prompts.comparison import OPTIONS
-from cai_ray.rows import match_id_of
+from cai_ray.rows import ROW_ID, match_id_of
 from cai_ray.stages.evaluation_judges import PairwiseJudge
 from cai_ray.stages.evaluation_matches import play
 from tests.stages.scripted_ask import ScriptedAsk

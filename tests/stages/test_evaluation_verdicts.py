@@ -16,10 +16,9 @@ from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import EndpointConfig, ModelConfig
-from cai_ray.engines.asking import EngineGaveUp
+from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.scripted import ScriptedBackend
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.fingerprint import settings
 from cai_ray.rows import GAME, JUDGEMENT, match_id_of
 from cai_ray.seeding import stable_id

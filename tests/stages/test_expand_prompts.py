@@ -20,10 +20,10 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.asking import Completion
+from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.generation import ConversationActor, ConversationJob, commit_outcomes
-from cai_ray.engines.scripted import Script, ScriptedBackend
+from cai_ray.engines.conversations.asking import Completion
+from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob, commit_outcomes
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings as plain_settings
 from cai_ray.rows import PROMPT, prompt_id_of

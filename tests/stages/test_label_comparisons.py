@@ -17,8 +17,8 @@ from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.constitution.draw import PrincipleChoice
 from cai_ray.constitution.principles import Constitution, ConstitutionError, FewShotComparison, Principle
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Completion, EngineGaveUp, Usage
-from cai_ray.errors import ConfigError
+from cai_ray.engines.conversations.asking import Completion, Usage
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.prompts.comparison import ANSWER_START, COT_START, Form, cot_stop_strings, nonce_for
 from cai_ray.rows import PREFERENCE

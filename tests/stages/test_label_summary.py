@@ -15,8 +15,7 @@ from rich.console import Console
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
-from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.generation import dropped_row
+from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.metrics.readings import Reading
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.rows import PREFERENCE

@@ -14,7 +14,7 @@ from cai_ray.config import ModelConfig
 from cai_ray.constitution.draw import PrincipleChoice
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Completion
+from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.revision import NO_META, STOP_STRINGS, RevisionPrompts
 from cai_ray.quality.gates import GatesConfig
 from cai_ray.rows import PROMPT, REVISION

@@ -17,8 +17,7 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import SamplingConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.generation import dropped_row
+from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.rows import PAIR, PROMPT, RESPONSES, pair_id_of
 from cai_ray.stages.sample_pairs import (

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig
-from cai_ray.engines.asking import Completion
+from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.rows import PROMPT, RESPONSES
 from cai_ray.stages.sampled_responses import Sampled, expand_units, job_of, row_ids, sample

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from cai_ray.artifacts.artifact import find
-from cai_ray.engines.asking import EngineGaveUp
 from cai_ray.engines.episodes import Scored
 from cai_ray.engines.training import TrainingDiverged
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config

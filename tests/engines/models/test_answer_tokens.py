@@ -8,7 +8,7 @@ import pytest
 
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import ModelConfig, ThinkingConfig
-from cai_ray.engines.dialogue_tokens import DialogueTokens
+from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
 from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.errors import ConfigError

@@ -12,8 +12,8 @@ import pytest
 
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.backends.vllm_backend import VllmBackend, VllmConversation, option_token_id
 from cai_ray.engines.models.reading import load_renderer
-from cai_ray.engines.vllm_backend import VllmBackend, VllmConversation, option_token_id
 from cai_ray.prompts.comparison import OPTIONS, comparison_messages
 from cai_ray.prompts.revision import STOP_STRINGS
 

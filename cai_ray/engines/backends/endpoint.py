@@ -22,10 +22,15 @@ from cai_ray.chat import (
 )
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Completion, EngineGaveUp, Guard, Usage
-from cai_ray.engines.endpoint_errors import outcome_of_error, start_failure
-from cai_ray.engines.endpoint_replies import CHOICES_WANTED, first_choice, option_logprobs, read_reply
-from cai_ray.errors import ConfigError
+from cai_ray.engines.backends.endpoint_errors import outcome_of_error, start_failure
+from cai_ray.engines.backends.endpoint_replies import (
+    CHOICES_WANTED,
+    first_choice,
+    option_logprobs,
+    read_reply,
+)
+from cai_ray.engines.conversations.asking import Completion, Guard, Usage
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 T = TypeVar("T")
 NO_KEY = "no-key"  # the client insists on one; servers without keys ignore it

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cai_ray.engines.orphans import end_with_parent
+from cai_ray.engines.backends.orphans import end_with_parent
 from cai_ray.engines.weight_buckets import Layout, unpack
 
 if TYPE_CHECKING:

@@ -69,10 +69,6 @@ class EngineDied(Exception):
     """The engine is gone with every request in flight; the supervisor starts a new one."""
 
 
-class EngineGaveUp(RuntimeError):
-    """The budget of engine restarts is used up (exit code 75): committed parts stay, a re-run goes on."""
-
-
 # Sends one request through a supervisor, which retries it on a new engine when the engine dies.
 Guard = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cai_ray.engines.row_gate import RowGate
+from cai_ray.engines.conversations.row_gate import RowGate
 
 
 def test_the_limit_is_the_smaller_of_rows_and_cache() -> None:

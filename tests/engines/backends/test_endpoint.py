@@ -15,11 +15,11 @@ import pytest
 
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines import endpoint as endpoint_module
-from cai_ray.engines.asking import Completion, EngineGaveUp
-from cai_ray.engines.backends import backend_factory
-from cai_ray.engines.endpoint import EndpointBackend, EndpointConversation, api_key, neutralised
-from cai_ray.errors import ConfigError
+from cai_ray.engines.backends import endpoint as endpoint_module
+from cai_ray.engines.backends.endpoint import EndpointBackend, EndpointConversation, api_key, neutralised
+from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.conversations.asking import Completion
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 T = TypeVar("T")
 HELLO = [{"role": "user", "content": "Hello"}]

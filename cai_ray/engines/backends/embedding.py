@@ -7,8 +7,8 @@ from typing import Any
 
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Guard, Usage
-from cai_ray.engines.vllm_backend import VllmBackend
+from cai_ray.engines.backends.vllm_backend import VllmBackend
+from cai_ray.engines.conversations.asking import Guard, Usage
 
 # Every text is new, so there is nothing to find in a prefix cache, and encoders cannot have one.
 _ARGUMENTS = {"runner": "pooling", "convert": "embed", "enable_prefix_caching": False}

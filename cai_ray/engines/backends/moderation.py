@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cai_ray.engines.asking import Guard, Usage
-from cai_ray.engines.endpoint import EndpointBackend
+from cai_ray.engines.backends.endpoint import EndpointBackend
+from cai_ray.engines.conversations.asking import Guard, Usage
 
 
 class ModerationBackend(EndpointBackend):

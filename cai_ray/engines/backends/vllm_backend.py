@@ -13,11 +13,11 @@ from typing import Any
 from cai_ray.chat import Message, Renderer, split_thinking
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Completion, EngineDied, Guard, Usage
-from cai_ray.engines.dialogue_tokens import DialogueTokens
+from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
+from cai_ray.engines.backends.vllm_plugin import EXTENSION
+from cai_ray.engines.conversations.asking import Completion, EngineDied, Guard, Usage
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import load_renderer
-from cai_ray.engines.vllm_plugin import EXTENSION
 
 logger = logging.getLogger(__name__)
 SMALL_WEIGHTS_BYTES = 256 * 2**20

@@ -8,7 +8,7 @@ from typing import Any
 
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
-from cai_ray.engines.asking import Completion, Guard, Usage
+from cai_ray.engines.conversations.asking import Completion, Guard, Usage
 
 # (row id, messages, seed) -> the answer; may be a coroutine function, may raise DropRow or EngineDied
 Script = Callable[[str, Sequence[Message], int], str | Awaitable[str]]

@@ -7,8 +7,7 @@ from typing import Any
 
 from cai_ray.config import EndpointConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import EngineGaveUp
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 # How servers say that a prompt is too long: OpenAI and vLLM, llama.cpp, text-generation-inference, others.
 _TOO_LONG = re.compile(

@@ -17,8 +17,9 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
-from cai_ray.engines.generation import ROW_ID, ConversationJob, Work, converse_all
+from cai_ray.engines.conversations.generation import ConversationJob, Work, converse_all
 from cai_ray.progress.stage import StageProgress
+from cai_ray.rows import ROW_ID
 
 logger = logging.getLogger(__name__)
 

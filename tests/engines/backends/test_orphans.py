@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import psutil
 import pytest
 
-from cai_ray.engines.orphans import end_with_parent
+from cai_ray.engines.backends.orphans import end_with_parent
 
 LIMIT_S = 20
 _SPAWN = multiprocessing.get_context("spawn")

@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from cai_ray.config import EngineConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Backend, EngineDied, EngineGaveUp
-from cai_ray.errors import ConfigError
+from cai_ray.engines.conversations.asking import Backend, EngineDied
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cai_ray.config import EndpointConfig, ModelConfig
+from cai_ray.engines.backends.option_check import check_options
+from cai_ray.engines.backends.vllm_backend import option_token_id
 from cai_ray.engines.models.reading import load_renderer
-from cai_ray.engines.option_check import check_options
-from cai_ray.engines.vllm_backend import option_token_id
 from cai_ray.errors import ConfigError
 from cai_ray.exits import EXIT_BAD_INPUT, exit_code
 from cai_ray.microworld.tokenizer import build_tokenizer

@@ -14,9 +14,15 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Ask, EngineGaveUp
-from cai_ray.engines.generation import ConversationActor, ConversationJob, commit_outcomes, tasks_in_flight
-from cai_ray.engines.scripted import ScriptedBackend
+from cai_ray.engines.backends.scripted import ScriptedBackend
+from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.generation import (
+    ConversationActor,
+    ConversationJob,
+    commit_outcomes,
+    tasks_in_flight,
+)
+from cai_ray.errors import EngineGaveUp
 
 SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])
 

@@ -11,7 +11,7 @@ import pytest
 
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.pooling import EmbeddingBackend
+from cai_ray.engines.backends.embedding import EmbeddingBackend
 from tests.tiny_models import byte_tokenizer
 from tests.tiny_policy import save_tiny_policy
 

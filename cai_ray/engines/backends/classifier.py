@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import Guard, Usage
+from cai_ray.engines.conversations.asking import Guard, Usage
 from cai_ray.engines.models.classifier import InputForm, LoadedClassifier
 from cai_ray.engines.models.classifier_inputs import Encoded, Reader
 from cai_ray.engines.models.load_classifier import load_classifier

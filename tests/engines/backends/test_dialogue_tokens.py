@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cai_ray.chat import Renderer
-from cai_ray.engines.dialogue_tokens import DialogueTokens
+from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
 from cai_ray.microworld.tokenizer import build_tokenizer
 
 RENDERER = Renderer(build_tokenizer(num_dialogues=50))

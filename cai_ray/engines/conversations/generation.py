@@ -21,17 +21,16 @@ import pyarrow.compute as pc
 from cai_ray.artifacts.parts import PartRecord, records_of, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
-from cai_ray.engines.asking import Ask, Backend, EngineGaveUp
-from cai_ray.engines.row_gate import RowGate
-from cai_ray.engines.supervisor import RowClock, Supervisor
-from cai_ray.errors import ConfigError
+from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.engines.conversations.asking import Ask, Backend
+from cai_ray.engines.conversations.row_gate import RowGate
+from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
+from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.rows import ROW_ID
 from cai_ray.seeding import seed_for
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-
-ROW_ID = "row_id"
 
 
 @dataclass(frozen=True)
@@ -129,17 +128,6 @@ class ConversationActor:
             "dropped": None if dropped is None else dropped_row(row_id, job.stage, dropped),
             "counters": list(counters.items()),
         }
-
-
-def dropped_row(row_id: str, stage: str, drop: DropRow) -> dict[str, Any]:
-    """A row of the DROPPED schema."""
-    return {
-        "row_id": row_id,
-        "stage": stage,
-        "reason": str(drop.reason),
-        "detail": drop.detail,
-        "attempts": drop.attempts,
-    }
 
 
 def _flatten(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:

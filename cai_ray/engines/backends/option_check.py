@@ -21,8 +21,8 @@ def check_options(model: ModelConfig, options: Sequence[str], sample: Sequence[M
     if model.endpoint is not None:
         asyncio.run(_ask_once(model, options, sample))
         return
+    from cai_ray.engines.backends.vllm_backend import option_token_id
     from cai_ray.engines.models.reading import load_renderer
-    from cai_ray.engines.vllm_backend import option_token_id
 
     renderer = load_renderer(model)
     try:
@@ -38,7 +38,7 @@ def check_options(model: ModelConfig, options: Sequence[str], sample: Sequence[M
 
 
 async def _ask_once(model: ModelConfig, options: Sequence[str], sample: Sequence[Message]) -> None:
-    from cai_ray.engines.endpoint import EndpointBackend
+    from cai_ray.engines.backends.endpoint import EndpointBackend
 
     async def unguarded(send: Callable[[], Awaitable[Any]]) -> Any:
         return await send()

@@ -10,12 +10,11 @@ import pytest
 
 from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import EngineGaveUp
-from cai_ray.engines.moderation import ModerationBackend
-from cai_ray.errors import ConfigError
+from cai_ray.engines.backends.moderation import ModerationBackend
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages.evaluation_judges import ModerationJudge
 from cai_ray.stages.evaluation_judging import moderate
-from tests.engines.test_endpoint import Canned, Server, error, server
+from tests.engines.backends.test_endpoint import Canned, Server, error, server
 
 __all__ = ["server"]
 ROW = {"policy": "sl_cai", "prompt_id": "p", "sample_index": 0, "response": "Words."}

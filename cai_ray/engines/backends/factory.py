@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cai_ray.config import ModelConfig
-from cai_ray.engines.asking import Backend
+from cai_ray.engines.conversations.asking import Backend
 
 
 def backend_factory(model: ModelConfig) -> Callable[[], Backend]:
@@ -15,12 +15,12 @@ def backend_factory(model: ModelConfig) -> Callable[[], Backend]:
 
 
 def _vllm(model: ModelConfig) -> Backend:
-    from cai_ray.engines.vllm_backend import VllmBackend
+    from cai_ray.engines.backends.vllm_backend import VllmBackend
 
     return VllmBackend(model)
 
 
 def _endpoint(model: ModelConfig) -> Backend:
-    from cai_ray.engines.endpoint import EndpointBackend
+    from cai_ray.engines.backends.endpoint import EndpointBackend
 
     return EndpointBackend(model)

@@ -10,9 +10,10 @@ import pytest
 from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.asking import EngineDied, EngineGaveUp
-from cai_ray.engines.scripted import ScriptedBackend
-from cai_ray.engines.supervisor import RowClock, Supervisor
+from cai_ray.engines.backends.scripted import ScriptedBackend
+from cai_ray.engines.conversations.asking import EngineDied
+from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
+from cai_ray.errors import EngineGaveUp
 
 GREETING = [{"role": "user", "content": "Good morning"}]
 

@@ -1,0 +1,1 @@
+"""What a conversation asks: vLLM, an endpoint, a classifier, an embedder, a script."""
