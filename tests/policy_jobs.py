@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.guards import GuardConfig
 from cai_ray.algorithms.policy_losses import PolicyLossConfig, ValueLossConfig
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, OptimConfig
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.engines.policy_job import LearnersConfig, LearnersJob
 from tests.tiny_models import save_llama
 

@@ -19,6 +19,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
+from cai_ray.algorithms.episodes import Episode, EpisodeRequest, Scored
 from cai_ray.artifacts.artifact import Artifact, find, open_stage
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.parts import FileRecord, write_part
@@ -26,9 +27,8 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.episodes import Episode, EpisodeRequest, Scored
 from cai_ray.engines.policy_job import LearnersLost
-from cai_ray.engines.rollout_worker import EngineUse
+from cai_ray.engines.rollouts.worker import EngineUse
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages import train_ppo

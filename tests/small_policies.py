@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cai_ray.engines.rollout_worker import Sequences
-from cai_ray.engines.weight_sync import WeightSender
+from cai_ray.engines.rollouts.worker import Sequences
+from cai_ray.engines.weights.sender import WeightSender
 from tests.tiny_models import byte_tokenizer, save_llama
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines import policy_packing
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.engines.policy_hub import Hub, Reply
 from cai_ray.engines.policy_job import LearnersDiverged, LearnersJob, LearnersLost, check
 from cai_ray.engines.policy_packing import Ids, Packed, pack, unpack

@@ -101,7 +101,7 @@ class Worker:
         if not self._place.is_first:
             policy_weights.stream(self._models.policy.module.model, info["bucket_bytes"], None)
             return
-        from cai_ray.engines.weight_sync import WeightSender
+        from cai_ray.engines.weights.sender import WeightSender
 
         sender = WeightSender(info)
         stays = info.get("transport") == "nccl"

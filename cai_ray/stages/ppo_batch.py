@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cai_ray.algorithms.advantages import advantages_of, explained_variance, moments, whiten
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.kl import KlState, per_token_kl, sequence_kl, shaped_rewards
 from cai_ray.algorithms.scores import ScoreState, observed, shaped_scores
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.stages.ppo_config import Config
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from cai_ray.algorithms.episodes import Episode
 from cai_ray.artifacts.artifact import Artifact, find, open_stage
 from cai_ray.artifacts.parts import remove_part, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED, DropRow, dropped_row
 from cai_ray.engines.conversations.stage import StageSpec, run_conversations
-from cai_ray.engines.episodes import Episode
 from cai_ray.fingerprint import settings
 from cai_ray.progress.board import open_board
 from cai_ray.rows import PAIR, pair_id_of

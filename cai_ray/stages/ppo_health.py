@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from cai_ray.engines.episodes import Episode, Scored
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.refusals import read
 from cai_ray.quality.gates import boilerplate_score

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.guards import Verdict, judge_rollouts
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.stages import ppo_batch, ppo_health
 from cai_ray.stages.ppo_snapshot import LoopState
 from cai_ray.stages.ppo_training import Training, diverged

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
+from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import ModelConfig, ScalingConfig
-from cai_ray.engines.episodes import Episode, EpisodeRequest
 from cai_ray.engines.policy_job import LearnersJob
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import STAGE, Config
@@ -17,8 +17,8 @@ from cai_ray.stages.ppo_models import Models
 
 if TYPE_CHECKING:
     from cai_ray.engines.policy import Learners
-    from cai_ray.engines.rollouts import Pending, RolloutEngines
-    from cai_ray.engines.weight_sync import WeightSync
+    from cai_ray.engines.rollouts.engines import Pending, RolloutEngines
+    from cai_ray.engines.rollouts.sync import WeightSync
 
 HALF_PRECISION_TOLERANCE = 0.1  # nats per token: bfloat16 engines round otherwise than the learners
 LIGHT_TASKS_CPUS = 2.0  # logical, that Ray Data's readers and writers take beside an engine
@@ -172,8 +172,8 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
     import ray
 
     from cai_ray.engines.policy import Learners
-    from cai_ray.engines.rollouts import RolloutEngines
-    from cai_ray.engines.weight_sync import TOLERANCE, WeightSync
+    from cai_ray.engines.rollouts.engines import RolloutEngines
+    from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync
 
     learners = Learners(learners_job(config, context, models), can_grow=context.cluster.address is not None)
     engines = RolloutEngines(models.policy, config.rollouts, config.sampling)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from cai_ray.algorithms.episodes import EpisodeRequest
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason
-from cai_ray.engines.episodes import EpisodeRequest
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.ppo_config import STAGE, Config

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from cai_ray.engines.episodes import Episode, Scored
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.rows import ROLLOUT, rollout_row_id
 from cai_ray.stages.ppo_prompts import Turns
 

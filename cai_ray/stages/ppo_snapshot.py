@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from cai_ray.algorithms.episodes import Episode
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.algorithms.kl import KlState
 from cai_ray.algorithms.scores import ScoreState
@@ -24,7 +25,6 @@ from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines.episodes import Episode
 from cai_ray.stages.ppo_refresh import RefreshState
 
 FOLDER = "snapshots"

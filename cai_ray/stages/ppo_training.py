@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cai_ray.algorithms import kl
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.artifact import OpenStage
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.engines.training import TrainingDiverged
 from cai_ray.engines.training_attempt import Attempt, check_owner
 from cai_ray.stages import ppo_snapshot

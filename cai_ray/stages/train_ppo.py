@@ -14,12 +14,12 @@ from dataclasses import replace
 import pyarrow as pa
 
 from cai_ray.algorithms import kl
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import FileRecord, write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.engines.policy_job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training_attempt import begin, end
 from cai_ray.fingerprint import settings

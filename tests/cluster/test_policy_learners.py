@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cai_ray.algorithms.episodes import Scored
 from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.episodes import Scored
 from cai_ray.engines.policy import Learners
 from cai_ray.engines.policy_job import LearnersDiverged, LearnersLost
 from cai_ray.errors import ConfigError

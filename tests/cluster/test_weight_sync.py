@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
-from cai_ray.engines.episodes import Episode, EpisodeRequest
-from cai_ray.engines.rollouts import RolloutConfig, RolloutEngines, spread
-from cai_ray.engines.weight_sync import TOLERANCE, WeightSender, WeightSync, WeightSyncFailed
+from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines, spread
+from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync, WeightSyncFailed
+from cai_ray.engines.weights.sender import WeightSender
 from cai_ray.errors import ConfigError, EngineGaveUp
 from tests.runs import wait_for
 from tests.small_policies import SmallLearners, save_small

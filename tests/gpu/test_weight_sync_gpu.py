@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from cai_ray.algorithms.episodes import EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
-from cai_ray.engines.episodes import EpisodeRequest
-from cai_ray.engines.rollouts import RolloutConfig, RolloutEngines
-from cai_ray.engines.weight_sync import TOLERANCE, WeightSync, WeightSyncFailed
+from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines
+from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync, WeightSyncFailed
 from tests.small_policies import SmallLearners, save_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

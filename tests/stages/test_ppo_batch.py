@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.kl import KlState
 from cai_ray.algorithms.scores import ScoreState
-from cai_ray.engines.episodes import Episode, Scored
 from cai_ray.stages import ppo_batch, ppo_health
 from cai_ray.stages.ppo_config import Config
 

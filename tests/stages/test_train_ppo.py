@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from cai_ray.algorithms.episodes import Scored
 from cai_ray.artifacts.artifact import find
-from cai_ray.engines.episodes import Scored
 from cai_ray.engines.training import TrainingDiverged
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages import train_ppo

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cai_ray.engines.weight_store import Transfer
+from cai_ray.engines.weights.store import Transfer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar
 
 from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.vllm_backend import VllmBackend
-from cai_ray.engines.backends.vllm_plugin import BACKEND
 from cai_ray.engines.conversations.asking import EngineDied
-from cai_ray.engines.weight_store import NONE_YET, Weights
+from cai_ray.engines.weights.host_engine import BACKEND
+from cai_ray.engines.weights.store import NONE_YET, Weights
 
 T = TypeVar("T")
 Transport = Literal["host", "nccl"]

@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
-from cai_ray.engines.episodes import Episode, EpisodeRequest
 from cai_ray.engines.models.answer_tokens import AnswerTokens
-from cai_ray.engines.rollout_backend import RolloutBackend, Transport, with_weight_transfer
+from cai_ray.engines.rollouts.backend import RolloutBackend, Transport, with_weight_transfer
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 T = TypeVar("T")

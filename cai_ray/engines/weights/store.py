@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cai_ray.engines.weight_buckets import Layout
+from cai_ray.engines.weights.buckets import Layout
 
 
 @dataclass(frozen=True)

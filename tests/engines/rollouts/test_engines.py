@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai_ray.algorithms.episodes import EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.conversations.asking import EngineDied
-from cai_ray.engines.episodes import EpisodeRequest
-from cai_ray.engines.rollout_backend import RolloutBackend, with_weight_transfer
-from cai_ray.engines.rollout_worker import Gate, together
-from cai_ray.engines.rollouts import RolloutConfig, RolloutEngines, choose_transport, spread
+from cai_ray.engines.rollouts.backend import RolloutBackend, with_weight_transfer
+from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines, choose_transport, spread
+from cai_ray.engines.rollouts.worker import Gate, together
 from cai_ray.errors import ConfigError
 
 

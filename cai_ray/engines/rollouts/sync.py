@@ -11,29 +11,20 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from cai_ray.engines.rollout_worker import Sequences
-from cai_ray.engines.rollouts import RolloutEngines
-from cai_ray.engines.weight_buckets import pack
-from cai_ray.engines.weight_store import Transfer
+from cai_ray.engines.rollouts.engines import RolloutEngines
+from cai_ray.engines.rollouts.worker import Sequences
+from cai_ray.engines.weights.sender import SendsWeights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 TOLERANCE = 1e-3  # nats per token, for float32 on both sides
-BUCKETS_IN_FLIGHT = 2
 
 
 class WeightSyncFailed(RuntimeError):
     """Learners and rollout engines disagree about the weights. Nothing sampled from here on can be trusted."""
-
-
-class SendsWeights(Protocol):
-    """What a sync needs of the learners."""
-
-    def send_weights(self, info: dict[str, Any]) -> None:
-        """Build `WeightSender(info)` in the first worker and stream all weights through it."""
 
 
 @dataclass(frozen=True)
@@ -47,57 +38,6 @@ class SyncReport:
     num_bytes: int
     num_tensors: int
     num_buckets: int
-
-
-class WeightSender:
-    """The learners' end of one sync; lives in the process of the first worker, which is a Ray worker.
-
-    `info` comes from RolloutEngines.transfer_info. `send` takes tensors by their Hugging Face names, any device, about
-    info["bucket_bytes"] at a time; it copies them. `finish` makes the sync count: without it nothing has happened.
-    """
-
-    def __init__(self, info: dict[str, Any]) -> None:
-        self._link: HostLink | Any
-        if info["transport"] == "nccl":
-            from cai_ray.engines.weight_sync_nccl import NcclLink
-
-            self._link = NcclLink(info)
-        else:
-            self._link = HostLink(info)
-        self._num_bytes = self._num_tensors = self._num_buckets = 0
-
-    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        if tensors:
-            self._link.send(tensors)
-            self._num_bytes += sum(tensor.nbytes for _, tensor in tensors)
-            self._num_tensors += len(tensors)
-            self._num_buckets += 1
-
-    def finish(self) -> None:
-        self._link.finish(Transfer(self._num_bytes, self._num_tensors, self._num_buckets))
-
-
-class HostLink:
-    """Through host memory into the WeightStore, from where the engines fetch."""
-
-    def __init__(self, info: dict[str, Any]) -> None:
-        import ray
-
-        self._store = ray.get_actor(info["store"], namespace=info["namespace"])
-        self._under_way: list[Any] = [self._store.begin.remote(info["version"])]
-
-    def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        import ray
-
-        layout, data = pack(tensors)
-        while len(self._under_way) >= BUCKETS_IN_FLIGHT:  # bounds the memory of what is on its way
-            ray.get(self._under_way.pop(0))
-        self._under_way.append(self._store.add.remote(layout, data))
-
-    def finish(self, transfer: Transfer) -> None:
-        import ray
-
-        ray.get([*self._under_way, self._store.commit.remote(transfer)])
 
 
 class WeightSync:

@@ -12,11 +12,11 @@ from uuid import uuid4
 
 from pydantic import Field
 
+from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import ModelConfig, SamplingConfig, Throughput
-from cai_ray.engines.episodes import Episode, EpisodeRequest
-from cai_ray.engines.rollout_backend import Transport
-from cai_ray.engines.rollout_worker import EngineFacts, EngineUse, RolloutActor, Sequences, WeightsLost
-from cai_ray.engines.weight_store import Weights, WeightStore
+from cai_ray.engines.rollouts.backend import Transport
+from cai_ray.engines.rollouts.worker import EngineFacts, EngineUse, RolloutActor, Sequences, WeightsLost
+from cai_ray.engines.weights.store import Weights, WeightStore
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from cai_ray.engines.weight_store import NONE_YET, Transfer, WeightStore
-from cai_ray.engines.weight_sync import Gap, fit, largest_gap
+from cai_ray.engines.rollouts.sync import Gap, fit, largest_gap
+from cai_ray.engines.weights.store import NONE_YET, Transfer, WeightStore
 
 
 def test_the_worst_token_is_named() -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.engines.weight_buckets import ALIGNMENT, pack, unpack
+from cai_ray.engines.weights.buckets import ALIGNMENT, pack, unpack
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64, torch.bool]
 shapes = st.lists(st.integers(0, 5), max_size=3)

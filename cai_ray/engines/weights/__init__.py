@@ -1,0 +1,1 @@
+"""How weights travel from learners to rollout engines, in buckets."""
