@@ -13,7 +13,7 @@ from cai_ray.algorithms.guards import GuardConfig
 from cai_ray.algorithms.policy_losses import PolicyLossConfig, ValueLossConfig
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, OptimConfig
-from cai_ray.engines.policy_job import LearnersConfig, LearnersJob
+from cai_ray.engines.learners.job import LearnersConfig, LearnersJob
 from tests.tiny_models import save_llama
 
 OPTIM = OptimConfig(learning_rate=1e-4, batch_size=8, epochs=2)

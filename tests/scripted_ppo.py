@@ -27,7 +27,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.policy_job import LearnersLost
+from cai_ray.engines.learners.job import LearnersLost
 from cai_ray.engines.rollouts.worker import EngineUse
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest

@@ -10,7 +10,7 @@ from cai_ray.algorithms.kl import KlConfig
 from cai_ray.algorithms.policy_losses import PolicyLossConfig, ValueLossConfig
 from cai_ray.algorithms.scores import ScoreConfig
 from cai_ray.config import LoraConfig, OptimConfig, SamplingConfig, StageConfig, Throughput
-from cai_ray.engines.policy_job import LearnersConfig
+from cai_ray.engines.learners.job import LearnersConfig
 from cai_ray.engines.rollouts.engines import RolloutConfig
 from cai_ray.stages.ppo_pretraining import STAGE as STAGE
 from cai_ray.stages.ppo_pretraining import PretrainingConfig

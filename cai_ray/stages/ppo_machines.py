@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import ModelConfig, ScalingConfig
-from cai_ray.engines.policy_job import LearnersJob
+from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import STAGE, Config
 from cai_ray.stages.ppo_models import Models
 
 if TYPE_CHECKING:
-    from cai_ray.engines.policy import Learners
+    from cai_ray.engines.learners.learners import Learners
     from cai_ray.engines.rollouts.engines import Pending, RolloutEngines
     from cai_ray.engines.rollouts.sync import WeightSync
 
@@ -171,7 +171,7 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
     """Nothing is started yet; Ray is connected."""
     import ray
 
-    from cai_ray.engines.policy import Learners
+    from cai_ray.engines.learners.learners import Learners
     from cai_ray.engines.rollouts.engines import RolloutEngines
     from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync
 

@@ -32,7 +32,7 @@ from cai_ray.stages.ppo_training import Carried, Training, diverged
 from cai_ray.stages.training_pairs import PairFiles
 
 if TYPE_CHECKING:
-    from cai_ray.engines.policy import Learners
+    from cai_ray.engines.learners.learners import Learners
 
 logger = logging.getLogger(__name__)
 Ids = tuple[int, ...]

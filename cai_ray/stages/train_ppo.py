@@ -20,7 +20,7 @@ from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import FileRecord, write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
-from cai_ray.engines.policy_job import LearnersDiverged, LearnersLost
+from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training_attempt import begin, end
 from cai_ray.fingerprint import settings
 from cai_ray.rows import ROLLOUT

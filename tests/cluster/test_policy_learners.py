@@ -17,8 +17,8 @@ from cai_ray.algorithms.episodes import Scored
 from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.policy import Learners
-from cai_ray.engines.policy_job import LearnersDiverged, LearnersLost
+from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
+from cai_ray.engines.learners.learners import Learners
 from cai_ray.errors import ConfigError
 from tests.policy_jobs import made_up_step, policy_job, save_reward_model
 from tests.training_jobs import Bucket

@@ -13,7 +13,7 @@ import pytest
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.config import OptimConfig
 from cai_ray.constitution.source import load, resolve
-from cai_ray.engines.policy import Learners
+from cai_ray.engines.learners.learners import Learners
 from cai_ray.stages import label_comparisons, train_ppo
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config

@@ -270,7 +270,7 @@ def test_a_run_that_stopped_stops_again(tmp_path: Path, models: Path, monkeypatc
 
 
 def test_learners_that_give_up_on_an_update(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cai_ray.engines.policy_job import LearnersDiverged
+    from cai_ray.engines.learners.job import LearnersDiverged
     from tests.scripted_ppo import ScriptedLearners
 
     real = ScriptedLearners.update

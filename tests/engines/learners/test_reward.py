@@ -14,14 +14,14 @@ from torch.testing import assert_close
 
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.config import OptimConfig
-from cai_ray.engines import policy_learning
-from cai_ray.engines.policy import PLACEHOLDER
-from cai_ray.engines.policy_job import LearnersConfig
-from cai_ray.engines.policy_learning import Guards, Learning
-from cai_ray.engines.policy_models import Models
-from cai_ray.engines.policy_nets import score_net, turn_dropout_off
-from cai_ray.engines.policy_optim import Trained
-from cai_ray.engines.policy_packing import Packed, pack
+from cai_ray.engines.learners import learning as policy_learning
+from cai_ray.engines.learners.job import LearnersConfig
+from cai_ray.engines.learners.learners import PLACEHOLDER
+from cai_ray.engines.learners.learning import Guards, Learning
+from cai_ray.engines.learners.models import Models
+from cai_ray.engines.learners.nets import score_net, turn_dropout_off
+from cai_ray.engines.learners.optim import Trained
+from cai_ray.engines.learners.packing import Packed, pack
 from cai_ray.engines.trainer_args import Device
 from cai_ray.engines.worker_group import Place
 from cai_ray.stages.ppo_relearning import slopes_of

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai_ray.engines.policy_models import gathered
-from cai_ray.engines.policy_nets import language_model
+from cai_ray.engines.learners.models import gathered
+from cai_ray.engines.learners.nets import language_model
 
 if TYPE_CHECKING:
     from torch import Tensor

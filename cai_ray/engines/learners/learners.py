@@ -19,11 +19,11 @@ import numpy as np
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines import policy_packing
-from cai_ray.engines.policy_hub import Hub, Reply
-from cai_ray.engines.policy_job import LearnersDiverged, LearnersJob, LearnersLost, check
-from cai_ray.engines.policy_packing import Ids, Packed, pack, unpack
-from cai_ray.engines.policy_worker import serve
+from cai_ray.engines.learners import packing as policy_packing
+from cai_ray.engines.learners.hub import Hub, Reply
+from cai_ray.engines.learners.job import LearnersDiverged, LearnersJob, LearnersLost, check
+from cai_ray.engines.learners.packing import Ids, Packed, pack, unpack
+from cai_ray.engines.learners.worker import serve
 from cai_ray.engines.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.engines.training import TrainingFailed
 from cai_ray.errors import ConfigError, EngineGaveUp

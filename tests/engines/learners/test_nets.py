@@ -11,10 +11,10 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, LlamaConfig, LlamaForSequenceClassification
 
 from cai_ray.config import LoraConfig
+from cai_ray.engines.learners.nets import score_net, token_net, turn_dropout_off
+from cai_ray.engines.learners.packing import cut, pack
+from cai_ray.engines.learners.weights import buckets, export, policy_weights, stream
 from cai_ray.engines.models.trainable import peft_config
-from cai_ray.engines.policy_nets import score_net, token_net, turn_dropout_off
-from cai_ray.engines.policy_packing import cut, pack
-from cai_ray.engines.policy_weights import buckets, export, policy_weights, stream
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cai_ray.config import OptimConfig, WorkersConfig
-from cai_ray.engines.policy_optim import Trained, deepspeed_settings
+from cai_ray.engines.learners.optim import Trained, deepspeed_settings
 from cai_ray.engines.trainer_args import Device
 
 CPU, GPU = Device(is_gpu=False, has_bf16=False), Device(is_gpu=True, has_bf16=True)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cai_ray.config import LoraConfig, OptimConfig
-from cai_ray.engines.policy_job import LearnersConfig, check
-from cai_ray.engines.policy_learning import dealt
+from cai_ray.engines.learners.job import LearnersConfig, check
+from cai_ray.engines.learners.learning import dealt
 from cai_ray.errors import ConfigError
 from tests.policy_jobs import policy_job
 

@@ -23,9 +23,9 @@ from cai_ray.algorithms.policy_losses import (
     value_loss,
     weighted_mean,
 )
-from cai_ray.engines.policy_job import LearnersJob
-from cai_ray.engines.policy_models import Models, here
-from cai_ray.engines.policy_packing import Packed, Pass, cut, shares
+from cai_ray.engines.learners.job import LearnersJob
+from cai_ray.engines.learners.models import Models, here
+from cai_ray.engines.learners.packing import Packed, Pass, cut, shares
 from cai_ray.engines.worker_group import Place
 from cai_ray.seeding import seed_for
 

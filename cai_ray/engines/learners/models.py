@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cai_ray.config import ModelConfig, OptimConfig
+from cai_ray.engines.learners.job import LearnersJob
+from cai_ray.engines.learners.nets import score_net, token_net, turn_dropout_off
+from cai_ray.engines.learners.optim import Trained, deepspeed_settings
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.trainable import load_causal_lm, load_classifier, peft_config, zero_head
-from cai_ray.engines.policy_job import LearnersJob
-from cai_ray.engines.policy_nets import score_net, token_net, turn_dropout_off
-from cai_ray.engines.policy_optim import Trained, deepspeed_settings
 from cai_ray.engines.trainer_args import Device
 from cai_ray.errors import ConfigError
 

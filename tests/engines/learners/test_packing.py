@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.engines.policy_packing import cut, pack, shares, unpack
+from cai_ray.engines.learners.packing import cut, pack, shares, unpack
 
 ids = st.lists(st.integers(1, 999), min_size=1, max_size=9)
 sequences = st.lists(st.tuples(ids, ids), min_size=1, max_size=12)

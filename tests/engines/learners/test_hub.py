@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
-from cai_ray.engines.policy_hub import Hub, Reply
+from cai_ray.engines.learners.hub import Hub, Reply
 
 
 def played(scene: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,1 @@
+"""PPO's learners: Ray Train workers that hold policy, value model and reference, and update them."""
