@@ -83,8 +83,9 @@ def launched(model: Path, folder: Path, workers: WorkersConfig) -> float:
     from cai_ray.artifacts.metrics_file import METRICS
     from cai_ray.engines.models.answer_tokens import AnswerTokens
     from cai_ray.engines.models.reading import load_renderer
-    from cai_ray.engines.token_files import TokenFiles, token_row
-    from cai_ray.engines.training import TrainingJob, train
+    from cai_ray.engines.training.job import TrainingJob
+    from cai_ray.engines.training.launcher import train
+    from cai_ray.engines.training.token_files import TokenFiles, token_row
     from cai_ray.stages.train_sft import Config, MakeSftTrainer
 
     config, storage = ModelConfig(path=str(model)), Storage(str(folder))

@@ -15,7 +15,7 @@ from typing import Any
 
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import OptimConfig, WorkersConfig
-from cai_ray.engines.training import TrainingJob
+from cai_ray.engines.training.job import TrainingJob
 from cai_ray.errors import ConfigError
 
 NUM_ROWS, ROW_TOKENS, VOCABULARY = 64, 12, 48

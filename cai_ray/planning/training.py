@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropRow
-from cai_ray.engines.trainer_args import plan_batches
+from cai_ray.engines.training.arguments import plan_batches
 from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work

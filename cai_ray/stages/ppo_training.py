@@ -12,8 +12,8 @@ from cai_ray.artifacts.artifact import OpenStage
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.engines.training import TrainingDiverged
-from cai_ray.engines.training_attempt import Attempt, check_owner
+from cai_ray.engines.training.attempt import Attempt, check_owner
+from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.stages import ppo_snapshot
 from cai_ray.stages.ppo_config import STAGE, Config
 from cai_ray.stages.ppo_machines import Machines

@@ -18,8 +18,9 @@ from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, Wo
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.trainable import context_length, local_path
-from cai_ray.engines.trainer_args import TrainerArgs
-from cai_ray.engines.training import TrainingJob, train
+from cai_ray.engines.training.arguments import TrainerArgs
+from cai_ray.engines.training.job import TrainingJob
+from cai_ray.engines.training.launcher import train
 from cai_ray.fingerprint import settings
 from cai_ray.stages.context import Context
 from cai_ray.stages.preference_rows import PairOptions
@@ -69,7 +70,7 @@ class Config(StageConfig, PairOptions):
 
 def make_trainer(arguments: TrainerArgs, *, model: ModelConfig, files: PairFiles, config: Config) -> Trainer:
     """The Trainer of one worker."""
-    from cai_ray.engines.pairwise_trainer import dpo_trainer
+    from cai_ray.engines.training.pairwise import dpo_trainer
 
     train_set = files.completions("train")
     assert train_set is not None, "write_pairs refuses an empty training set"

@@ -21,7 +21,7 @@ from cai_ray.artifacts.parts import FileRecord, write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
-from cai_ray.engines.training_attempt import begin, end
+from cai_ray.engines.training.attempt import begin, end
 from cai_ray.fingerprint import settings
 from cai_ray.rows import ROLLOUT
 from cai_ray.stages import ppo_batch, ppo_health, ppo_snapshot

@@ -22,8 +22,9 @@ from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, Wo
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.scoring import CONFIG_KEY, Scorer, replace_tensor
 from cai_ray.engines.models.trainable import context_length, load_tokenizer, local_path
-from cai_ray.engines.trainer_args import TrainerArgs
-from cai_ray.engines.training import TrainingJob, train
+from cai_ray.engines.training.arguments import TrainerArgs
+from cai_ray.engines.training.job import TrainingJob
+from cai_ray.engines.training.launcher import train
 from cai_ray.fingerprint import settings
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
@@ -129,7 +130,7 @@ def _add_to_config(path: Path, **added: Any) -> None:
 
 def make_trainer(arguments: TrainerArgs, *, model: ModelConfig, files: PairFiles, config: Config) -> Trainer:
     """The Trainer of one worker."""
-    from cai_ray.engines.pairwise_trainer import score_trainer
+    from cai_ray.engines.training.pairwise import score_trainer
 
     train_set = files.whole("train")
     assert train_set is not None, "write_pairs refuses an empty training set"

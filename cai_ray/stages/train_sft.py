@@ -27,9 +27,10 @@ from cai_ray.engines.models.trainable import (
     local_path,
     peft_config,
 )
-from cai_ray.engines.token_files import TokenFiles, delete_tokens, read_tokens, token_row
-from cai_ray.engines.trainer_args import TrainerArgs
-from cai_ray.engines.training import TrainingJob, train
+from cai_ray.engines.training.arguments import TrainerArgs
+from cai_ray.engines.training.job import TrainingJob
+from cai_ray.engines.training.launcher import train
+from cai_ray.engines.training.token_files import TokenFiles, delete_tokens, read_tokens, token_row
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.rows import SFT_EXAMPLE

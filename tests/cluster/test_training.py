@@ -13,7 +13,8 @@ import pytest
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.training import TrainedModel, TrainingDiverged, train
+from cai_ray.engines.training.job import TrainedModel, TrainingDiverged
+from cai_ray.engines.training.launcher import train
 from cai_ray.errors import ConfigError
 from tests import runs
 from tests.training_jobs import Bucket, TinyTraining, save_tiny_model, tiny_job

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.config import EndpointConfig, EngineConfig, ModelConfig, ScalingConfig
-from cai_ray.engines.training import TrainingDiverged
+from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.stages import train_ppo

@@ -12,7 +12,7 @@ import pytest
 
 from cai_ray.algorithms.episodes import Scored
 from cai_ray.artifacts.artifact import find
-from cai_ray.engines.training import TrainingDiverged
+from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context

@@ -17,8 +17,8 @@ from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.models.trainable import load_causal_lm, load_tokenizer
-from cai_ray.engines.token_files import read_tokens
-from cai_ray.engines.trainer_args import Device, trainer_args
+from cai_ray.engines.training.arguments import Device, trainer_args
+from cai_ray.engines.training.token_files import read_tokens
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.rows import REVISION, revision_row_id

@@ -10,7 +10,7 @@ from cai_ray.algorithms.guards import GuardConfig
 from cai_ray.algorithms.policy_losses import PolicyLossConfig, ValueLossConfig
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
-from cai_ray.engines.trainer_args import Device, deepspeed_config
+from cai_ray.engines.training.arguments import Device, deepspeed_config
 from cai_ray.errors import ConfigError
 
 

@@ -24,8 +24,8 @@ from cai_ray.engines.learners.hub import Hub, Reply
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersJob, LearnersLost, check
 from cai_ray.engines.learners.packing import Ids, Packed, pack, unpack
 from cai_ray.engines.learners.worker import serve
-from cai_ray.engines.ray_train import ENVIRONMENT, check_room, torch_trainer
-from cai_ray.engines.training import TrainingFailed
+from cai_ray.engines.training.job import TrainingFailed
+from cai_ray.engines.training.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 PLACEHOLDER = (0,)  # the token that a score stands for

@@ -26,7 +26,7 @@ from cai_ray.algorithms.policy_losses import (
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.learners.models import Models, here
 from cai_ray.engines.learners.packing import Packed, Pass, cut, shares
-from cai_ray.engines.worker_group import Place
+from cai_ray.engines.training.worker_group import Place
 from cai_ray.seeding import seed_for
 
 if TYPE_CHECKING:

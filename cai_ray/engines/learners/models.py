@@ -18,7 +18,7 @@ from cai_ray.engines.learners.optim import Trained, deepspeed_settings
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.trainable import load_causal_lm, load_classifier, peft_config, zero_head
-from cai_ray.engines.trainer_args import Device
+from cai_ray.engines.training.arguments import Device
 from cai_ray.errors import ConfigError
 
 

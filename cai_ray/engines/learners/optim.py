@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.config import OptimConfig, WorkersConfig
-from cai_ray.engines.trainer_args import SCHEDULES, Device, deepspeed_config
+from cai_ray.engines.training.arguments import SCHEDULES, Device, deepspeed_config
 
 if TYPE_CHECKING:
     from torch import Tensor

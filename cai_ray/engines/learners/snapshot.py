@@ -15,9 +15,9 @@ from pathlib import Path
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines import checkpoints
-from cai_ray.engines.checkpoints import Layout
-from cai_ray.engines.worker_group import Place
+from cai_ray.engines.training import checkpoints
+from cai_ray.engines.training.checkpoints import Layout
+from cai_ray.engines.training.worker_group import Place
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import stable_id
 

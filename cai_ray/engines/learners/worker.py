@@ -11,17 +11,22 @@ from typing import Any
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines import checkpoints
-from cai_ray.engines.checkpoints import Layout
 from cai_ray.engines.learners import snapshot as policy_snapshot
 from cai_ray.engines.learners import weights as policy_weights
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.learners.learning import Arrays, Guards, Learning
 from cai_ray.engines.learners.models import Models, build_models
 from cai_ray.engines.learners.packing import Packed
-from cai_ray.engines.trainer_args import Device, deepspeed_config
-from cai_ray.engines.training_worker import MODEL
-from cai_ray.engines.worker_group import Place, device_of_this_worker, is_lost_peer, place_of_this_worker
+from cai_ray.engines.training import checkpoints
+from cai_ray.engines.training.arguments import Device, deepspeed_config
+from cai_ray.engines.training.checkpoints import Layout
+from cai_ray.engines.training.job import MODEL
+from cai_ray.engines.training.worker_group import (
+    Place,
+    device_of_this_worker,
+    is_lost_peer,
+    place_of_this_worker,
+)
 from cai_ray.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from cai_ray.config import OptimConfig, WorkersConfig
 from cai_ray.engines.learners.optim import Trained, deepspeed_settings
-from cai_ray.engines.trainer_args import Device
+from cai_ray.engines.training.arguments import Device
 
 CPU, GPU = Device(is_gpu=False, has_bf16=False), Device(is_gpu=True, has_bf16=True)
 OPTIM = OptimConfig(learning_rate=0.1, schedule="linear", max_grad_norm=1.0)

@@ -22,8 +22,8 @@ from cai_ray.engines.learners.models import Models
 from cai_ray.engines.learners.nets import score_net, turn_dropout_off
 from cai_ray.engines.learners.optim import Trained
 from cai_ray.engines.learners.packing import Packed, pack
-from cai_ray.engines.trainer_args import Device
-from cai_ray.engines.worker_group import Place
+from cai_ray.engines.training.arguments import Device
+from cai_ray.engines.training.worker_group import Place
 from cai_ray.stages.ppo_relearning import slopes_of
 from tests.policy_jobs import policy_job
 from tests.tiny_models import save_tiny

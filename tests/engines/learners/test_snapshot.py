@@ -8,9 +8,9 @@ import pytest
 
 from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.checkpoints import Layout
 from cai_ray.engines.learners.snapshot import RECORD, SnapshotDamaged, load, save
-from cai_ray.engines.worker_group import Place
+from cai_ray.engines.training.checkpoints import Layout
+from cai_ray.engines.training.worker_group import Place
 from cai_ray.errors import ConfigError
 from tests.training_jobs import Bucket
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines import checkpoints
-from cai_ray.engines.checkpoints import FOLDER, CheckpointRecord, Layout
+from cai_ray.engines.training import checkpoints
+from cai_ray.engines.training.checkpoints import FOLDER, CheckpointRecord, Layout
 
 FINGERPRINT = "a" * 32
 LAYOUT = Layout(num_workers=1, zero_stage=None)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.artifacts.metrics_file import MetricsFile
-from cai_ray.engines import checkpoints
-from cai_ray.engines.checkpoints import CheckpointRecord, Layout
-from cai_ray.engines.training_attempt import Attempt, check_owner
-from cai_ray.engines.worker_group import Place
+from cai_ray.engines.training import checkpoints
+from cai_ray.engines.training.attempt import Attempt, check_owner
+from cai_ray.engines.training.checkpoints import CheckpointRecord, Layout
+from cai_ray.engines.training.worker_group import Place
 
 if TYPE_CHECKING:
-    from cai_ray.engines.training import TrainingJob
+    from cai_ray.engines.training.job import TrainingJob
 
 JUDGED = ("loss", "grad_norm", "eval_loss")
 

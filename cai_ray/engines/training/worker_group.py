@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cai_ray.engines.trainer_args import Device
+from cai_ray.engines.training.arguments import Device
 
 T = TypeVar("T")
 

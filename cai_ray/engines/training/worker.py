@@ -14,34 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.artifacts.metrics_file import MetricsFile
-from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import Config
-from cai_ray.engines import checkpoints
-from cai_ray.engines.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.models.export import export_model
-from cai_ray.engines.trainer_args import Device, deepspeed_config, trainer_args
-from cai_ray.engines.training_attempt import Attempt, Verdict, check_owner, failure, tell_failure
-from cai_ray.engines.worker_group import Place, device_of_this_worker, is_lost_peer, place_of_this_worker
+from cai_ray.engines.training import checkpoints
+from cai_ray.engines.training.arguments import Device, deepspeed_config, trainer_args
+from cai_ray.engines.training.attempt import Attempt, Verdict, check_owner, failure, tell_failure
+from cai_ray.engines.training.checkpoints import CheckpointRecord, Layout
+from cai_ray.engines.training.job import MODEL, TRAINED, TrainedRecord
+from cai_ray.engines.training.worker_group import (
+    Place,
+    device_of_this_worker,
+    is_lost_peer,
+    place_of_this_worker,
+)
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import stable_id
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from cai_ray.engines.training import TrainingJob
-
-MODEL = "model"
-TRAINED = "trained.json"
-
-
-class TrainedRecord(Config):
-    """A saved model, written last."""
-
-    fingerprint: str
-    num_steps: int
-    metrics: dict[str, float]
-    files: tuple[FileRecord, ...]  # names relative to the stage's folder
+    from cai_ray.engines.training.job import TrainingJob
 
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +121,7 @@ def _fit(
 ) -> Verdict:
     import torch
 
-    from cai_ray.engines.training_watch import watch_of
+    from cai_ray.engines.training.watch import watch_of
 
     if not device.is_gpu:
         torch.set_num_threads(job.workers.threads or max(1, (os.cpu_count() or 1) // place.num_local))

@@ -14,14 +14,23 @@ import pytest
 
 from cai_ray.artifacts.metrics_file import MetricsFile, next_attempt, parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines import checkpoints
-from cai_ray.engines.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.trainer_args import Device
-from cai_ray.engines.training import saved_model, train
-from cai_ray.engines.training_attempt import Superseded, Verdict, begin, check_owner, end, failure, tell_failure
-from cai_ray.engines.training_watch import not_finite
-from cai_ray.engines.training_worker import TRAINED, TrainedRecord, layout_of, resume_from
+from cai_ray.engines.training import checkpoints
+from cai_ray.engines.training.arguments import Device
+from cai_ray.engines.training.attempt import (
+    Superseded,
+    Verdict,
+    begin,
+    check_owner,
+    end,
+    failure,
+    tell_failure,
+)
+from cai_ray.engines.training.checkpoints import CheckpointRecord, Layout
+from cai_ray.engines.training.job import TRAINED, TrainedRecord
+from cai_ray.engines.training.launcher import saved_model, train
+from cai_ray.engines.training.watch import not_finite
+from cai_ray.engines.training.worker import layout_of, resume_from
 from cai_ray.errors import ConfigError
 from cai_ray.progress.training import TrainingProgress
 from tests.training_jobs import TinyTraining, tiny_job

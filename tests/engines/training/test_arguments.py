@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.config import OptimConfig, WorkersConfig
-from cai_ray.engines.trainer_args import (
+from cai_ray.engines.training.arguments import (
     LARGEST_AUTO_MICRO_BATCH,
     SCHEDULES,
     Device,

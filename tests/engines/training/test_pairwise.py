@@ -17,8 +17,8 @@ from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.scoring import Scorer
 from cai_ray.engines.models.trainable import load_tokenizer
-from cai_ray.engines.pairwise_trainer import dpo_trainer, score_trainer
-from cai_ray.engines.trainer_args import Device, trainer_args
+from cai_ray.engines.training.arguments import Device, trainer_args
+from cai_ray.engines.training.pairwise import dpo_trainer, score_trainer
 from cai_ray.microworld.helpful_pairs import sample_helpful_pairs
 from tests.tiny_policy import save_tiny_policy
 

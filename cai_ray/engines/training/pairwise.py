@@ -17,7 +17,7 @@ from cai_ray.engines.models.trainable import (
     peft_config,
     zero_head,
 )
-from cai_ray.engines.trainer_args import TrainerArgs
+from cai_ray.engines.training.arguments import TrainerArgs
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,7 +17,7 @@ from cai_ray.artifacts.files import damage, files_below, record_file, upload
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.engines.worker_group import Place
+from cai_ray.engines.training.worker_group import Place
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"checkpoint-(\d+)")

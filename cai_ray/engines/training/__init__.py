@@ -1,0 +1,1 @@
+"""One launcher for every training stage: Ray Train, DeepSpeed, checkpoints that verify, one saved model."""
