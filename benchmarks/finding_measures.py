@@ -20,7 +20,7 @@ from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.oracle import score
 from cai_ray.stages.preference_model_summary import EVAL_SCORES, sigmoid
 from cai_ray.stages.report_training import truth_by_step
-from cai_ray.stages.revise_summary import answers
+from cai_ray.stages.revision.summary import answers
 
 ByPrompt = dict[str, float]
 METRICS = ("harmful", "evasive", "helpful")

@@ -19,7 +19,7 @@ from cai_ray.metrics.intervals import rate
 from cai_ray.microworld.oracle import score
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.quality.cleaning import CleaningConfig, clean
-from cai_ray.stages.revise_summary import answers
+from cai_ray.stages.revision.summary import answers
 from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)

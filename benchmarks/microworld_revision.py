@@ -20,7 +20,7 @@ from cai_ray.engines.cluster import connected
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.recipe import Recipe
-from cai_ray.stages.revise_summary import oracle_scores
+from cai_ray.stages.revision.summary import oracle_scores
 from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)

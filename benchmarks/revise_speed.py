@@ -24,7 +24,8 @@ from cai_ray.dropped import DropRow
 from cai_ray.engines.backends.vllm_backend import VllmBackend
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.stages import load_prompts, revise
+from cai_ray.stages.inputs import sources as load_prompts
+from cai_ray.stages.revision import revise
 from cai_ray.steps import steps
 
 SEED = 0

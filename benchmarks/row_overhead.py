@@ -28,7 +28,9 @@ from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.rows import PROMPT, prompt_id_of
-from cai_ray.stages import load_prompts, revise, store_prompts
+from cai_ray.stages.inputs import load_prompts as store_prompts
+from cai_ray.stages.inputs import sources as load_prompts
+from cai_ray.stages.revision import revise
 from cai_ray.steps import steps
 
 NUM_ROWS = 500_000

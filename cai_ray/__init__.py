@@ -8,7 +8,7 @@ The map, from the ground up; imports go down, never up (`tests/test_floors.py`):
     stages     stages/, microworld/                                               a config, row functions and `run`
     top        recipe, pipeline, cli                                              one file, one command
 
-Start reading at `stages/revise.py` (what happens to a row), then `engines/conversations/generation.py` (how thousands
+Start reading at `stages/revision/revise.py` (what happens to a row), then `engines/conversations/generation.py` (how thousands
 of rows share an engine), `engines/conversations/supervisor.py` (what happens when it dies) and `artifacts/parts.py` (how
 each row counts exactly once).
 """

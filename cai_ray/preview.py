@@ -13,7 +13,7 @@ from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.parts import PartRecord, read_table
 from cai_ray.artifacts.storage import Storage
 from cai_ray.errors import ConfigError
-from cai_ray.stages import revise
+from cai_ray.stages.revision import revise
 
 
 def print_dialogues(run: Storage, num_rows: int, console: Console) -> None:

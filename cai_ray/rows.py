@@ -284,3 +284,28 @@ def match_id_of(policy_a: str, policy_b: str, prompt_id: str, sample_index: int)
 
 
 ROW_ID = "row_id"
+
+
+# What one ask shows: its seeds are of one split, so that no new prompt descends from train and test at once.
+SHOTS_SCHEMA = pa.schema(
+    [
+        pa.field(ROW_ID, pa.string(), nullable=False),  # "expand/<8-digit index>"
+        pa.field("split", pa.string(), nullable=False),  # of every seed it shows
+        pa.field("category", pa.string()),  # of every seed it shows; null where they differ
+        pa.field("shot_ids", pa.list_(pa.string()), nullable=False),  # prompt_id of each seed, [num_shots]
+        pa.field("shots", pa.list_(pa.string()), nullable=False),  # their texts
+    ]
+)
+
+
+# What the model wrote for one ask.
+ASK_SCHEMA = pa.schema(
+    [
+        pa.field("ask_id", pa.string(), nullable=False),  # the unit's row_id
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("shot_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("requests", pa.list_(pa.string()), nullable=False),  # >= 1, as parsed, in the order written
+        pa.field("truncated", pa.bool_(), nullable=False),  # the last request was cut off at max_tokens
+    ]
+)

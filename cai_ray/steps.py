@@ -16,22 +16,17 @@ from cai_ray.recipe import Recipe
 from cai_ray.stages import (
     evaluate,
     evaluate_summary,
-    expand_prompts,
     exports,
     label_comparisons,
     label_summary,
-    load_prompts,
     multiple_choice,
     ppo_pretraining,
     ppo_summary,
     preference_model_summary,
     preference_rows,
     report,
-    revise,
-    revise_summary,
     sample_pairs,
     score_rounds,
-    store_prompts,
     train_dpo,
     train_ppo,
     train_preference_model,
@@ -39,7 +34,12 @@ from cai_ray.stages import (
 )
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_judges import asked_models, input_identity, scoring_models
+from cai_ray.stages.inputs import expand_prompts
+from cai_ray.stages.inputs import load_prompts as store_prompts
+from cai_ray.stages.inputs import sources as load_prompts
 from cai_ray.stages.ppo_refresh import RefreshSources
+from cai_ray.stages.revision import revise
+from cai_ray.stages.revision import summary as revise_summary
 
 MADE_PREFERENCE_MODEL = "preference_model"  # what the run calls the one that it trains
 

@@ -66,7 +66,7 @@ def _poison_processor() -> type:
 
 def use_script(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
     """Let the stage `revise` of this process talk to `script` in place of its model."""
-    from cai_ray.stages import revise
+    from cai_ray.stages.revision import revise
 
     monkeypatch.setattr(revise, "backend_factory", lambda model: partial(ScriptedBackend, script))
 

@@ -11,19 +11,19 @@ from cai_ray.planning.work import StagePlan
 from cai_ray.planning.world import World
 from cai_ray.stages import (
     evaluate,
-    expand_prompts,
     label_comparisons,
-    load_prompts,
     multiple_choice,
     ppo_config,
     report,
-    revise,
     sample_pairs,
     score_rounds,
     train_dpo,
     train_preference_model,
     train_sft,
 )
+from cai_ray.stages.inputs import expand_prompts
+from cai_ray.stages.inputs import sources as load_prompts
+from cai_ray.stages.revision import revise
 from cai_ray.steps import Step
 
 Planner = Callable[[Step, World], StagePlan]

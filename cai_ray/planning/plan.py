@@ -21,7 +21,7 @@ from cai_ray.planning.tokens import CHARACTERS_PER_TOKEN, mean_tokens
 from cai_ray.planning.work import StagePlan
 from cai_ray.planning.world import PlannedModel, World, of_artifact, world_of
 from cai_ray.recipe import Recipe
-from cai_ray.stages import revise
+from cai_ray.stages.revision import revise
 from cai_ray.steps import Step, steps
 
 

@@ -24,8 +24,8 @@ from cai_ray.recipe import Recipe
 from cai_ray.rows import prompt_id_of
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.load_prompts import Config as PromptsConfig
-from cai_ray.stages.load_prompts import PromptSourceConfig, load
+from cai_ray.stages.inputs.sources import Config as PromptsConfig
+from cai_ray.stages.inputs.sources import PromptSourceConfig, load
 from cai_ray.steps import Step
 
 SAMPLED = 48  # rows per kind and split of a prompt set that are worked out in full

@@ -39,8 +39,8 @@ from cai_ray.quality.cleaning import CleaningConfig, clean
 from cai_ray.quality.gates import Gate, GatesConfig, row_gates
 from cai_ray.rows import REVISION, ROW_ID, revision_row_id
 from cai_ray.stages.context import Context
-from cai_ray.stages.near_duplicates import drop_near_duplicates
-from cai_ray.stages.scorers import ScorerName, improvement
+from cai_ray.stages.revision.improvement import ScorerName, improvement
+from cai_ray.stages.revision.near_duplicates import drop_near_duplicates
 
 STAGE = "revise"
 CARRIED = ("prompt_id", "kind", "source", "category", "split", "license", "messages")  # Prompt columns kept on the row

@@ -27,10 +27,10 @@ from cai_ray.engines.conversations.generation import ConversationActor, Conversa
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings as plain_settings
 from cai_ray.rows import PROMPT, prompt_id_of
-from cai_ray.stages import expand_prompts
-from cai_ray.stages.choose_new_prompts import Candidate, SelectionConfig, choose
 from cai_ray.stages.context import Context
-from cai_ray.stages.expand_prompts import ASKS, Config, Seed, draw_shots, expand, seeds_of
+from cai_ray.stages.inputs import expand_prompts
+from cai_ray.stages.inputs.choose_new_prompts import Candidate, SelectionConfig, choose
+from cai_ray.stages.inputs.expand_prompts import ASKS, Config, Seed, draw_shots, expand, seeds_of
 
 SOURCE = "load_prompts"
 

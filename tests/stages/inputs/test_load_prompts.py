@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cai_ray.dropped import DROPPED, DropReason
 from cai_ray.errors import ConfigError
 from cai_ray.rows import PROMPT, prompt_id_of
-from cai_ray.stages.load_prompts import Config, Loaded, load
+from cai_ray.stages.inputs.sources import Config, Loaded, load
 from tests.published import published
 
 

@@ -18,7 +18,7 @@ from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.revision import NO_META, STOP_STRINGS, RevisionPrompts
 from cai_ray.quality.gates import GatesConfig
 from cai_ray.rows import PROMPT, REVISION
-from cai_ray.stages.revise import (
+from cai_ray.stages.revision.revise import (
     Config,
     count_flags,
     expand_units,

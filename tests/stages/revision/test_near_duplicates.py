@@ -11,8 +11,8 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
 from cai_ray.quality.gates import GatesConfig
 from cai_ray.rows import REVISION
-from cai_ray.stages.near_duplicates import drop_near_duplicates
-from cai_ray.stages.revise import row_ids
+from cai_ray.stages.revision.near_duplicates import drop_near_duplicates
+from cai_ray.stages.revision.revise import row_ids
 
 TEXTS = {
     "a": "I will not help with that, because it hurts people. Talk to your neighbour instead.",

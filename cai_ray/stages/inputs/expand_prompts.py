@@ -2,7 +2,7 @@
 
 The paper made 140,335 of its 182,831 red-team prompts that way (section 3.2). Three steps, each an artifact of its
 own, so that a killed run goes on where it was: `shots` draws the seeds that each ask shows, `asks` puts them to
-the model, and the stage itself chooses among the requests that were written (stages/choose_new_prompts.py).
+the model, and the stage itself chooses among the requests that were written (stages/inputs/choose_new_prompts.py).
 """
 
 from __future__ import annotations
@@ -30,36 +30,14 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.prompts.expansion import ExpansionPrompts, expansion_messages, parse_requests
 from cai_ray.prompts.revision import STOP_STRINGS
-from cai_ray.rows import PROMPT, ROW_ID
+from cai_ray.rows import ASK_SCHEMA, PROMPT, ROW_ID, SHOTS_SCHEMA
 from cai_ray.seeding import rng_for
-from cai_ray.stages.choose_new_prompts import Outcome, SelectionConfig, outcomes
 from cai_ray.stages.context import Context
+from cai_ray.stages.inputs.choose_new_prompts import Outcome, SelectionConfig, outcomes
 
 STAGE = "expand_prompts"
 SHOTS, ASKS = "shots", "asks"  # folders inside the stage's own
 ROWS_PER_PART = 5_000
-
-# What one ask shows: its seeds are of one split, so that no new prompt descends from train and test at once.
-SHOTS_SCHEMA = pa.schema(
-    [
-        pa.field(ROW_ID, pa.string(), nullable=False),  # "expand/<8-digit index>"
-        pa.field("split", pa.string(), nullable=False),  # of every seed it shows
-        pa.field("category", pa.string()),  # of every seed it shows; null where they differ
-        pa.field("shot_ids", pa.list_(pa.string()), nullable=False),  # prompt_id of each seed, [num_shots]
-        pa.field("shots", pa.list_(pa.string()), nullable=False),  # their texts
-    ]
-)
-# What the model wrote for one ask.
-ASK_SCHEMA = pa.schema(
-    [
-        pa.field("ask_id", pa.string(), nullable=False),  # the unit's row_id
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("category", pa.string()),
-        pa.field("shot_ids", pa.list_(pa.string()), nullable=False),
-        pa.field("requests", pa.list_(pa.string()), nullable=False),  # >= 1, as parsed, in the order written
-        pa.field("truncated", pa.bool_(), nullable=False),  # the last request was cut off at max_tokens
-    ]
-)
 
 
 class Config(StageConfig):

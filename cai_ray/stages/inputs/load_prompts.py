@@ -20,7 +20,7 @@ from cai_ray.fingerprint import settings
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.load_prompts import STAGE, Config, Loaded, load
+from cai_ray.stages.inputs.sources import STAGE, Config, Loaded, load
 
 RECORDS_PER_PART = 5_000
 

@@ -1,0 +1,1 @@
+"""Prompts: where they come from, and new ones written from them."""

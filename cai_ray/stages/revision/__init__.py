@@ -1,0 +1,1 @@
+"""Critique and revision of answers, round by round."""
