@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
-from cai_ray.metrics.calibration import calibration
+from cai_ray.metrics.calibration import calibration, sigmoid
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import distinct
 from cai_ray.metrics.evaluations import estimate
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.oracle import score
-from cai_ray.stages.preference_model_summary import EVAL_SCORES, sigmoid
+from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
 from cai_ray.stages.report_training import truth_by_step
 from cai_ray.stages.revision.summary import answers
 

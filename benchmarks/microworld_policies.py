@@ -28,12 +28,12 @@ from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.engines.cluster import connected
-from cai_ray.metrics.calibration import pair_calibration
+from cai_ray.metrics.calibration import pair_calibration, sigmoid
 from cai_ray.metrics.intervals import clustered_rate
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.recipe import Recipe, load
-from cai_ray.stages.label_summary import oracle_verdict
-from cai_ray.stages.preference_model_summary import EVAL_SCORES, sigmoid
+from cai_ray.stages.preferences.label_summary import oracle_verdict
+from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
 from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)

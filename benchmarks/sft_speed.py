@@ -86,7 +86,7 @@ def launched(model: Path, folder: Path, workers: WorkersConfig) -> float:
     from cai_ray.engines.training.job import TrainingJob
     from cai_ray.engines.training.launcher import train
     from cai_ray.engines.training.token_files import TokenFiles, token_row
-    from cai_ray.stages.train_sft import Config, MakeSftTrainer
+    from cai_ray.stages.supervised.train_sft import Config, MakeSftTrainer
 
     config, storage = ModelConfig(path=str(model)), Storage(str(folder))
     tokenise = AnswerTokens(load_renderer(config))

@@ -309,3 +309,36 @@ ASK_SCHEMA = pa.schema(
         pa.field("truncated", pa.bool_(), nullable=False),  # the last request was cut off at max_tokens
     ]
 )
+
+
+# One pair to learn from. `prompt`, `chosen` and `rejected` are TRL's conversational layout: a stock RewardTrainer or
+# DPOTrainer reads the files as they are.
+TRAINING_PAIR = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),  # of the label; human pairs: "<source>:<record number>"
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.list_(MESSAGE), nullable=False),  # ends in role "user"
+        pa.field("chosen", pa.list_(MESSAGE), nullable=False),  # one message of role "assistant"
+        pa.field("rejected", pa.list_(MESSAGE), nullable=False),  # likewise
+        pa.field("prob_chosen", pa.float64(), nullable=False),  # [0.5, 1], as labelled; 1 for "human"
+        pa.field("label_source", pa.string(), nullable=False),  # "ai" | "human"
+        pa.field("weight", pa.float64(), nullable=False),  # expected times per epoch, > 0
+        pa.field("split", pa.string(), nullable=False),  # "train" | "eval", decided by prompt
+        pa.field("prompt_tokens", pa.list_(pa.int32()), nullable=False),  # empty for a model that scores the whole
+        pa.field("chosen_tokens", pa.list_(pa.int32()), nullable=False),  # what follows, to the end of the turn
+        pa.field("rejected_tokens", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+
+# One evaluation pair as the finished model scores it.
+EVAL_SCORE = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("label_source", pa.string(), nullable=False),  # "ai" | "human"
+        pa.field("prob_chosen", pa.float64(), nullable=False),  # [0.5, 1], as labelled
+        pa.field("score_chosen", pa.float64(), nullable=False),  # sigmoid(chosen - rejected) is the model's P(chosen)
+        pa.field("score_rejected", pa.float64(), nullable=False),
+    ]
+)

@@ -17,20 +17,12 @@ from cai_ray.stages import (
     evaluate,
     evaluate_summary,
     exports,
-    label_comparisons,
-    label_summary,
     multiple_choice,
     ppo_pretraining,
     ppo_summary,
-    preference_model_summary,
-    preference_rows,
     report,
-    sample_pairs,
     score_rounds,
-    train_dpo,
     train_ppo,
-    train_preference_model,
-    train_sft,
 )
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_judges import asked_models, input_identity, scoring_models
@@ -38,8 +30,20 @@ from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs import load_prompts as store_prompts
 from cai_ray.stages.inputs import sources as load_prompts
 from cai_ray.stages.ppo_refresh import RefreshSources
+from cai_ray.stages.preferences import (
+    comparisons as preference_rows,
+)
+from cai_ray.stages.preferences import (
+    label_comparisons,
+    label_summary,
+    preference_model_summary,
+    sample_pairs,
+    train_dpo,
+    train_preference_model,
+)
 from cai_ray.stages.revision import revise
 from cai_ray.stages.revision import summary as revise_summary
+from cai_ray.stages.supervised import train_sft
 
 MADE_PREFERENCE_MODEL = "preference_model"  # what the run calls the one that it trains
 

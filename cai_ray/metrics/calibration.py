@@ -96,3 +96,10 @@ def _check(p: NDArray[np.float64], t: NDArray[np.float64], num_bins: int, low: f
         wrong = values[~((values >= least) & (values <= most))]  # catches NaN, too
         if len(wrong):
             raise ValueError(f"{name} {wrong[0]} must lie in [{least}, {most}]")
+
+
+def sigmoid(margin: float) -> float:
+    """1 / (1 + exp(-margin)) without overflow."""
+    from scipy.special import expit
+
+    return float(expit(margin))

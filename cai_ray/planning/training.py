@@ -14,7 +14,10 @@ from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
-from cai_ray.stages import preference_rows, sft_examples, train_dpo, train_preference_model, train_sft
+from cai_ray.stages.preferences import comparisons as preference_rows
+from cai_ray.stages.preferences import train_dpo, train_preference_model
+from cai_ray.stages.supervised import examples as sft_examples
+from cai_ray.stages.supervised import train_sft
 from cai_ray.steps import Step
 
 

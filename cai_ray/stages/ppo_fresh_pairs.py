@@ -32,8 +32,8 @@ from cai_ray.stages.ppo_models import Models
 from cai_ray.stages.ppo_prompts import Turns
 from cai_ray.stages.ppo_refresh import RefreshConfig, RefreshSources
 from cai_ray.stages.ppo_snapshot import Snapshot
+from cai_ray.stages.preferences.training_pairs import pair_ids
 from cai_ray.stages.sampled_responses import check_comparable
-from cai_ray.stages.training_pairs import pair_ids
 
 FOLDER = "refresh"
 NAME = f"{STAGE} {FOLDER}"  # of these artifacts, and of the line that shows progress

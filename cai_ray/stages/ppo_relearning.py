@@ -29,7 +29,7 @@ from cai_ray.stages.ppo_health import plain
 from cai_ray.stages.ppo_models import Models
 from cai_ray.stages.ppo_refresh import Refresher, RefreshState
 from cai_ray.stages.ppo_training import Carried, Training, diverged
-from cai_ray.stages.training_pairs import PairFiles
+from cai_ray.stages.preferences.training_pairs import PairFiles
 
 if TYPE_CHECKING:
     from cai_ray.engines.learners.learners import Learners

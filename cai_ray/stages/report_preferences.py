@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from cai_ray.metrics.calibration import Bin
+from cai_ray.metrics.calibration import Bin, sigmoid
 from cai_ray.metrics.intervals import Estimate, clustered_mean
-from cai_ray.stages.preference_model_summary import EVAL_SCORES, sigmoid
+from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
 from cai_ray.stages.report_source import DAMAGED, RunSource
 
 LABELS = "label_comparisons"

@@ -18,11 +18,12 @@ from cai_ray.dropped import DropReason
 from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
-from cai_ray.stages import label_comparisons, sample_pairs, sampled_responses
+from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs import load_prompts as store_prompts
 from cai_ray.stages.inputs import sources as load_prompts
-from cai_ray.stages.label_summary import read_summary
+from cai_ray.stages.preferences import label_comparisons, sample_pairs
+from cai_ray.stages.preferences.label_summary import read_summary
 from tests import answering
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

@@ -14,11 +14,12 @@ from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.config import OptimConfig
 from cai_ray.constitution.source import load, resolve
 from cai_ray.engines.learners.learners import Learners
-from cai_ray.stages import label_comparisons, train_ppo
+from cai_ray.rows import TRAINING_PAIR
+from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo_config import Config
 from cai_ray.stages.ppo_relearning import slopes_of
-from cai_ray.stages.preference_rows import TRAINING_PAIR
+from cai_ray.stages.preferences import label_comparisons
 from tests import runs
 from tests.cluster.test_policy_learners import STEP, running
 from tests.cluster.test_train_ppo import SECTION

@@ -19,10 +19,10 @@ from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.scoring import Scorer
-from cai_ray.stages import train_dpo, train_preference_model
 from cai_ray.stages.context import Context
-from cai_ray.stages.preference_model_summary import read_summary, table
-from cai_ray.stages.preference_rows import HelpfulPairsConfig
+from cai_ray.stages.preferences import train_dpo, train_preference_model
+from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig
+from cai_ray.stages.preferences.preference_model_summary import read_summary, table
 from tests.label_artifacts import STAGE, context, label
 from tests.tiny_policy import save_tiny_policy
 

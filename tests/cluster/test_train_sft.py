@@ -10,9 +10,9 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.tokenizer import build_tokenizer
-from cai_ray.stages import train_sft
 from cai_ray.stages.context import Context
-from tests.stages.test_train_sft import revision, revisions
+from cai_ray.stages.supervised import train_sft
+from tests.stages.supervised.test_train_sft import revision, revisions
 from tests.training_jobs import save_tiny_model
 
 pytestmark = pytest.mark.slow

@@ -10,31 +10,18 @@ import io
 import json
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import Config
 from cai_ray.engines.models.scoring import CONFIG_KEY
-from cai_ray.metrics.calibration import Calibration, pair_calibration
+from cai_ray.metrics.calibration import Calibration, pair_calibration, sigmoid
 from cai_ray.metrics.intervals import Estimate, clustered_rate
 
 SUMMARY = "summary.json"
 EVAL_SCORES = "eval/scores.parquet"  # in a folder: Parquet files beside the manifest are rows of the stage
 MODEL_CONFIG = "model/config.json"
-
-# One evaluation pair as the finished model scores it.
-EVAL_SCORE = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("label_source", pa.string(), nullable=False),  # "ai" | "human"
-        pa.field("prob_chosen", pa.float64(), nullable=False),  # [0.5, 1], as labelled
-        pa.field("score_chosen", pa.float64(), nullable=False),  # sigmoid(chosen - rejected) is the model's P(chosen)
-        pa.field("score_rejected", pa.float64(), nullable=False),
-    ]
-)
 
 
 class SourceScores(Config):
@@ -58,13 +45,6 @@ def source_scores(rows: list[dict[str, Any]]) -> SourceScores | None:
     if accuracy is None or calibration is None:
         return None
     return SourceScores(num_pairs=len(rows), accuracy=accuracy, calibration=calibration)
-
-
-def sigmoid(margin: float) -> float:
-    """1 / (1 + exp(-margin)) without overflow."""
-    from scipy.special import expit
-
-    return float(expit(margin))
 
 
 def summarise(artifact: Artifact) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from cai_ray.artifacts.parts import read_table, remove_part, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED, DropRow
 from cai_ray.errors import ConfigError
+from cai_ray.rows import TRAINING_PAIR
 from cai_ray.seeding import rng_for
-from cai_ray.stages.preference_rows import TRAINING_PAIR, Encode, PairOptions, comparisons, times_seen, training_pair
+from cai_ray.stages.preferences.comparisons import Encode, PairOptions, comparisons, times_seen, training_pair
 
 if TYPE_CHECKING:
     from datasets import Dataset

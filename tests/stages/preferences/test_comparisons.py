@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.stages.preference_rows import (
-    TRAINING_PAIR,
+from cai_ray.rows import TRAINING_PAIR
+from cai_ray.stages.preferences.comparisons import (
     Comparison,
     HelpfulPairsConfig,
     PairOptions,

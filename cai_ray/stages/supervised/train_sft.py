@@ -35,8 +35,16 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.rows import SFT_EXAMPLE
 from cai_ray.stages.context import Context
-from cai_ray.stages.sft_examples import STAGE as STAGE
-from cai_ray.stages.sft_examples import ExampleOptions, Made, draw_eval, drop, examples, schedule, unit_ids
+from cai_ray.stages.supervised.examples import STAGE as STAGE
+from cai_ray.stages.supervised.examples import (
+    ExampleOptions,
+    Made,
+    draw_eval,
+    drop,
+    examples,
+    schedule,
+    unit_ids,
+)
 
 
 class Config(ExampleOptions):

@@ -19,7 +19,7 @@ from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.metrics.readings import Reading
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.rows import PREFERENCE
-from cai_ray.stages.label_summary import averages, oracle_verdict, read_summary, summarise, table
+from cai_ray.stages.preferences.label_summary import averages, oracle_verdict, read_summary, summarise, table
 
 REQUEST = sample_request(random.Random(1), harmful=True, multi_turn=False)
 ASK = list(REQUEST.messages)

@@ -20,7 +20,7 @@ from cai_ray.config import SamplingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.rows import PAIR, PROMPT, RESPONSES, pair_id_of
-from cai_ray.stages.sample_pairs import (
+from cai_ray.stages.preferences.sample_pairs import (
     STAGE,
     Config,
     is_swapped,

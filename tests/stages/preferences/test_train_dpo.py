@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cai_ray.chat import Renderer
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.microworld.tokenizer import build_tokenizer
-from cai_ray.stages.train_dpo import Config, LossType, answer_tokens
+from cai_ray.stages.preferences.train_dpo import Config, LossType, answer_tokens
 
 
 def test_soft_targets_need_a_loss_with_a_soft_form() -> None:

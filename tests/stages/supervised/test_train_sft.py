@@ -22,9 +22,9 @@ from cai_ray.engines.training.token_files import read_tokens
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.rows import REVISION, revision_row_id
-from cai_ray.stages import train_sft
 from cai_ray.stages.context import Context
-from cai_ray.stages.train_sft import Config, MakeSftTrainer, job_of, write_examples
+from cai_ray.stages.supervised import train_sft
+from cai_ray.stages.supervised.train_sft import Config, MakeSftTrainer, job_of, write_examples
 from tests.training_jobs import save_tiny_model
 
 MODEL = ModelConfig(path="none")

@@ -12,7 +12,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from cai_ray.chat import Message, split_thinking
@@ -23,32 +22,13 @@ from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.files import BadRecord, FileFormat, read_records
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
-from cai_ray.rows import MESSAGE, prompt_id_of
+from cai_ray.rows import prompt_id_of
 from cai_ray.seeding import digest, rng_for
 
 MICROWORLD = "microworld"
 # (messages, answer) -> the tokens a model is given first, and those it learns to say or is scored on.
 Encode = Callable[[list[Message], str], tuple[list[int], list[int]]]
 _SAMPLE_RECORDS = 100  # read ahead to find the columns
-
-# One pair to learn from. `prompt`, `chosen` and `rejected` are TRL's conversational layout: a stock RewardTrainer or
-# DPOTrainer reads the files as they are.
-TRAINING_PAIR = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False),  # of the label; human pairs: "<source>:<record number>"
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.list_(MESSAGE), nullable=False),  # ends in role "user"
-        pa.field("chosen", pa.list_(MESSAGE), nullable=False),  # one message of role "assistant"
-        pa.field("rejected", pa.list_(MESSAGE), nullable=False),  # likewise
-        pa.field("prob_chosen", pa.float64(), nullable=False),  # [0.5, 1], as labelled; 1 for "human"
-        pa.field("label_source", pa.string(), nullable=False),  # "ai" | "human"
-        pa.field("weight", pa.float64(), nullable=False),  # expected times per epoch, > 0
-        pa.field("split", pa.string(), nullable=False),  # "train" | "eval", decided by prompt
-        pa.field("prompt_tokens", pa.list_(pa.int32()), nullable=False),  # empty for a model that scores the whole
-        pa.field("chosen_tokens", pa.list_(pa.int32()), nullable=False),  # what follows, to the end of the turn
-        pa.field("rejected_tokens", pa.list_(pa.int32()), nullable=False),
-    ]
-)
 
 
 class HelpfulPairsConfig(BaseConfig):

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cai_ray.dropped import DropReason
-from cai_ray.stages.sft_examples import ExampleOptions, draw_eval, examples, schedule, split_of, unit_ids
+from cai_ray.stages.supervised.examples import (
+    ExampleOptions,
+    draw_eval,
+    examples,
+    schedule,
+    split_of,
+    unit_ids,
+)
 
 texts = st.sampled_from(["", "  ", "No, but here is a way.", "Yes."])
 flags = st.lists(st.sampled_from(["meta_commentary", "truncated", "critique.leak"]), max_size=2)

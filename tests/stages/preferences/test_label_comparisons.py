@@ -22,7 +22,14 @@ from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.prompts.comparison import ANSWER_START, COT_START, Form, cot_stop_strings, nonce_for
 from cai_ray.rows import PREFERENCE
-from cai_ray.stages.label_comparisons import Config, check, count_readings, label, questions, row_ids
+from cai_ray.stages.preferences.label_comparisons import (
+    Config,
+    check,
+    count_readings,
+    label,
+    questions,
+    row_ids,
+)
 from tests.stages.scripted_ask import ScriptedAsk
 
 IDS = ("kind", "legal", "honest")

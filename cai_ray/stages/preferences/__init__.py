@@ -1,0 +1,1 @@
+"""Pairs, AI labels on them, and what is trained on the labels: preference model, DPO."""
