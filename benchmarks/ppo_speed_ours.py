@@ -23,10 +23,10 @@ from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.rows import PROMPT, prompt_id_of
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_summary import steps_of
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.summary import steps_of
 
 PROMPTS = "load_prompts"
 # Every core for whoever is at work: an engine of one thread on each, or the learner on all. To compare the modes, one

@@ -18,7 +18,7 @@ from cai_ray.stages.evaluate import Config as EvaluateConfig
 from cai_ray.stages.inputs.expand_prompts import Config as ExpandConfig
 from cai_ray.stages.inputs.sources import Config as PromptsConfig
 from cai_ray.stages.multiple_choice import Config as MultipleChoiceConfig
-from cai_ray.stages.ppo_config import Config as PpoConfig
+from cai_ray.stages.ppo.config import Config as PpoConfig
 from cai_ray.stages.preferences.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.preferences.sample_pairs import Config as PairsConfig
 from cai_ray.stages.preferences.train_dpo import Config as DpoConfig

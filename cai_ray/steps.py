@@ -13,23 +13,16 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe
-from cai_ray.stages import (
-    evaluate,
-    evaluate_summary,
-    exports,
-    multiple_choice,
-    ppo_pretraining,
-    ppo_summary,
-    report,
-    score_rounds,
-    train_ppo,
-)
+from cai_ray.stages import evaluate, evaluate_summary, exports, multiple_choice, report, score_rounds
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation_judges import asked_models, input_identity, scoring_models
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs import load_prompts as store_prompts
 from cai_ray.stages.inputs import sources as load_prompts
-from cai_ray.stages.ppo_refresh import RefreshSources
+from cai_ray.stages.ppo import pretraining as ppo_pretraining
+from cai_ray.stages.ppo import summary as ppo_summary
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.refresh_config import RefreshSources
 from cai_ray.stages.preferences import (
     comparisons as preference_rows,
 )

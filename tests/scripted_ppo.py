@@ -31,12 +31,12 @@ from cai_ray.engines.learners.job import LearnersLost
 from cai_ray.engines.rollouts.worker import EngineUse
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_machines import Leaving, Machines
-from cai_ray.stages.ppo_models import Models, models_of
-from cai_ray.stages.ppo_summary import steps_of
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.machines import Leaving, Machines
+from cai_ray.stages.ppo.models import Models, models_of
+from cai_ray.stages.ppo.summary import steps_of
 from tests.tiny_models import save_tiny
 
 PROMPTS = "load_prompts"

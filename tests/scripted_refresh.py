@@ -25,9 +25,9 @@ from cai_ray.engines.conversations.asking import Usage
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import StageSpec
 from cai_ray.rows import ROW_ID, TRAINING_PAIR
-from cai_ray.stages import ppo_fresh_pairs
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_refresh import RefreshSources
+from cai_ray.stages.ppo.refresh import fresh_pairs as ppo_fresh_pairs
+from cai_ray.stages.ppo.refresh_config import RefreshSources
 from cai_ray.stages.preferences import label_comparisons
 from tests.scripted_ppo import Script, context_of, prompt_rows, share, write_rows
 from tests.stages.scripted_ask import ScriptedAsk

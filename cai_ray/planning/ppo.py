@@ -8,7 +8,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.planning.asking import Usages
 from cai_ray.planning.work import Memory, StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
-from cai_ray.stages import ppo_config
+from cai_ray.stages.ppo import config as ppo_config
 from cai_ray.steps import Step
 
 

@@ -15,10 +15,10 @@ from cai_ray.config import OptimConfig
 from cai_ray.constitution.source import load, resolve
 from cai_ray.engines.learners.learners import Learners
 from cai_ray.rows import TRAINING_PAIR
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_relearning import slopes_of
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.refresh.relearning import slopes_of
 from cai_ray.stages.preferences import label_comparisons
 from tests import runs
 from tests.cluster.test_policy_learners import STEP, running
@@ -27,7 +27,7 @@ from tests.cluster.test_train_ppo import context as ppo_context
 from tests.policy_jobs import policy_job, save_reward_model
 from tests.scripted_ppo import PROMPTS, curve, write_rows
 from tests.scripted_refresh import PAIRS, sources, training_pair
-from tests.stages.test_ppo_refresh import figures
+from tests.stages.ppo.refresh.test_relearning import figures
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TARGETS = [0.9] * (len(STEP.reward_ids) // 2)

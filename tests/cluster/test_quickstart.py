@@ -14,7 +14,7 @@ from cai_ray.ablations import load_ablation, run, variants
 from cai_ray.artifacts.metrics_file import parse_metrics
 from cai_ray.preview import print_dialogues
 from cai_ray.recipe import Recipe, load
-from cai_ray.stages.ppo_summary import steps_of
+from cai_ray.stages.ppo.summary import steps_of
 from cai_ray.steps import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

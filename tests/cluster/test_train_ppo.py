@@ -23,9 +23,9 @@ from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.rows import prompt_id_of
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.config import Config
 from tests import runs
 from tests.policy_jobs import save_reward_model
 from tests.scripted_ppo import PROMPTS, context_of, curve, events

@@ -24,7 +24,7 @@ from cai_ray.engines.learners.optim import Trained
 from cai_ray.engines.learners.packing import Packed, pack
 from cai_ray.engines.training.arguments import Device
 from cai_ray.engines.training.worker_group import Place
-from cai_ray.stages.ppo_relearning import slopes_of
+from cai_ray.stages.ppo.refresh.relearning import slopes_of
 from tests.policy_jobs import policy_job
 from tests.tiny_models import save_tiny
 

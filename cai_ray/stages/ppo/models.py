@@ -16,7 +16,7 @@ from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.engines.models.trainable import context_length, load_tokenizer, local_path
 from cai_ray.errors import ConfigError
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo.config import Config
 
 
 @dataclass(frozen=True)

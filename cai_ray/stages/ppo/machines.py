@@ -12,8 +12,8 @@ from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import STAGE, Config
-from cai_ray.stages.ppo_models import Models
+from cai_ray.stages.ppo.config import STAGE, Config
+from cai_ray.stages.ppo.models import Models
 
 if TYPE_CHECKING:
     from cai_ray.engines.learners.learners import Learners

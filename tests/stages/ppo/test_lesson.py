@@ -11,8 +11,9 @@ import pytest
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.kl import KlState
 from cai_ray.algorithms.scores import ScoreState
-from cai_ray.stages import ppo_batch, ppo_health
-from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo import health as ppo_health
+from cai_ray.stages.ppo import lesson as ppo_batch
+from cai_ray.stages.ppo.config import Config
 
 
 def episode(number: int, length: int, **changes: Any) -> Episode:

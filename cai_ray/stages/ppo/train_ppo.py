@@ -24,22 +24,22 @@ from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training.attempt import begin, end
 from cai_ray.fingerprint import settings
 from cai_ray.rows import ROLLOUT
-from cai_ray.stages import ppo_batch, ppo_health, ppo_snapshot
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_card import model_card
-from cai_ray.stages.ppo_config import STAGE as STAGE
-from cai_ray.stages.ppo_config import Config as Config
-from cai_ray.stages.ppo_judging import judge
-from cai_ray.stages.ppo_machines import build_machines
-from cai_ray.stages.ppo_models import models_of
-from cai_ray.stages.ppo_pretraining import drawn, read_texts
-from cai_ray.stages.ppo_progress import Phases, PpoProgress
-from cai_ray.stages.ppo_prompts import Turns, check_enough, choose
-from cai_ray.stages.ppo_refresh import RefreshSources, refresher_of
-from cai_ray.stages.ppo_relearning import refreshed
-from cai_ray.stages.ppo_rows import kept_ids, rollout_ids
-from cai_ray.stages.ppo_snapshot import LoopState
-from cai_ray.stages.ppo_training import (
+from cai_ray.stages.ppo import health as ppo_health
+from cai_ray.stages.ppo import lesson as ppo_batch
+from cai_ray.stages.ppo import snapshot as ppo_snapshot
+from cai_ray.stages.ppo.card import model_card
+from cai_ray.stages.ppo.config import STAGE as STAGE
+from cai_ray.stages.ppo.config import Config as Config
+from cai_ray.stages.ppo.judging import judge
+from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_ids
+from cai_ray.stages.ppo.machines import build_machines
+from cai_ray.stages.ppo.models import models_of
+from cai_ray.stages.ppo.pretraining import drawn, read_texts
+from cai_ray.stages.ppo.progress import Phases, PpoProgress
+from cai_ray.stages.ppo.refresh.relearning import refreshed
+from cai_ray.stages.ppo.refresh_config import RefreshSources, refresher_of
+from cai_ray.stages.ppo.run_state import (
     Carried,
     Training,
     diverged,
@@ -49,6 +49,8 @@ from cai_ray.stages.ppo_training import (
     refresh_is_due,
     save,
 )
+from cai_ray.stages.ppo.snapshot import LoopState
+from cai_ray.stages.ppo.turns import Turns, check_enough, choose
 
 
 def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:

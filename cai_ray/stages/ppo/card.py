@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_models import Models
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.models import Models
 
 
 def model_card(config: Config, models: Models, num_prompts: int) -> str:

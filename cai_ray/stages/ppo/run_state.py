@@ -14,15 +14,15 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.training.attempt import Attempt, check_owner
 from cai_ray.engines.training.job import TrainingDiverged
-from cai_ray.stages import ppo_snapshot
-from cai_ray.stages.ppo_config import STAGE, Config
-from cai_ray.stages.ppo_machines import Machines
-from cai_ray.stages.ppo_models import Models
-from cai_ray.stages.ppo_progress import PpoProgress
-from cai_ray.stages.ppo_prompts import Turns
-from cai_ray.stages.ppo_refresh import Refresher
-from cai_ray.stages.ppo_rows import kept_ids, rollout_ids, rollout_rows
-from cai_ray.stages.ppo_snapshot import LoopState, Snapshot
+from cai_ray.stages.ppo import snapshot as ppo_snapshot
+from cai_ray.stages.ppo.config import STAGE, Config
+from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_ids, rollout_rows
+from cai_ray.stages.ppo.machines import Machines
+from cai_ray.stages.ppo.models import Models
+from cai_ray.stages.ppo.progress import PpoProgress
+from cai_ray.stages.ppo.refresh_config import Refresher
+from cai_ray.stages.ppo.snapshot import LoopState, Snapshot
+from cai_ray.stages.ppo.turns import Turns
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from cai_ray.algorithms.episodes import Scored
 from cai_ray.artifacts.artifact import find
 from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError, EngineGaveUp
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_summary import read_summary, table
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.summary import read_summary, table
 from tests.scripted_ppo import (
     PROMPTS,
     Killed,

@@ -13,10 +13,10 @@ from cai_ray.artifacts.artifact import find
 from cai_ray.config import EndpointConfig, ModelConfig, ThinkingConfig
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_models import models_of
-from cai_ray.stages.ppo_prompts import Turns, choose
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.models import models_of
+from cai_ray.stages.ppo.turns import Turns, choose
 from tests.scripted_ppo import PROMPTS, Script, context_of, models_folder, prompt_rows, small, use_script
 from tests.tiny_models import save_tiny
 from tests.tiny_policy import save_tiny_policy

@@ -12,9 +12,9 @@ from cai_ray.algorithms.scores import ScoreConfig
 from cai_ray.config import LoraConfig, OptimConfig, SamplingConfig, StageConfig, Throughput
 from cai_ray.engines.learners.job import LearnersConfig
 from cai_ray.engines.rollouts.engines import RolloutConfig
-from cai_ray.stages.ppo_pretraining import STAGE as STAGE
-from cai_ray.stages.ppo_pretraining import PretrainingConfig
-from cai_ray.stages.ppo_refresh import RefreshConfig
+from cai_ray.stages.ppo.pretraining import STAGE as STAGE
+from cai_ray.stages.ppo.pretraining import PretrainingConfig
+from cai_ray.stages.ppo.refresh_config import RefreshConfig
 
 
 class ProofConfig(Throughput):

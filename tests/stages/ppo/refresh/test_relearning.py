@@ -17,13 +17,13 @@ from cai_ray.config import EndpointConfig, EngineConfig, ModelConfig, ScalingCon
 from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
-from cai_ray.stages import train_ppo
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_machines import leaving_for
-from cai_ray.stages.ppo_refresh import RefreshConfig
-from cai_ray.stages.ppo_relearning import fit_of, slopes_of
-from cai_ray.stages.ppo_summary import read_summary, table
+from cai_ray.stages.ppo import train_ppo
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.machines import leaving_for
+from cai_ray.stages.ppo.refresh.relearning import fit_of, slopes_of
+from cai_ray.stages.ppo.refresh_config import RefreshConfig
+from cai_ray.stages.ppo.summary import read_summary, table
 from cai_ray.stages.report_source import RunSource
 from cai_ray.stages.report_training import training_of
 from tests.scripted_ppo import (

@@ -10,7 +10,7 @@ from cai_ray.algorithms.advantages import advantages_of, explained_variance, mom
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.kl import KlState, per_token_kl, sequence_kl, shaped_rewards
 from cai_ray.algorithms.scores import ScoreState, observed, shaped_scores
-from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor

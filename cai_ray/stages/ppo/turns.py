@@ -16,8 +16,8 @@ from cai_ray.chat import Message
 from cai_ray.dropped import DropReason
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import rng_for, seed_for
-from cai_ray.stages.ppo_config import STAGE, Config
-from cai_ray.stages.ppo_models import Models
+from cai_ray.stages.ppo.config import STAGE, Config
+from cai_ray.stages.ppo.models import Models
 
 
 class PolicyPrompt(NamedTuple):

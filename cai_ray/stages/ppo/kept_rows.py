@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.rows import ROLLOUT, rollout_row_id
-from cai_ray.stages.ppo_prompts import Turns
+from cai_ray.stages.ppo.turns import Turns
 
 
 def kept_ids(turns: Turns, steps: Iterable[int], num: int) -> list[str]:

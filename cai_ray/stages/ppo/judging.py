@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.guards import Verdict, judge_rollouts
-from cai_ray.stages import ppo_batch, ppo_health
-from cai_ray.stages.ppo_snapshot import LoopState
-from cai_ray.stages.ppo_training import Training, diverged
+from cai_ray.stages.ppo import health as ppo_health
+from cai_ray.stages.ppo import lesson as ppo_batch
+from cai_ray.stages.ppo.run_state import Training, diverged
+from cai_ray.stages.ppo.snapshot import LoopState
 
 
 def judge(

@@ -26,12 +26,12 @@ from cai_ray.progress.board import open_board
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo_config import STAGE, Config
-from cai_ray.stages.ppo_machines import Machines
-from cai_ray.stages.ppo_models import Models
-from cai_ray.stages.ppo_prompts import Turns
-from cai_ray.stages.ppo_refresh import RefreshConfig, RefreshSources
-from cai_ray.stages.ppo_snapshot import Snapshot
+from cai_ray.stages.ppo.config import STAGE, Config
+from cai_ray.stages.ppo.machines import Machines
+from cai_ray.stages.ppo.models import Models
+from cai_ray.stages.ppo.refresh_config import RefreshConfig, RefreshSources
+from cai_ray.stages.ppo.snapshot import Snapshot
+from cai_ray.stages.ppo.turns import Turns
 from cai_ray.stages.preferences.training_pairs import pair_ids
 from cai_ray.stages.sampled_responses import check_comparable
 

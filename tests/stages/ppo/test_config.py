@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.fingerprint import settings
-from cai_ray.stages.ppo_config import Config
+from cai_ray.stages.ppo.config import Config
 
 
 @pytest.mark.parametrize(

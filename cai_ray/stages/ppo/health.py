@@ -10,7 +10,7 @@ from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.refusals import read
 from cai_ray.quality.gates import boilerplate_score
-from cai_ray.stages.ppo_progress import Phases
+from cai_ray.stages.ppo.progress import Phases
 
 DISTINCT_N = 2
 # Of an update's statistics these are extremes, and not means over its tokens.

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.errors import ConfigError
-from cai_ray.stages.ppo_config import Config
-from cai_ray.stages.ppo_pretraining import PretrainingConfig, drawn, identity, read_texts
+from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.pretraining import PretrainingConfig, drawn, identity, read_texts
 from tests import runs
 
 

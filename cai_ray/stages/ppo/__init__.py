@@ -1,0 +1,1 @@
+"""The PPO loop: rollouts, scores, lessons, guards, snapshots."""

@@ -1,0 +1,1 @@
+"""A preference model kept up to date while PPO runs."""
