@@ -36,11 +36,11 @@ from cai_ray.microworld.oracle import parse_request
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.recipe import Recipe, load
 from cai_ray.rows import REVISION
-from cai_ray.stages import evaluate, score_rounds
+from cai_ray.stages.evaluation import evaluate, score_rounds
+from cai_ray.stages.evaluation.score_rounds import PREFERENCE_SCORE
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.preferences import label_comparisons, train_preference_model
 from cai_ray.stages.revision import revise
-from cai_ray.stages.score_rounds import PREFERENCE_SCORE
 from cai_ray.steps import steps
 
 JOBS = Path(__file__).parent.parent / "jobs" / "recipes"

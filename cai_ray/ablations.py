@@ -22,7 +22,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe, load
-from cai_ray.stages.evaluate import Config as EvaluateConfig
+from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
 from cai_ray.steps import steps
 
 OPTIONAL = tuple(name for name, field in Recipe.model_fields.items() if field.default is None)

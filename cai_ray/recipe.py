@@ -14,10 +14,11 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from cai_ray.config import Config, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
-from cai_ray.stages.evaluate import Config as EvaluateConfig
+from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
+from cai_ray.stages.evaluation.multiple_choice import Config as MultipleChoiceConfig
+from cai_ray.stages.evaluation.score_rounds import Config as ScoreRoundsConfig
 from cai_ray.stages.inputs.expand_prompts import Config as ExpandConfig
 from cai_ray.stages.inputs.sources import Config as PromptsConfig
-from cai_ray.stages.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.ppo.config import Config as PpoConfig
 from cai_ray.stages.preferences.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.preferences.sample_pairs import Config as PairsConfig
@@ -25,7 +26,6 @@ from cai_ray.stages.preferences.train_dpo import Config as DpoConfig
 from cai_ray.stages.preferences.train_preference_model import Config as PreferenceModelConfig
 from cai_ray.stages.report import Config as ReportConfig
 from cai_ray.stages.revision.revise import Config as ReviseConfig
-from cai_ray.stages.score_rounds import Config as ScoreRoundsConfig
 from cai_ray.stages.supervised.train_sft import Config as SftConfig
 
 

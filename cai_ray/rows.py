@@ -342,3 +342,18 @@ EVAL_SCORE = pa.schema(
         pa.field("score_rejected", pa.float64(), nullable=False),
     ]
 )
+
+
+ITEM = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("corrects", pa.list_(pa.string()), nullable=False),
+        pa.field("incorrects", pa.list_(pa.string()), nullable=False),
+        pa.field("conversation", pa.list_(MESSAGE), nullable=False),
+        pa.field("text_correct", pa.string(), nullable=False),
+        pa.field("text_incorrect", pa.string(), nullable=False),
+        pa.field("cluster", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+    ]
+)

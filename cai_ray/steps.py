@@ -13,9 +13,11 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe
-from cai_ray.stages import evaluate, evaluate_summary, exports, multiple_choice, report, score_rounds
+from cai_ray.stages import exports, report
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation_judges import asked_models, input_identity, scoring_models
+from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
+from cai_ray.stages.evaluation import summary as evaluate_summary
+from cai_ray.stages.evaluation.judges.named import asked_models, input_identity, scoring_models
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs import load_prompts as store_prompts
 from cai_ray.stages.inputs import sources as load_prompts

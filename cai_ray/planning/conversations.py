@@ -13,7 +13,8 @@ from cai_ray.planning.work import StagePlan, side_by_side, together
 from cai_ray.planning.world import World, config_of, each, prompts_of
 from cai_ray.prompt_layouts.multiple_choice import read_items
 from cai_ray.rows import PAIR, PROMPT
-from cai_ray.stages import evaluate, multiple_choice, sampled_responses
+from cai_ray.stages import sampled_responses
+from cai_ray.stages.evaluation import evaluate, multiple_choice
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.preferences import label_comparisons, sample_pairs
 from cai_ray.stages.revision import revise

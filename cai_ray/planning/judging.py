@@ -6,8 +6,8 @@ from cai_ray.config import SamplingConfig
 from cai_ray.planning.asking import Sample, Usages
 from cai_ray.planning.work import StagePlan, Work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
-from cai_ray.stages import evaluation_judges as judges
-from cai_ray.stages import score_rounds
+from cai_ray.stages.evaluation import score_rounds
+from cai_ray.stages.evaluation.judges import named as judges
 from cai_ray.steps import Step
 
 FRAME_TOKENS = {"rating": 250, "pairwise": 150, "yes_no": 150, "guard": 250, "wildguard": 150}

@@ -12,8 +12,8 @@ from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.engines.models.scoring import Scorer
 from cai_ray.recipe import build
-from cai_ray.stages.evaluate_summary import read_summary
-from cai_ray.stages.evaluation_games import GAMES
+from cai_ray.stages.evaluation.games import GAMES
+from cai_ray.stages.evaluation.summary import read_summary
 from cai_ray.steps import steps
 from tests.tiny_models import save_tiny
 

@@ -12,11 +12,11 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.prompt_layouts.multiple_choice import parse_item
-from cai_ray.stages import multiple_choice
-from cai_ray.stages.multiple_choice import read_summary, run
+from cai_ray.stages.evaluation import multiple_choice
+from cai_ray.stages.evaluation.multiple_choice import read_summary, run
 from tests.scripted_choices import REFUSED, must_not_be_asked, takes
-from tests.stages.test_multiple_choice import config, context, record, write
-from tests.stages.test_multiple_choice import values as margin_of
+from tests.stages.evaluation.test_multiple_choice import config, context, record, write
+from tests.stages.evaluation.test_multiple_choice import values as margin_of
 from tests.tiny_models import save_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

@@ -19,10 +19,11 @@ from cai_ray.chat import Message
 from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.errors import EngineGaveUp
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
-from cai_ray.stages import evaluate, sampled_responses
+from cai_ray.stages import sampled_responses
+from cai_ray.stages.evaluation import evaluate
 from tests import faults
 from tests.scripted_choices import must_not_be_asked
-from tests.stages.evaluate_runs import microworld_prompts, run_evaluate, write_prompts
+from tests.stages.evaluation.evaluate_runs import microworld_prompts, run_evaluate, write_prompts
 
 pytestmark = pytest.mark.slow
 POLICIES = ("policy", "sl_cai", "rl_cai")

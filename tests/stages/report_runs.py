@@ -21,13 +21,14 @@ from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.rows import EVAL_SCORE, REVISION, SFT_EXAMPLE
-from cai_ray.stages import evaluate, evaluate_summary
+from cai_ray.stages.evaluation import evaluate
+from cai_ray.stages.evaluation import summary as evaluate_summary
 from cai_ray.stages.preferences import label_summary, preference_model_summary
 from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES, source_scores
 from cai_ray.stages.revision import summary as revise_summary
 from tests.label_artifacts import context as write_labels
 from tests.label_artifacts import label
-from tests.stages.evaluate_runs import Scripted, microworld_prompts, prompt, write_prompts
+from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, prompt, write_prompts
 
 STAGES = (
     "load_prompts", "revise", "train_sft", "label_comparisons", "train_preference_model", "train_ppo", "evaluate",

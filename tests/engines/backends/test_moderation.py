@@ -12,8 +12,8 @@ from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.moderation import ModerationBackend
 from cai_ray.errors import ConfigError, EngineGaveUp
-from cai_ray.stages.evaluation_judges import ModerationJudge
-from cai_ray.stages.evaluation_judging import moderate
+from cai_ray.stages.evaluation.judges.asking import moderate
+from cai_ray.stages.evaluation.judges.named import ModerationJudge
 from tests.engines.backends.test_endpoint import Canned, Server, error, server
 
 __all__ = ["server"]

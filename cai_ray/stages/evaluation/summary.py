@@ -20,10 +20,10 @@ from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
-from cai_ray.stages import evaluation_games
-from cai_ray.stages.evaluate import ANSWERS
-from cai_ray.stages.evaluation_failures import add_failures, failures
-from cai_ray.stages.evaluation_scorers import in_order, is_share
+from cai_ray.stages.evaluation import games as evaluation_games
+from cai_ray.stages.evaluation.evaluate import ANSWERS
+from cai_ray.stages.evaluation.failures import add_failures, failures
+from cai_ray.stages.evaluation.scorers import in_order, is_share
 
 SUMMARY = "summary.json"
 DISTINCT_NS = (1, 2, 3)

@@ -21,7 +21,7 @@ from cai_ray.prompts.judges.moderation import Moderated, read_moderation
 from cai_ray.prompts.judges.rating import parse_ratings, rating_messages
 from cai_ray.prompts.judges.yes_no import OPTIONS, fields_of, parse_yes_no, yes_no_messages
 from cai_ray.rows import ROW_ID
-from cai_ray.stages.evaluation_judges import (
+from cai_ray.stages.evaluation.judges.named import (
     HARMFUL,
     ClassifierJudge,
     GuardJudge,

@@ -18,9 +18,9 @@ from cai_ray.errors import ConfigError
 from cai_ray.metrics.intervals import clustered_rate, rate
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.stages.evaluate import ANSWERS, Config
-from cai_ray.stages.evaluate_summary import read_summary, summarise, table
-from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, write_prompts
+from cai_ray.stages.evaluation.evaluate import ANSWERS, Config
+from cai_ray.stages.evaluation.summary import read_summary, summarise, table
+from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, saying, write_prompts
 
 PROMPTS = microworld_prompts(32)  # 20 harmful
 HARMFUL = [row for row in PROMPTS if (task := parse_request(row["messages"][-1]["content"])) and task.harmful]

@@ -22,7 +22,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.multiple_choice import Item, parse_item, read_items
 from cai_ray.rows import EVALUATION
 from cai_ray.stages.context import Context
-from cai_ray.stages.multiple_choice import (
+from cai_ray.stages.evaluation.multiple_choice import (
     CORRECT,
     MARGIN,
     STAGE,

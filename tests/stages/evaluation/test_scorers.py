@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cai_ray.microworld.language import Request, comply, evade, preach, refuse, sample_request
 from cai_ray.rows import SCORE
-from cai_ray.stages.evaluation_scorers import (
+from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
     Answer,
     RuleScorer,

@@ -29,7 +29,7 @@ from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation_scorers import (
+from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
     Answer,
     RuleScorer,

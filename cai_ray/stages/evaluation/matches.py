@@ -28,9 +28,9 @@ from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce
 from cai_ray.prompts.judges.pairwise import parse_prob_a, verdict_messages
 from cai_ray.rows import GAME, MATCH, ROW_ID, match_id_of
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation_games import GAMES
-from cai_ray.stages.evaluation_judges import JudgeConfig, PairwiseJudge
-from cai_ray.stages.evaluation_judging import unparsable
+from cai_ray.stages.evaluation.games import GAMES
+from cai_ray.stages.evaluation.judges.asking import unparsable
+from cai_ray.stages.evaluation.judges.named import JudgeConfig, PairwiseJudge
 
 STAGE = "evaluate"
 MATCHES = "matches"  # folder inside the stage's own

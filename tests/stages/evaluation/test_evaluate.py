@@ -21,9 +21,15 @@ from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.rows import EVALUATION, evaluation_row_id
-from cai_ray.stages import evaluate
-from cai_ray.stages.evaluate import ANSWERS, Config, chosen_prompts, row_ids
-from tests.stages.evaluate_runs import Scripted, microworld_prompts, saying, together_here, write_prompts
+from cai_ray.stages.evaluation import evaluate
+from cai_ray.stages.evaluation.evaluate import ANSWERS, Config, chosen_prompts, row_ids
+from tests.stages.evaluation.evaluate_runs import (
+    Scripted,
+    microworld_prompts,
+    saying,
+    together_here,
+    write_prompts,
+)
 
 
 def complies(prompt_id: str, messages: Sequence[Message], seed: int) -> str:

@@ -26,8 +26,9 @@ from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.rows import PROMPT, ROW_ID, prompt_id_of
 from cai_ray.seeding import stable_id
-from cai_ray.stages import evaluate, sampled_responses
+from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
+from cai_ray.stages.evaluation import evaluate
 
 SOURCE = "load_prompts"
 Policy = Callable[[str, Sequence[Message], int], str]  # (prompt id, messages, seed) -> answer; may raise DropRow

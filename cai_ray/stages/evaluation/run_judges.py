@@ -32,9 +32,9 @@ from cai_ray.metrics.classes import label_probability
 from cai_ray.prompts.judges.yes_no import OPTIONS as YES_NO
 from cai_ray.prompts.judges.yes_no import fields_of, yes_no_messages
 from cai_ray.rows import ANSWER, JUDGEMENT, ROW_ID, evaluation_row_id
-from cai_ray.stages import evaluation_judging as judging
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation_judges import (
+from cai_ray.stages.evaluation.judges import asking as judging
+from cai_ray.stages.evaluation.judges.named import (
     ClassifierJudge,
     GuardJudge,
     JudgeConfig,
@@ -47,7 +47,7 @@ from cai_ray.stages.evaluation_judges import (
     YesNoJudge,
     read_text,
 )
-from cai_ray.stages.evaluation_scorers import Answer
+from cai_ray.stages.evaluation.scorers import Answer
 
 STAGE = "evaluate"
 JUDGED = "judged"  # folders inside the stage's own

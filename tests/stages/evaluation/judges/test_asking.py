@@ -16,16 +16,7 @@ from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.judges.guard import WILDGUARD_TEMPLATE
 from cai_ray.prompts.judges.yes_no import TEMPLATE
 from cai_ray.rows import ROW_ID
-from cai_ray.stages.evaluation_judges import (
-    ClassifierJudge,
-    GuardJudge,
-    RatingJudge,
-    RewardJudge,
-    SimilarityJudge,
-    WildGuardJudge,
-    YesNoJudge,
-)
-from cai_ray.stages.evaluation_judging import (
+from cai_ray.stages.evaluation.judges.asking import (
     answer_yes_no,
     classify,
     compare_to_reference,
@@ -34,6 +25,15 @@ from cai_ray.stages.evaluation_judging import (
     rate,
     reward,
     wildguard,
+)
+from cai_ray.stages.evaluation.judges.named import (
+    ClassifierJudge,
+    GuardJudge,
+    RatingJudge,
+    RewardJudge,
+    SimilarityJudge,
+    WildGuardJudge,
+    YesNoJudge,
 )
 from tests.stages.scripted_ask import ScriptedAsk
 

@@ -10,8 +10,8 @@ import pytest
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompts.comparison import OPTIONS
 from cai_ray.rows import ROW_ID, match_id_of
-from cai_ray.stages.evaluation_judges import PairwiseJudge
-from cai_ray.stages.evaluation_matches import play
+from cai_ray.stages.evaluation.judges.named import PairwiseJudge
+from cai_ray.stages.evaluation.matches import play
 from tests.stages.scripted_ask import ScriptedAsk
 
 ROW: dict[str, Any] = {

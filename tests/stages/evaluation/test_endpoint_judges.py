@@ -12,12 +12,12 @@ from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.endpoint import EndpointBackend
 from cai_ray.engines.conversations.asking import Ask
-from cai_ray.stages.evaluation_judges import GuardJudge, PairwiseJudge, RatingJudge, YesNoJudge
-from cai_ray.stages.evaluation_judging import answer_yes_no, guard, rate
-from cai_ray.stages.evaluation_matches import play
+from cai_ray.stages.evaluation.judges.asking import answer_yes_no, guard, rate
+from cai_ray.stages.evaluation.judges.named import GuardJudge, PairwiseJudge, RatingJudge, YesNoJudge
+from cai_ray.stages.evaluation.matches import play
 from tests.engines.backends.test_endpoint import Canned, Server, chat, chat_logprobs, error, server
-from tests.stages.test_evaluation_judging import ROW
-from tests.stages.test_evaluation_matches import ROW as MATCH
+from tests.stages.evaluation.judges.test_asking import ROW
+from tests.stages.evaluation.test_matches import ROW as MATCH
 
 __all__ = ["server"]
 Judging = Callable[[Ask], Awaitable[dict[str, Any]]]

@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact, find
-from cai_ray.stages.evaluation_games import GAMES
-from cai_ray.stages.evaluation_verdicts import JUDGED
+from cai_ray.stages.evaluation.games import GAMES
+from cai_ray.stages.evaluation.run_judges import JUDGED
 
 
 def failures(artifact: Artifact) -> dict[str, Any]:

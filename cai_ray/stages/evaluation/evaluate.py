@@ -26,10 +26,12 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.rows import EVALUATION, evaluation_row_id
 from cai_ray.seeding import digest
-from cai_ray.stages import evaluation_matches, evaluation_verdicts, sampled_responses
+from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation_judges import AnyJudge, check_names
-from cai_ray.stages.evaluation_scorers import (
+from cai_ray.stages.evaluation import matches as evaluation_matches
+from cai_ray.stages.evaluation import run_judges as evaluation_verdicts
+from cai_ray.stages.evaluation.judges.named import AnyJudge, check_names
+from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
     Answer,
     RuleScorer,

@@ -22,7 +22,7 @@ from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.rows import EVALUATION, REVISION, prompt_id_of, revision_row_id
 from cai_ray.stages.context import Context
-from cai_ray.stages.score_rounds import STAGE, Config, chosen_dialogues, read_summary, run, table
+from cai_ray.stages.evaluation.score_rounds import STAGE, Config, chosen_dialogues, read_summary, run, table
 from tests.tiny_models import save_tiny
 
 SOURCE = "revise"
