@@ -19,7 +19,7 @@ from cai_ray.metrics.evaluations import estimate
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.oracle import score
 from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
-from cai_ray.stages.report_training import truth_by_step
+from cai_ray.stages.report.training import truth_by_step
 from cai_ray.stages.revision.summary import answers
 
 ByPrompt = dict[str, float]

@@ -69,7 +69,7 @@ def run(
     _start_logging()
     loaded = _load(recipe, set_, limit)
     from cai_ray import pipeline
-    from cai_ray.stages import report as report_stage
+    from cai_ray.stages.report import write_report as report_stage
     from cai_ray.steps import select, steps
 
     chosen = select(steps(loaded), only, from_, until)

@@ -24,7 +24,7 @@ from cai_ray.stages.preferences.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.preferences.sample_pairs import Config as PairsConfig
 from cai_ray.stages.preferences.train_dpo import Config as DpoConfig
 from cai_ray.stages.preferences.train_preference_model import Config as PreferenceModelConfig
-from cai_ray.stages.report import Config as ReportConfig
+from cai_ray.stages.report.write_report import Config as ReportConfig
 from cai_ray.stages.revision.revise import Config as ReviseConfig
 from cai_ray.stages.supervised.train_sft import Config as SftConfig
 

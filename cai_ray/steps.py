@@ -13,7 +13,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
 from cai_ray.recipe import Recipe
-from cai_ray.stages import exports, report
+from cai_ray.stages import exports
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
 from cai_ray.stages.evaluation import summary as evaluate_summary
@@ -36,6 +36,7 @@ from cai_ray.stages.preferences import (
     train_dpo,
     train_preference_model,
 )
+from cai_ray.stages.report import write_report as report
 from cai_ray.stages.revision import revise
 from cai_ray.stages.revision import summary as revise_summary
 from cai_ray.stages.supervised import train_sft

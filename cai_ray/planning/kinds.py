@@ -9,12 +9,12 @@ from cai_ray.planning.judging import plan_score_rounds
 from cai_ray.planning.ppo import plan_ppo
 from cai_ray.planning.work import StagePlan
 from cai_ray.planning.world import World
-from cai_ray.stages import report
 from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs import sources as load_prompts
 from cai_ray.stages.ppo import config as ppo_config
 from cai_ray.stages.preferences import label_comparisons, sample_pairs, train_dpo, train_preference_model
+from cai_ray.stages.report import write_report as report
 from cai_ray.stages.revision import revise
 from cai_ray.stages.supervised import train_sft
 from cai_ray.steps import Step

@@ -24,8 +24,8 @@ from cai_ray.stages.ppo.machines import leaving_for
 from cai_ray.stages.ppo.refresh.relearning import fit_of, slopes_of
 from cai_ray.stages.ppo.refresh_config import RefreshConfig
 from cai_ray.stages.ppo.summary import read_summary, table
-from cai_ray.stages.report_source import RunSource
-from cai_ray.stages.report_training import training_of
+from cai_ray.stages.report.source import RunSource
+from cai_ray.stages.report.training import training_of
 from tests.scripted_ppo import (
     PROMPTS,
     Killed,

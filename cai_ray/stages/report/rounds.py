@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cai_ray.stages.report_source import RunSource
+from cai_ray.stages.report.source import RunSource
 
 REVISE = "revise"
 SCORE_ROUNDS = "score_rounds"

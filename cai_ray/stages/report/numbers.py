@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cai_ray.stages.report_facts import Facts
-from cai_ray.stages.report_policies import PolicyFacts, headline, interval, key_of, metric_of, shown, title_of
-from cai_ray.stages.report_rounds import RoundFacts
-from cai_ray.stages.report_text import in_markdown
+from cai_ray.stages.report.facts import Facts
+from cai_ray.stages.report.policies import PolicyFacts, headline, interval, key_of, metric_of, shown, title_of
+from cai_ray.stages.report.rounds import RoundFacts
+from cai_ray.stages.report.text import in_markdown
 
 # --- report.json ----------------------------------------------------------------------------------------
 

@@ -10,17 +10,12 @@ import yaml
 
 from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load, resolve
-from cai_ray.stages.report_policies import PolicyFacts, policies_of
-from cai_ray.stages.report_preferences import (
-    LabelFacts,
-    SourceFacts,
-    labels_of,
-    preference_model_of,
-)
-from cai_ray.stages.report_rounds import RoundFacts, rounds_of
-from cai_ray.stages.report_source import RECIPE, RunSource
-from cai_ray.stages.report_stages import StageFacts, stages_of
-from cai_ray.stages.report_training import TrainingFacts, training_of
+from cai_ray.stages.report.policies import PolicyFacts, policies_of
+from cai_ray.stages.report.preferences import LabelFacts, SourceFacts, labels_of, preference_model_of
+from cai_ray.stages.report.rounds import RoundFacts, rounds_of
+from cai_ray.stages.report.source import RECIPE, RunSource
+from cai_ray.stages.report.stages import StageFacts, stages_of
+from cai_ray.stages.report.training import TrainingFacts, training_of
 
 
 @dataclass(frozen=True)

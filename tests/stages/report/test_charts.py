@@ -9,7 +9,7 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cai_ray.stages.report_charts import (
+from cai_ray.stages.report.charts import (
     WIDTH,
     Axis,
     Point,

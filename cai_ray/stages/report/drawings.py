@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cai_ray.stages.report_charts import (
+from cai_ray.stages.report.charts import (
     Axis,
     Chart,
     Point,
@@ -18,10 +18,10 @@ from cai_ray.stages.report_charts import (
     row_chart,
     xy_chart,
 )
-from cai_ray.stages.report_policies import HEADLINE, PolicyFacts, interval, metric_of, shown, title_of
-from cai_ray.stages.report_preferences import LabelFacts, Reliability, SourceFacts
-from cai_ray.stages.report_rounds import RoundFacts
-from cai_ray.stages.report_training import Plot, TrainingFacts
+from cai_ray.stages.report.policies import HEADLINE, PolicyFacts, interval, metric_of, shown, title_of
+from cai_ray.stages.report.preferences import LabelFacts, Reliability, SourceFacts
+from cai_ray.stages.report.rounds import RoundFacts
+from cai_ray.stages.report.training import Plot, TrainingFacts
 
 UNIT = (0.0, 1.0)
 SHARE = Axis("", percent, UNIT)

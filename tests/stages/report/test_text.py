@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.stages.report_text import clipped, in_markdown, visible
+from cai_ray.stages.report.text import clipped, in_markdown, visible
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from cai_ray.microworld.oracle import score
-from cai_ray.stages.report_source import RunSource
+from cai_ray.stages.report.source import RunSource
 
 MOST_POINTS = 240  # of one curve; more are averaged into as many
 

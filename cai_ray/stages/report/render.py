@@ -1,4 +1,4 @@
-"""The report as one HTML file: templates, style and script of `report_page/`, and a policy that allows nothing else.
+"""The report as one HTML file: templates, style and script of `page/`, and a policy that allows nothing else.
 
 Jinja escapes whatever it writes; data for the script goes through `tojson` into a block that is never executed. The
 Content-Security-Policy names the one style and the one script by their hashes, so nothing that a model wrote could
@@ -16,14 +16,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cai_ray.stages import report_drawings as drawings
-from cai_ray.stages.report_examples import Examples
-from cai_ray.stages.report_facts import Facts
-from cai_ray.stages.report_policies import headline, interval, metric_of, shown, title_of
-from cai_ray.stages.report_stages import REASONS
-from cai_ray.stages.report_text import visible
+from cai_ray.stages.report import drawings
+from cai_ray.stages.report.examples import Examples
+from cai_ray.stages.report.facts import Facts
+from cai_ray.stages.report.policies import headline, interval, metric_of, shown, title_of
+from cai_ray.stages.report.stages import REASONS
+from cai_ray.stages.report.text import visible
 
-PAGE = Path(__file__).parent / "report_page"
+PAGE = Path(__file__).parent / "page"
 
 
 def as_html(facts: Facts, examples: Examples) -> str:

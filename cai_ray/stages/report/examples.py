@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cai_ray.seeding import digest
-from cai_ray.stages.report_policies import EVALUATE, key_of, title_of
-from cai_ray.stages.report_rounds import REVISE
-from cai_ray.stages.report_source import RunSource
-from cai_ray.stages.report_text import clipped, visible
+from cai_ray.stages.report.policies import EVALUATE, key_of, title_of
+from cai_ray.stages.report.rounds import REVISE
+from cai_ray.stages.report.source import RunSource
+from cai_ray.stages.report.text import clipped, visible
 
 ANSWERS = "answers"
 MOST_BYTES = 4_000_000  # of all examples as JSON

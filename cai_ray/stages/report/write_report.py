@@ -19,11 +19,11 @@ from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.stages.context import Context
-from cai_ray.stages.report_examples import Options, examples_of
-from cai_ray.stages.report_facts import gather
-from cai_ray.stages.report_numbers import as_json, as_markdown
-from cai_ray.stages.report_render import as_html
-from cai_ray.stages.report_source import RunSource
+from cai_ray.stages.report.examples import Options, examples_of
+from cai_ray.stages.report.facts import gather
+from cai_ray.stages.report.numbers import as_json, as_markdown
+from cai_ray.stages.report.render import as_html
+from cai_ray.stages.report.source import RunSource
 
 STAGE = "report"
 PAGE = "report.html"

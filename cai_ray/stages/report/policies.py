@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from cai_ray.stages.report_source import RunSource
+from cai_ray.stages.report.source import RunSource
 
 EVALUATE = "evaluate"
 BASE = "base"  # what the recipe's model "policy" is called here

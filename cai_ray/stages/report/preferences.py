@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cai_ray.metrics.calibration import Bin, sigmoid
 from cai_ray.metrics.intervals import Estimate, clustered_mean
 from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
-from cai_ray.stages.report_source import DAMAGED, RunSource
+from cai_ray.stages.report.source import DAMAGED, RunSource
 
 LABELS = "label_comparisons"
 PREFERENCE_MODEL = "train_preference_model"

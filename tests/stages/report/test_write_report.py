@@ -23,13 +23,13 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import Outcome
 from cai_ray.recipe import Recipe
-from cai_ray.stages import report
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation import summary as evaluate_summary
-from cai_ray.stages.report_examples import MOST_BYTES
+from cai_ray.stages.report import write_report as report
+from cai_ray.stages.report.examples import MOST_BYTES
 from cai_ray.steps import steps
-from tests.stages.report_runs import STAGES, write_run
+from tests.stages.report.report_runs import STAGES, write_run
 
 
 class Parsed(HTMLParser):

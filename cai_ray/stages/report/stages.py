@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal
 
 from cai_ray.artifacts.artifact import Manifest
-from cai_ray.stages.report_source import RunSource
+from cai_ray.stages.report.source import RunSource
 
 # Why rows go, in the words of rows.DropReason.
 REASONS = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cai_ray.artifacts.storage import Storage
-from cai_ray.stages import report
+from cai_ray.stages.report import write_report as report
 from tests.chromium import MISSING, Page, chromium, installed
-from tests.stages.report_runs import STAGES, write_run
+from tests.stages.report.report_runs import STAGES, write_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(installed() is None, reason=MISSING)]
 CARDS = "[...document.querySelectorAll('.dialogue')]"
