@@ -167,10 +167,10 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Sample the same answers again.")] = None,
 ) -> None:
     """Talk to a model in the terminal, or to two side by side."""
-    from cai_ray.engines.serving_requests import AnswerOptions
     from cai_ray.errors import ConfigError
     from cai_ray.model_names import named_model
-    from cai_ray.terminal_chat import chat as talk
+    from cai_ray.serving.requests import AnswerOptions
+    from cai_ray.serving.terminal_chat import chat as talk
 
     if len(checkpoints) != 1 + compare:
         raise ConfigError(f"{len(checkpoints)} models given; name one, or two with --compare")
@@ -197,7 +197,7 @@ def serve(
     _start_logging()
     from cai_ray.model_names import named_model
     from cai_ray.recipe import apply_overrides
-    from cai_ray.stages import serve as server
+    from cai_ray.serving import server
 
     own_name, model = named_model(checkpoint)
     settings = {"name": name or own_name, "model": model.model_dump(), "host": host, "port": port}

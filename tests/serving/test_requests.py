@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.engines.serving_requests import ApiError, ChatRequest, Limits, ScoreRequest, read_request
+from cai_ray.serving.requests import ApiError, ChatRequest, Limits, ScoreRequest, read_request
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 ASKED = {"model": "m", "messages": MESSAGES}

@@ -12,10 +12,11 @@ import openai
 import pytest
 
 from cai_ray.chat import Message
-from cai_ray.engines.serving import LiveModel
-from cai_ray.engines.serving_app import Doorkeeper, Face, build_app, token_digest
-from cai_ray.engines.serving_replies import Delta, TokenLogprob
-from cai_ray.engines.serving_requests import AnswerOptions, ApiError, Limits
+from cai_ray.serving.app import build_app
+from cai_ray.serving.doorkeeper import Doorkeeper, Face, token_digest
+from cai_ray.serving.live_model import LiveModel
+from cai_ray.serving.replies import Delta, TokenLogprob
+from cai_ray.serving.requests import AnswerOptions, ApiError, Limits
 
 ASKED: list[Any] = [{"role": "user", "content": "Hi"}]
 TOKEN = "a-token-of-some-length"

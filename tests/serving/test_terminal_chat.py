@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 
 from cai_ray.chat import Message
-from cai_ray.engines.serving import LiveModel
-from cai_ray.engines.serving_replies import Delta
-from cai_ray.engines.serving_requests import AnswerOptions, ApiError
-from cai_ray.terminal_chat import Side, _turns, printable
+from cai_ray.serving.live_model import LiveModel
+from cai_ray.serving.replies import Delta
+from cai_ray.serving.requests import AnswerOptions, ApiError
+from cai_ray.serving.terminal_chat import Side, _turns, printable
 
 QUESTION = "How do I paint my garden chair?"
 

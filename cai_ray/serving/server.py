@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError, model_validator
 from cai_ray.config import Config as BaseConfig
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
-from cai_ray.engines.serving_requests import Limits
 from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.serving.requests import Limits
 
 logger = logging.getLogger(__name__)
 APPLICATION = "cai_ray"
@@ -104,8 +104,8 @@ class Replica:
     """One engine and its HTTP application; Ray Serve makes and ends it."""
 
     def __init__(self, config: Config, digest: bytes | None, created: int) -> None:
-        from cai_ray.engines.serving import LiveModel
-        from cai_ray.engines.serving_app import Doorkeeper, Face
+        from cai_ray.serving.doorkeeper import Doorkeeper, Face
+        from cai_ray.serving.live_model import LiveModel
 
         self._model = LiveModel(config.model)
         self._door = Doorkeeper(
@@ -119,7 +119,7 @@ class Replica:
         )
 
     async def __serve_build_asgi_app__(self) -> Any:
-        from cai_ray.engines.serving_app import build_app
+        from cai_ray.serving.app import build_app
 
         await self._model.start()
         return build_app(self._model, self._door)
@@ -151,7 +151,7 @@ def run(config: Config, announce: Callable[[str], None]) -> None:
     """
     token = token_of(config)
     _check_port(config)
-    from cai_ray.engines.serving import ready_to_serve
+    from cai_ray.serving.live_model import ready_to_serve
 
     config = config.model_copy(update={"model": ready_to_serve(config.model)})
     with connected(_cluster(config)), _serving(config, token) as handle, _asked_to_stop() as stop:
@@ -214,7 +214,7 @@ def _serving(config: Config, token: str | None) -> Iterator[Any]:
     from ray.serve.config import ProxyLocation
     from ray.serve.schema import LoggingConfig
 
-    from cai_ray.engines.serving_app import token_digest
+    from cai_ray.serving.doorkeeper import token_digest
 
     _refuse_a_second_serve()
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)

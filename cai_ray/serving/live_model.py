@@ -21,11 +21,11 @@ from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.engines.models.trainable import local_path
-from cai_ray.engines.serving_replies import Delta, TokenLogprob
-from cai_ray.engines.serving_requests import AnswerOptions, ApiError
-from cai_ray.engines.thinking_stream import ThinkingStream
 from cai_ray.errors import ConfigError
 from cai_ray.prompts.revision import STOP_STRINGS
+from cai_ray.serving.replies import Delta, TokenLogprob
+from cai_ray.serving.requests import AnswerOptions, ApiError
+from cai_ray.serving.thinking_stream import ThinkingStream
 
 logger = logging.getLogger(__name__)
 Kind = Literal["chat", "score"]

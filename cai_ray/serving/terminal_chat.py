@@ -19,12 +19,12 @@ from rich.text import Text
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.engines.serving_replies import Delta
-from cai_ray.engines.serving_requests import AnswerOptions, ApiError
 from cai_ray.errors import ConfigError
+from cai_ray.serving.replies import Delta
+from cai_ray.serving.requests import AnswerOptions, ApiError
 
 if TYPE_CHECKING:
-    from cai_ray.engines.serving import LiveModel
+    from cai_ray.serving.live_model import LiveModel
 
 COMMANDS = "/reset forgets the conversation, /quit ends"
 SHARED_GPU = 0.45  # of its memory for each of two engines
@@ -59,7 +59,7 @@ def chat(
     models: Sequence[tuple[str, ModelConfig]], options: AnswerOptions, system: str | None, console: Console
 ) -> None:
     """Talk until /quit, Ctrl-C at the prompt, or the end of input. Raises ConfigError for a model that cannot chat."""
-    from cai_ray.engines.serving import LiveModel, ready_to_serve
+    from cai_ray.serving.live_model import LiveModel, ready_to_serve
 
     sides = []
     for name, model in models:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cai_ray.errors import ConfigError
-from cai_ray.stages.serve import Config, _check_port, configure, is_loopback, max_inside, token_of
+from cai_ray.serving.server import Config, _check_port, configure, is_loopback, max_inside, token_of
 
 TOKEN_ENV = "CAI_RAY_TEST_TOKEN"
 
