@@ -24,17 +24,17 @@ import pyarrow.parquet as pq
 
 from benchmarks import results_file
 from benchmarks.results_file import spread
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.engines.cluster import connected
 from cai_ray.metrics.calibration import pair_calibration, sigmoid
 from cai_ray.metrics.intervals import clustered_rate
 from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.recipe import Recipe, load
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.preferences.label_summary import oracle_verdict
 from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
-from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)
 RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"

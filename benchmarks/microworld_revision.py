@@ -14,14 +14,14 @@ from typing import Any
 
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.engines.cluster import connected
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.recipe import Recipe
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.revision.summary import oracle_scores
-from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)
 VARIANTS = {

@@ -23,8 +23,6 @@ import pyarrow as pa
 from benchmarks import finding_figures as figures
 from benchmarks import finding_measures as measures
 from benchmarks import results_file
-from cai_ray import ablations, pipeline
-from cai_ray.ablations import Ablation
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
@@ -34,14 +32,17 @@ from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import evade
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.recipe import Recipe, load
+from cai_ray.pipeline import ablations
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.ablations import Ablation
+from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.steps import steps
 from cai_ray.rows import REVISION
 from cai_ray.stages.evaluation import evaluate, score_rounds
 from cai_ray.stages.evaluation.score_rounds import PREFERENCE_SCORE
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.preferences import label_comparisons, train_preference_model
 from cai_ray.stages.revision import revise
-from cai_ray.steps import steps
 
 JOBS = Path(__file__).parent.parent / "jobs" / "recipes"
 QUICKSTART = JOBS / "quickstart.yaml"

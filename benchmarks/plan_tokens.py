@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file
-from cai_ray import pipeline
-from cai_ray.planning.asking import Usages
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import load
+from cai_ray.pipeline.steps import steps
 from cai_ray.planning.devices import hardware
 from cai_ray.planning.plan import plan
-from cai_ray.recipe import load
-from cai_ray.steps import steps
+from cai_ray.planning.stand_in_engine import Usages
 
 RECIPE = Path(__file__).resolve().parent.parent / "jobs" / "recipes" / "quickstart.yaml"
 WITHIN = 0.15

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
-from cai_ray import pipeline
 from cai_ray.engines.conversations.generation import ConversationActor
 from cai_ray.microworld.pretrain import ensure_model
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.inputs import sources as load_prompts
 from cai_ray.stages.revision import revise
-from cai_ray.steps import steps
 
 SEEDS = (0, 1, 2)
 NUM_ROWS = 384

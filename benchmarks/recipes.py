@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cai_ray.recipe import Recipe, build
-from cai_ray.recipe import apply_overrides as with_overrides
+from cai_ray.pipeline.recipe import Recipe, build
+from cai_ray.pipeline.recipe import apply_overrides as with_overrides
 
 MAX_TOKENS = 64
 

@@ -18,15 +18,15 @@ from typing import Any
 
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
-from cai_ray import pipeline
 from cai_ray.config import SamplingConfig
 from cai_ray.dropped import DropRow
 from cai_ray.engines.backends.vllm_backend import VllmBackend
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.microworld.pretrain import ensure_model
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.inputs import sources as load_prompts
 from cai_ray.stages.revision import revise
-from cai_ray.steps import steps
 
 SEED = 0
 NUM_ROWS = 768

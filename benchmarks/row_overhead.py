@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import OpenStage, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.chat import Message
@@ -27,11 +26,12 @@ from cai_ray.dropped import DROPPED
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.steps import steps
 from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages.inputs import load_prompts as store_prompts
 from cai_ray.stages.inputs import sources as load_prompts
 from cai_ray.stages.revision import revise
-from cai_ray.steps import steps
 
 NUM_ROWS = 500_000
 ROWS_PER_PROMPT_FILE = 10_000

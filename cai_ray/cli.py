@@ -49,7 +49,7 @@ def _start_logging() -> None:
 
 
 def _load(recipe: Path, overrides: list[str] | None, limit: int | None = None) -> Any:
-    from cai_ray.recipe import load
+    from cai_ray.pipeline.recipe import load
 
     return load(recipe, [*(overrides or []), *([f"prompts.limit={limit}"] if limit else [])])
 
@@ -68,9 +68,9 @@ def run(
     """Run a recipe. Run it again to go on where it stopped; finished stages are skipped."""
     _start_logging()
     loaded = _load(recipe, set_, limit)
-    from cai_ray import pipeline
+    from cai_ray.pipeline import run as pipeline
+    from cai_ray.pipeline.steps import select, steps
     from cai_ray.stages.report import write_report as report_stage
-    from cai_ray.steps import select, steps
 
     chosen = select(steps(loaded), only, from_, until)
     outcomes = pipeline.run(loaded, chosen, fresh)
@@ -93,7 +93,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Where each stage of a recipe's run stands."""
-    from cai_ray import pipeline
+    from cai_ray.pipeline import run as pipeline
 
     loaded = _load(recipe, set_)
     stages = pipeline.status(loaded)
@@ -131,8 +131,8 @@ def preview(
     rows: Annotated[int, typer.Option(min=1, help="How many dialogues to show.")] = 3,
 ) -> None:
     """Show a few rows' full critique chains."""
-    from cai_ray import pipeline
-    from cai_ray.preview import print_dialogues
+    from cai_ray.pipeline import run as pipeline
+    from cai_ray.pipeline.preview import print_dialogues
 
     loaded = _load(recipe, set_)
     print_dialogues(pipeline.folder_of(loaded), rows, console)
@@ -147,7 +147,7 @@ def report(
     redact: Annotated[bool, typer.Option("--redact", help="Leave out prompts and everything a model wrote.")] = False,
 ) -> None:
     """Show what a run has done so far on one page; also as Markdown and JSON."""
-    from cai_ray import pipeline
+    from cai_ray.pipeline import run as pipeline
 
     loaded = _load(recipe, [*(set_ or []), *(["report.redact=true"] if redact else [])])
     for file in pipeline.write_report(loaded, output):
@@ -168,7 +168,7 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal, or to two side by side."""
     from cai_ray.errors import ConfigError
-    from cai_ray.model_names import named_model
+    from cai_ray.pipeline.model_names import named_model
     from cai_ray.serving.requests import AnswerOptions
     from cai_ray.serving.terminal_chat import chat as talk
 
@@ -195,8 +195,8 @@ def serve(
 ) -> None:
     """Serve a model over OpenAI's API: chat completions, or scores of a preference model."""
     _start_logging()
-    from cai_ray.model_names import named_model
-    from cai_ray.recipe import apply_overrides
+    from cai_ray.pipeline.model_names import named_model
+    from cai_ray.pipeline.recipe import apply_overrides
     from cai_ray.serving import server
 
     own_name, model = named_model(checkpoint)
@@ -235,7 +235,7 @@ def plan(
 @edge
 def config_schema() -> None:
     """The JSON schema of a recipe, with every field's unit, range and default."""
-    from cai_ray.recipe import Recipe
+    from cai_ray.pipeline.recipe import Recipe
 
     print(json.dumps(Recipe.model_json_schema(), indent=2))
 
@@ -244,7 +244,7 @@ def config_schema() -> None:
 @edge
 def config_show(recipe: RecipeFile, set_: Overrides = None) -> None:
     """The resolved recipe, every default spelt out."""
-    from cai_ray.recipe import dump
+    from cai_ray.pipeline.recipe import dump
 
     print(dump(_load(recipe, set_)), end="")
 

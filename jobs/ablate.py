@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cai_ray import ablations, pipeline
 from cai_ray.engines.cluster import connected
 from cai_ray.exits import edge
-from cai_ray.steps import steps
+from cai_ray.pipeline import ablations
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.steps import steps
 
 
 @edge

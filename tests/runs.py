@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.recipe import load
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import load
+from cai_ray.pipeline.steps import steps
 from cai_ray.rows import revision_row_id
-from cai_ray.steps import steps
 
 SHORT = {"max_tokens": 24}  # half an answer: these tests count rows, they do not judge texts
 SECTIONS: dict[str, Any] = {

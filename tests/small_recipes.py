@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cai_ray.recipe import Recipe, build
+from cai_ray.pipeline.recipe import Recipe, build
 
 SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
 

@@ -140,7 +140,7 @@ def test_help_is_quick_and_light() -> None:
         "import sys; from cai_ray.cli import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
         f"assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)\n"
-        "import cai_ray.pipeline\n"
+        "import cai_ray.pipeline.run\n"
         "assert not {'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

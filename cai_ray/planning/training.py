@@ -11,14 +11,14 @@ from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropRow
 from cai_ray.engines.training.arguments import plan_batches
 from cai_ray.errors import ConfigError
-from cai_ray.planning.asking import Sample
+from cai_ray.pipeline.steps import Step
+from cai_ray.planning.stand_in_engine import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
 from cai_ray.stages.preferences import comparisons as preference_rows
 from cai_ray.stages.preferences import train_dpo, train_preference_model
 from cai_ray.stages.supervised import examples as sft_examples
 from cai_ray.stages.supervised import train_sft
-from cai_ray.steps import Step
 
 
 def plan_sft(step: Step, world: World) -> StagePlan:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cai_ray.config import EngineConfig, LoraConfig, WorkersConfig
-from cai_ray.planning.asking import NO_USE, Usages
 from cai_ray.planning.devices import DEVICES, GIB, Hardware
 from cai_ray.planning.sizes import Shape
+from cai_ray.planning.stand_in_engine import NO_USE, Usages
 
 ANCHOR_PARAMS = 8.03e9
 OVERHEAD_GIB = 2.0  # CUDA context, communication buffers, fragments

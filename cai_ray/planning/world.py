@@ -14,19 +14,19 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, StageConfig
 from cai_ray.constitution.principles import Constitution
 from cai_ray.errors import ConfigError
-from cai_ray.planning.asking import Sample, Usages
+from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.steps import Step
 from cai_ray.planning.devices import Hardware
 from cai_ray.planning.sizes import Shape, shape_of
+from cai_ray.planning.stand_in_engine import Sample, Usages
 from cai_ray.planning.tokens import MICROWORLD, Counter, Lengths, counter_of, mean_tokens, microworld_replies
 from cai_ray.planning.work import IDLE, Work, engine_work
 from cai_ray.prompt_layouts.mixture import mixture_sizes
-from cai_ray.recipe import Recipe
 from cai_ray.rows import prompt_id_of
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs.sources import Config as PromptsConfig
 from cai_ray.stages.inputs.sources import PromptSourceConfig, load
-from cai_ray.steps import Step
 
 SAMPLED = 48  # rows per kind and split of a prompt set that are worked out in full
 FEEDBACK = "feedback"

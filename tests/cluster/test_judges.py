@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.engines.models.scoring import Scorer
-from cai_ray.recipe import build
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import build
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.evaluation.games import GAMES
 from cai_ray.stages.evaluation.summary import read_summary
-from cai_ray.steps import steps
 from tests.tiny_models import save_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_session")]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray import pipeline
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import load
+from cai_ray.pipeline.steps import steps
 from cai_ray.planning.devices import hardware
 from cai_ray.planning.plan import plan
-from cai_ray.recipe import load
-from cai_ray.steps import steps
 from tests import runs
 
 WITHIN = 0.15

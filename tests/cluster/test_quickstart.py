@@ -9,13 +9,13 @@ from statistics import fmean
 
 import pytest
 
-from cai_ray import pipeline
-from cai_ray.ablations import load_ablation, run, variants
 from cai_ray.artifacts.metrics_file import parse_metrics
-from cai_ray.preview import print_dialogues
-from cai_ray.recipe import Recipe, load
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.ablations import load_ablation, run, variants
+from cai_ray.pipeline.preview import print_dialogues
+from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.ppo.summary import steps_of
-from cai_ray.steps import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 RECIPES = Path(__file__).parents[2] / "jobs/recipes"

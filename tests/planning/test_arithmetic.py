@@ -9,9 +9,9 @@ import pytest
 
 from cai_ray.config import EngineConfig, LoraConfig, ModelConfig, WorkersConfig
 from cai_ray.errors import ConfigError
-from cai_ray.planning.asking import Usages
 from cai_ray.planning.devices import hardware
 from cai_ray.planning.sizes import shape_of
+from cai_ray.planning.stand_in_engine import Usages
 from cai_ray.planning.work import (
     Memory,
     TrainingLoad,

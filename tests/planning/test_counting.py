@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.config import ModelConfig, SamplingConfig
-from cai_ray.planning.asking import PrefixCache
+from cai_ray.planning.stand_in_engine import PrefixCache
 from cai_ray.planning.tokens import FourCharacters, Lengths, counter_of
 
 SHARES = {"answer": 0.5, "thinking": 0.5}

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from cai_ray.cli import app
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
+from cai_ray.pipeline.recipe import build, load
+from cai_ray.pipeline.steps import SECTION_OF
 from cai_ray.planning.conversations import IDENTICAL_IN_MICROWORLD
 from cai_ray.planning.devices import hardware
-from cai_ray.planning.kinds import PLANNERS
 from cai_ray.planning.plan import RunPlan, StagePlan, plan
+from cai_ray.planning.planners import PLANNERS
 from cai_ray.planning.sizes import KNOWN
-from cai_ray.recipe import build, load
-from cai_ray.steps import SECTION_OF
 
 RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 REAL = [path for path in sorted(RECIPES.glob("*.yaml")) if path.stem not in ("quickstart", "hh_rlhf")]

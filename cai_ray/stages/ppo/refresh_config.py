@@ -53,7 +53,7 @@ class RefreshState(Config):
 
 @dataclass(frozen=True)
 class RefreshSources:
-    """What other sections of the recipe say about it; made by `cai_ray.steps`, since stages do not know each other.
+    """What other sections of the recipe say about it; made by `cai_ray.pipeline.steps`, since stages do not know each other.
 
     Attributes:
         feedback_model, scaling, job, check: how the labels stage asks, and what it refuses before anything starts.

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cai_ray import pipeline
 from cai_ray.errors import ConfigError
-from cai_ray.steps import steps
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.steps import steps
 from tests.small_recipes import SERVER, fields, recipe
 
 ALL: dict[str, Any] = {"sft": {}, "pairs": {}, "labels": {}, "preference_model": {}, "ppo": {}}

@@ -14,21 +14,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.cli import app
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline import Outcome
-from cai_ray.recipe import Recipe
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.run import Outcome
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation import summary as evaluate_summary
 from cai_ray.stages.report import write_report as report
 from cai_ray.stages.report.examples import MOST_BYTES
-from cai_ray.steps import steps
 from tests.stages.report.report_runs import STAGES, write_run
 
 

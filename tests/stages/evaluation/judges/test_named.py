@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cai_ray import pipeline
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe, build
-from cai_ray.steps import steps
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe, build
+from cai_ray.pipeline.steps import steps
 
 SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cai_ray.errors import ConfigError
-from cai_ray.model_names import named_model
+from cai_ray.pipeline.model_names import named_model
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from cai_ray import ablations, pipeline
-from cai_ray.ablations import Ablation, load_ablation, take_over, variants
 from cai_ray.artifacts.artifact import Artifact, find, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe, load
-from cai_ray.steps import steps
+from cai_ray.pipeline import ablations
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.ablations import Ablation, load_ablation, take_over, variants
+from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.steps import steps
 
 RECIPES = Path(__file__).parents[1] / "jobs" / "recipes"
 FILES = sorted((RECIPES / "ablations").glob("*.yaml"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cai_ray.config import SamplingConfig
-from cai_ray.planning.asking import Sample, Usages
+from cai_ray.pipeline.steps import Step
+from cai_ray.planning.stand_in_engine import Sample, Usages
 from cai_ray.planning.work import StagePlan, Work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
 from cai_ray.stages.evaluation import score_rounds
 from cai_ray.stages.evaluation.judges import named as judges
-from cai_ray.steps import Step
 
 FRAME_TOKENS = {"rating": 250, "pairwise": 150, "yes_no": 150, "guard": 250, "wildguard": 150}
 VERDICT_TOKENS = {"yes_no": 1, "guard": 8, "wildguard": 20}  # written; the judges that only score write nothing

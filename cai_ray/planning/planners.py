@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cai_ray.pipeline.steps import Step
 from cai_ray.planning import conversations, training
-from cai_ray.planning.judging import plan_score_rounds
+from cai_ray.planning.judges import plan_score_rounds
 from cai_ray.planning.ppo import plan_ppo
 from cai_ray.planning.work import StagePlan
 from cai_ray.planning.world import World
@@ -17,7 +18,6 @@ from cai_ray.stages.preferences import label_comparisons, sample_pairs, train_dp
 from cai_ray.stages.report import write_report as report
 from cai_ray.stages.revision import revise
 from cai_ray.stages.supervised import train_sft
-from cai_ray.steps import Step
 
 Planner = Callable[[Step, World], StagePlan]
 

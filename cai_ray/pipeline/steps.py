@@ -12,7 +12,7 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe
+from cai_ray.pipeline.recipe import Recipe
 from cai_ray.stages import exports
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds

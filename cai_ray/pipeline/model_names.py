@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cai_ray import pipeline
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe, load
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
-from cai_ray.steps import steps
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")  # a run keeps its recipe as recipe.json
 

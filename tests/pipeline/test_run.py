@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cai_ray import pipeline
 from cai_ray.cli import app
 from cai_ray.errors import ConfigError, EngineGaveUp, TooManyDropped
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
-from cai_ray.recipe import Recipe, build
-from cai_ray.steps import select, steps
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe, build
+from cai_ray.pipeline.steps import select, steps
 
 PROMPTS = [{"messages": [{"role": "user", "content": f"How do I paint chair number {k}?"}]} for k in range(4)]
 

@@ -16,14 +16,14 @@ import pyarrow.fs as pafs
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from cai_ray import pipeline
 from cai_ray.artifacts.artifact import MANIFEST, Artifact, find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe, load
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.steps import steps
 from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
-from cai_ray.steps import steps
 
 OPTIONAL = tuple(name for name, field in Recipe.model_fields.items() if field.default is None)
 

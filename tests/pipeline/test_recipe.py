@@ -7,7 +7,7 @@ import yaml
 
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
-from cai_ray.recipe import Recipe, apply_overrides, build, dump, load
+from cai_ray.pipeline.recipe import Recipe, apply_overrides, build, dump, load
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cai_ray import pipeline
 from cai_ray.errors import ConfigError
-from cai_ray.recipe import Recipe
-from cai_ray.steps import steps
+from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.steps import steps
 from tests.small_recipes import SERVER, fields, recipe
 
 

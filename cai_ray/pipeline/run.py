@@ -20,12 +20,12 @@ from cai_ray.constitution.source import resolve
 from cai_ray.engines.cluster import kept_connection
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
+from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.steps import EXPORTS_OF, SECTION_OF, Step, steps
 from cai_ray.progress.board import Board, live_stages
-from cai_ray.recipe import Recipe
 from cai_ray.stages.context import Context, Trained
 from cai_ray.stages.exports import EXPORTS
 from cai_ray.stages.report import write_report as report
-from cai_ray.steps import EXPORTS_OF, SECTION_OF, Step, steps
 
 logger = logging.getLogger(__name__)
 MICROWORLD = "microworld"

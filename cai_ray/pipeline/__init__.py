@@ -1,0 +1,1 @@
+"""From a recipe to its steps, and from its steps to a finished run."""
