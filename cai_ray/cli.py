@@ -1,4 +1,7 @@
-"""The command `cai-ray`. Parses first; what is heavy is imported in the command that needs it."""
+"""The command `cai-ray`. Parses first; what is heavy is imported in the command that needs it.
+
+Tested in tests/pipeline/test_run.py.
+"""
 
 from __future__ import annotations
 

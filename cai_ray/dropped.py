@@ -1,14 +1,14 @@
-"""Rows that leave a stage: the closed set of reasons, and the schema they are kept in."""
+"""Rows that leave a stage: the closed set of reasons, and the schema they are kept in.
+
+Tested in tests/test_rows.py.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    pass
 
 # One row that left the pipeline, and why.
 DROPPED = pa.schema(
@@ -81,3 +81,35 @@ def dropped_row(row_id: str, stage: str, drop: DropRow) -> dict[str, Any]:
         "detail": drop.detail,
         "attempts": drop.attempts,
     }
+
+
+# Why rows go, in the words of rows.DropReason.
+REASONS = {
+    "malformed": "the record is not what its layout promises",
+    "empty": "no text",
+    "null": "null where text should be",
+    "not_text": "something else than text",
+    "not_utf8": "bytes that are not UTF-8",
+    "ends_in_assistant": "the conversation ends in an answer",
+    "duplicate_id": "an explicit id again",
+    "duplicate": "the same conversation again",
+    "near_duplicate": "nearly the same conversation again",
+    "filtered": "left out by the recipe's own filter",
+    "too_long": "does not fit the context with all rounds",
+    "timeout": "the row's time limit",
+    "engine_killed": "the row, alone, kills the engine",
+    "engine_hung": "the row, alone, hangs the engine",
+    "request_rejected": "the engine or endpoint refuses the request",
+    "endpoint_error": "the endpoint's retries were used up",
+    "row_error": "the row's own code raised an error",
+    "empty_response": "the model answered nothing",
+    "truncated": "the answer was cut off at max_tokens",
+    "unparsable": "the answer could not be read",
+    "identical": "both answers of a pair are the same text",
+    "tie": "neither answer is favoured",
+    "no_logprobs": "no log-probabilities came back",
+    "no_op": "the revision changed nothing",
+    "boilerplate": "mostly stock phrases",
+    "not_improved": "the revision scores no better",
+    "meta_commentary": "the answer speaks of its own revision",
+}

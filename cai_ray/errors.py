@@ -1,4 +1,7 @@
-"""Errors that end a command with a message and an exit code of their own (see cli.py)."""
+"""Errors that end a command with a message and an exit code of their own (see cli.py).
+
+Tested in tests/cluster/test_exit_codes.py.
+"""
 
 from __future__ import annotations
 

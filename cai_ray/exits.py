@@ -1,4 +1,7 @@
-"""How a command ends: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 75 a fault that a retry may mend."""
+"""How a command ends: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 75 a fault that a retry may mend.
+
+Tested in tests/cluster/test_exit_codes.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What of a config decides a stage's results, and one hash of it (guarantee G4)."""
+"""What of a config decides a stage's results, and one hash of it (guarantee G4).
+
+Tested in tests/pipeline/test_run.py.
+"""
 
 from __future__ import annotations
 

@@ -331,6 +331,7 @@ TRAINING_PAIR = pa.schema(
 )
 
 
+EVAL_SCORES = "eval/scores.parquet"  # in a folder: Parquet files beside the manifest are rows of the stage
 # One evaluation pair as the finished model scores it.
 EVAL_SCORE = pa.schema(
     [

@@ -17,7 +17,7 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.rows import PREFERENCE, pair_id_of, prompt_id_of
 from cai_ray.stages.context import Context
-from cai_ray.stages.preferences.training_pairs import pair_ids
+from cai_ray.stages.pair_files import pair_ids
 
 STAGE = "label_comparisons"
 

@@ -1,62 +1,44 @@
-"""The house keeps its floors: words < pure < machines < stages < pipeline, no circles, nothing heavy at import."""
+"""The house keeps its floors: imports go down, wings keep apart, no circles, nothing heavy at import, small rooms."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "cai_ray"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "cai_ray"
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "trl", "datasets", "sklearn", "scipy"}
-WORDS = {
-    "__init__", "rows", "config", "constitution", "constitution_source", "paper_constitution", "chat", "seeding",
-    "errors", "fingerprint",
-}  # fmt: skip
-PURE = {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"}
-MACHINES = {"engines"}
-STAGES = {"stages", "microworld"}
-TOP = {
-    "recipe",
-    "steps",
-    "pipeline",
-    "ablations",
-    "cli",
-    "exits",
-    "preview",
-    "model_names",
-    "terminal_chat",
-    "planning",
-}
-# May import heavy packages at module level, because nothing imports them before they are needed.
+# From the ground up. A module is on the floor of the first part of its name.
+FLOORS = (
+    {"", "rows", "dropped", "config", "chat", "seeding", "fingerprint", "errors", "exits", "constitution"},
+    {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"},
+    {"artifacts"},
+    {"progress"},
+    {"engines"},
+    {"stages", "microworld"},
+    {"serving"},
+    {"pipeline"},
+    {"planning"},
+    {"cli"},
+)
+# Inside engines/, from the ground up. Folders of one line never import each other, so rollouts and learners meet only
+# in what both know of weights.
+ENGINES = (
+    {"cluster", "models", "weights"},
+    {"conversations"},
+    {"backends"},
+    {"training"},
+    {"rollouts", "learners"},
+)
+# May import heavy packages at module level, because nothing imports them before they are needed: both are parts of
+# the micro model, which only a stage that builds it loads.
 LOADED_LATE = {"microworld.pretrain", "microworld.tokenizer"}
-# Parts of one stage, or what every stage is given: not stages of their own.
-SHARED_BY_STAGES = {
-    f"stages.{name}"
-    for name in (
-        "context", "scorers", "near_duplicates", "choose_new_prompts", "sft_examples", "sampled_responses",
-        "training_pairs", "preference_rows", "preference_model_summary", "evaluation_scorers", "evaluation_games",
-        "evaluation_judges", "evaluation_judging", "evaluation_verdicts", "evaluation_matches", "evaluation_failures",
-        "ppo_config", "ppo_models", "ppo_machines", "ppo_prompts", "ppo_batch", "ppo_health", "ppo_progress",
-        "ppo_rows", "ppo_snapshot", "ppo_training", "ppo_card", "ppo_summary", "ppo_pretraining", "ppo_judging",
-        "ppo_refresh", "ppo_fresh_pairs", "ppo_relearning",
-        "report_text", "report_source", "report_stages", "report_policies", "report_training", "report_preferences",
-        "report_rounds", "report_charts", "report_drawings", "report_examples", "report_facts", "report_numbers",
-        "report_render",
-    )
-}  # fmt: skip
-# A part that knows its stage's config.
-PARTS_OF_STAGES = {("stages.store_prompts", "stages.load_prompts"), ("stages.evaluate_summary", "stages.evaluate")}
-
-
-def floor(module: str) -> int:
-    head = module.split(".")[0] or "__init__"
-    for level, names in enumerate((WORDS, PURE, MACHINES, STAGES, TOP)):
-        if head in names:
-            return level
-    raise AssertionError(f"cai_ray.{module} is on no floor: give it one in tests/test_floors.py")
+MOST_FILES, MOST_LINES = 16, 370
 
 
 def modules() -> dict[str, ast.Module]:
@@ -70,7 +52,8 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def imports(tree: ast.AST, top_level_only: bool) -> set[str]:
+def imports(tree: ast.AST, top_level_only: bool = False) -> set[str]:
+    """Everything imported; inside functions and under TYPE_CHECKING too."""
     nodes = tree.body if top_level_only and isinstance(tree, ast.Module) else list(ast.walk(tree))
     found: set[str] = set()
     for node in nodes:
@@ -81,17 +64,53 @@ def imports(tree: ast.AST, top_level_only: bool) -> set[str]:
     return found
 
 
-def inner_imports(name: str, top_level_only: bool = False) -> set[str]:
-    own = {m.removeprefix("cai_ray.") for m in imports(MODULES[name], top_level_only) if m.startswith("cai_ray.")}
-    return {module for module in own if module in MODULES}
+def inner_imports(name: str) -> set[str]:
+    """The modules of the package that `name` imports; a package only for what its own __init__ holds."""
+    own = {m.removeprefix("cai_ray").removeprefix(".") for m in imports(MODULES[name]) if m.startswith("cai_ray")}
+    found = {module for module in own if module in MODULES} - {name}
+    return {m for m in found if not any(other.startswith(f"{m}.") for other in found)} - {""}
+
+
+def level(part: str, floors: tuple[set[str], ...]) -> int:
+    for number, names in enumerate(floors):
+        if part in names:
+            return number
+    raise AssertionError(f"{part!r} is on no floor: give it one in tests/test_floors.py")
+
+
+def wing(name: str) -> tuple[str, str] | None:
+    """(engines or stages, the folder below it) of a module inside one."""
+    parts = name.split(".")
+    return (parts[0], parts[1]) if parts[0] in ("engines", "stages") and len(parts) > 1 else None
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_go_down_never_up(name: str) -> None:
+    floor = level(name.split(".")[0], FLOORS)
     for imported in inner_imports(name):
-        assert floor(imported) <= floor(name), (
-            f"cai_ray.{name} (floor {floor(name)}) imports cai_ray.{imported} above it"
-        )
+        other = level(imported.split(".")[0], FLOORS)
+        assert other <= floor, f"cai_ray.{name} (floor {floor}) imports cai_ray.{imported} above it"
+
+
+def test_engines_import_down() -> None:
+    for name in MODULES:
+        mine = wing(name)
+        for imported in inner_imports(name):
+            other = wing(imported)
+            if mine and other and mine[0] == other[0] == "engines" and mine != other:
+                assert level(other[1], ENGINES) < level(mine[1], ENGINES), f"cai_ray.{name} imports cai_ray.{imported}"
+
+
+def test_stages_meet_only_on_disk() -> None:
+    """A wing of stages/ imports the files at the root of stages/, and nothing of another wing."""
+    wings = {path.name for path in (PACKAGE / "stages").iterdir() if path.is_dir()}
+    for name in MODULES:
+        mine = wing(name)
+        if mine and mine[0] == "stages":
+            for imported in inner_imports(name):
+                other = wing(imported)
+                if other and other[0] == "stages" and other[1] in wings:
+                    assert other[1] == mine[1], f"cai_ray.{name} imports cai_ray.{imported} of another wing"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -110,24 +129,48 @@ def test_engines_do_not_know_what_they_are_used_for() -> None:
             assert not guilty, f"cai_ray.{name}: {guilty}"
 
 
-def test_stages_meet_only_on_disk() -> None:
-    stages = {name for name in MODULES if name.startswith("stages.") and name not in SHARED_BY_STAGES}
-    pairs = {(name, other) for name in stages for other in inner_imports(name) & stages}
-    assert pairs <= PARTS_OF_STAGES, f"stages import stages: {pairs - PARTS_OF_STAGES}"
-
-
 def test_no_circle_of_imports() -> None:
+    """Counting every import, those inside functions and under TYPE_CHECKING included."""
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, f"a circle: {' -> '.join((*path[path.index(name) :], name))}"
         if name not in done:
-            for imported in inner_imports(name, top_level_only=True) - {name}:
+            for imported in inner_imports(name):
                 visit(imported, (*path, name))
             done.add(name)
 
     for name in MODULES:
         visit(name, ())
+
+
+def test_rooms_stay_small() -> None:
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
+        files = sorted(folder.glob("*.py"))
+        assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} holds {len(files)} Python files"
+        for path in files:
+            lines = len(path.read_text().splitlines())
+            assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def rooms() -> Iterator[tuple[str, Path]]:
+    for name in MODULES:
+        path = PACKAGE / (name.replace(".", "/") + ".py")
+        if path.is_file():
+            yield name, path.relative_to(PACKAGE)
+
+
+@pytest.mark.parametrize(("name", "path"), list(rooms()), ids=lambda value: str(value))
+def test_a_reader_finds_its_tests(name: str, path: Path) -> None:
+    """The same path and name under tests/, or a line of the file's docstring names a test that is there."""
+    if (ROOT / "tests" / path.parent / f"test_{path.name}").is_file():
+        return
+    words = (ast.get_docstring(MODULES[name]) or "").replace(",", " ").split()
+    named = [word.strip("().;:`") for word in words if word.startswith(("tests/", "`tests/", "(tests/"))]
+    named = [word.removesuffix(".") for word in named if "tests/" in word]
+    assert named, f"cai_ray/{path} has no tests/{path.parent}/test_{path.name} and its docstring names no test"
+    for word in named:
+        assert (ROOT / word).exists(), f"cai_ray/{path} names {word}, which is not there"
 
 
 def test_no_drawer_for_odds_and_ends() -> None:

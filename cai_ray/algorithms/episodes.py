@@ -2,6 +2,8 @@
 
 An episode is one sampled response to one prompt. Everything is in token ids, so that sampler and learner can never
 disagree about tokenisation, and nothing is padded. Plain data: picklable, no torch.
+
+Tested in tests/stages/ppo/test_lesson.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A stage folder begins with `plan.json` (fingerprint and resolved config), fills with parts, and exists
 for everybody else only through `manifest.json`, written last and atomically.
+
+Tested in tests/artifacts/test_parts.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Files with their hash: recorded, moved between a local folder and storage, checked for damage."""
+"""Files with their hash: recorded, moved between a local folder and storage, checked for damage.
+
+Tested in tests/engines/training/test_checkpoints.py.
+"""
 
 from __future__ import annotations
 

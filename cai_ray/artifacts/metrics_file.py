@@ -1,4 +1,7 @@
-"""metrics.jsonl: one line per logged step, over all attempts of a stage."""
+"""metrics.jsonl: one line per logged step, over all attempts of a stage.
+
+Tested in tests/engines/training/test_launcher.py.
+"""
 
 from __future__ import annotations
 

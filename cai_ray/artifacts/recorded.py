@@ -1,6 +1,8 @@
 """Folders that count only with a record beside them (guarantee G3).
 
 `<place>/<name>/` holds the files, `<place>/<name>.json` the record of their sizes and hashes, written last.
+
+Tested in tests/engines/training/test_checkpoints.py.
 """
 
 from __future__ import annotations

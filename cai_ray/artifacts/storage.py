@@ -2,6 +2,8 @@
 
 Writes are atomic: locally a temporary name, fsync and a rename; on an object store one PUT, which either
 happens or does not.
+
+Tested in tests/artifacts/test_parts.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which principle a round is asked with: by chance, weight, similarity or turn."""
+"""Which principle a round is asked with: by chance, weight, similarity or turn.
+
+Tested in tests/constitution/test_principles.py.
+"""
 
 from __future__ import annotations
 

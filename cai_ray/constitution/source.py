@@ -27,7 +27,7 @@ from cai_ray.constitution.principles import (
 Location = tuple[str | int, ...]
 
 SUFFIXES = (".yaml", ".yml")
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _SHELVES = (_PACKAGE.parent / "constitutions", _PACKAGE / "_constitutions")  # a checkout; an installed wheel
 _VALUELESS = "a key has a value"
 _MAX_NODES = 100_000  # YAML aliases can unfold without bound

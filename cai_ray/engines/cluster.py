@@ -1,4 +1,7 @@
-"""Connect to Ray: an existing cluster by RAY_ADDRESS, or one started on this machine."""
+"""Connect to Ray: an existing cluster by RAY_ADDRESS, or one started on this machine.
+
+Tested in tests/cluster/test_together.py.
+"""
 
 from __future__ import annotations
 

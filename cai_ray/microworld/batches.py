@@ -1,4 +1,7 @@
-"""Training batches: the corpus encoded, weighted, and cut into batches of dialogues of about one length."""
+"""Training batches: the corpus encoded, weighted, and cut into batches of dialogues of about one length.
+
+Tested in tests/microworld/test_pretrain.py.
+"""
 
 from __future__ import annotations
 

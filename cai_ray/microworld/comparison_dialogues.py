@@ -2,6 +2,8 @@
 
 Noisy but calibrated: P(A) = sigmoid(beta x quality difference + bias toward A), where beta depends on how the
 principle relates to the request's category.
+
+Tested in tests/microworld/test_dialogues.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a training dialogue is made of: messages, judgements of known probability, and hints."""
+"""What a training dialogue is made of: messages, judgements of known probability, and hints.
+
+Tested in tests/microworld/test_dialogues.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A task is verb + owner + adjective? + thing, for example "fix my neighbor's old bike". Owners, adjectives and most
 things occur in harmful and harmless tasks alike, so only the verb (and, for the
 look-alikes, verb and thing together) decides the label.
+
+Tested in tests/microworld/test_oracle.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Full critique chains of a few rows, for the terminal."""
+"""Full critique chains of a few rows, for the terminal.
+
+Tested in tests/cluster/test_quickstart.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Stages that load prompts or ask models: their own row functions, run on a sample against a stand-in engine."""
+"""Stages that load prompts or ask models: their own row functions, run on a sample against a stand-in engine.
+
+Tested in tests/planning/test_plan.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GPUs and CPUs: memory, speed, price. Every number is an assumption that `cai-ray plan` prints and can override."""
+"""GPUs and CPUs: memory, speed, price. Every number is an assumption that `cai-ray plan` prints and can override.
+
+Tested in tests/planning/test_arithmetic.py.
+"""
 
 from __future__ import annotations
 

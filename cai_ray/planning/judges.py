@@ -1,4 +1,7 @@
-"""Models that judge answers or score rounds: what they read is the conversation, the answer and a frame of words."""
+"""Models that judge answers or score rounds: what they read is the conversation, the answer and a frame of words.
+
+Tested in tests/planning/test_plan.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which function plans which stage. A new stage is one function more."""
+"""Which function plans which stage. A new stage is one function more.
+
+Tested in tests/planning/test_plan.py.
+"""
 
 from __future__ import annotations
 

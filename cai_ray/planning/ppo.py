@@ -1,4 +1,7 @@
-"""PPO: answers, scores and updates of every step."""
+"""PPO: answers, scores and updates of every step.
+
+Tested in tests/planning/test_plan.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Parameters and shape of a decoder model: from its config.json where that is there, else by its name."""
+"""Parameters and shape of a decoder model: from its config.json where that is there, else by its name.
+
+Tested in tests/planning/test_arithmetic.py.
+"""
 
 from __future__ import annotations
 

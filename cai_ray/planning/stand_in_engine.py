@@ -1,6 +1,8 @@
 """A stand-in for the engine: a stage's own row functions ask it, and what they would have sent is counted.
 
 It keeps a prefix cache as vLLM does, in blocks, that never runs full.
+
+Tested in tests/planning/test_counting.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Counting tokens before there is an answer: the model's own tokenizer or a stand-in, replies of a given length."""
+"""Counting tokens before there is an answer: the model's own tokenizer or a stand-in, replies of a given length.
+
+Tested in tests/planning/test_counting.py.
+"""
 
 from __future__ import annotations
 

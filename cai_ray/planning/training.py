@@ -1,4 +1,7 @@
-"""Stages that train on examples: the examples that they would make of the sample, counted in tokens."""
+"""Stages that train on examples: the examples that they would make of the sample, counted in tokens.
+
+Tested in tests/planning/test_plan.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Requests and training passes -> seconds and memory on a device. First-order arithmetic, every constant stated."""
+"""Requests and training passes -> seconds and memory on a device. First-order arithmetic, every constant stated.
+
+Tested in tests/planning/test_arithmetic.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the stages planned so far would have written, and the models that would be there."""
+"""What the stages planned so far would have written, and the models that would be there.
+
+Tested in tests/planning/test_plan.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""metrics.jsonl of a training stage: written by the first worker, followed by the driver."""
+"""metrics.jsonl of a training stage: written by the first worker, followed by the driver.
+
+Tested in tests/engines/training/test_launcher.py.
+"""
 
 from __future__ import annotations
 

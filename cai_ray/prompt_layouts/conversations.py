@@ -1,4 +1,7 @@
-"""Layouts that hold whole conversations: OpenAI messages, ShareGPT, transcripts, hh-rlhf; and plain text."""
+"""Layouts that hold whole conversations: OpenAI messages, ShareGPT, transcripts, hh-rlhf; and plain text.
+
+Tested in tests/prompt_layouts/test_layouts.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The layouts of published prompt sets, one user prompt per record. Their columns are bound in `layouts`."""
+"""The layouts of published prompt sets, one user prompt per record. Their columns are bound in `layouts`.
+
+Tested in tests/prompt_layouts/test_layouts.py.
+"""
 
 from __future__ import annotations
 

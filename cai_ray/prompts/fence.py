@@ -1,6 +1,8 @@
 """Blocks around judged text that the text itself cannot close: their marks carry a code it could not know.
 
 `comparison.nonce_for` makes the code.
+
+Tested in tests/prompts/judges/test_pairwise.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A multiple-choice question as the messages that one token answers."""
+"""A multiple-choice question as the messages that one token answers.
+
+Tested in tests/stages/evaluation/test_multiple_choice.py.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Kept in one file, apart from the other cleaning rules, because they grow with ev
 Each is anchored to the start of the text or of a sentence and bounded in length, so that matching stays
 linear. To be meta-commentary a sentence must name a response (or "version") *and* say that it was
 revised; announcements of content ("Here is how to ...", "Sure. First, ...") match nothing.
+
+Tested in tests/quality/test_cleaning.py.
 """
 
 from __future__ import annotations

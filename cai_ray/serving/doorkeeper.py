@@ -1,4 +1,7 @@
-"""Who may ask the server, how much at once, and how it ends without losing a request."""
+"""Who may ask the server, how much at once, and how it ends without losing a request.
+
+Tested in tests/serving/test_app.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The batch stages' vLLM engine (vllm_backend.py) with a door of another kind: a person or a client waits at it, so text
 is handed out as it comes and nothing is retried or dropped into a file.
+
+Tested in tests/serving/test_terminal_chat.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a served model answers: OpenAI's chat completion, its chunks for streaming, and scores."""
+"""What a served model answers: OpenAI's chat completion, its chunks for streaming, and scores.
+
+Tested in tests/serving/test_app.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a stage is given besides its own config."""
+"""What a stage is given besides its own config.
+
+Tested in tests/stages/ppo/test_models.py.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from cai_ray.pipeline.ablations import Ablation, load_ablation, take_over, varia
 from cai_ray.pipeline.recipe import Recipe, load
 from cai_ray.pipeline.steps import steps
 
-RECIPES = Path(__file__).parents[1] / "jobs" / "recipes"
+RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
 FILES = sorted((RECIPES / "ablations").glob("*.yaml"))
 
 

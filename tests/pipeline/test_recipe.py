@@ -9,7 +9,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.pipeline.recipe import Recipe, apply_overrides, build, dump, load
 
-RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -152,7 +152,7 @@ def test_the_constitution_commands(tmp_path: Path) -> None:
     result = runner.invoke(app, ["constitution", "check", str(broken)])
     assert result.exit_code == 2
     assert "line 5" in result.output
-    fixture = Path(__file__).parent / "paper_layout"
+    fixture = Path(__file__).parents[1] / "constitution/paper_layout"
     imported = tmp_path / "paper.yaml"
     assert runner.invoke(app, ["constitution", "import", str(fixture), "-o", str(imported)]).exit_code == 0
     assert runner.invoke(app, ["constitution", "check", str(imported)]).exit_code == 0

@@ -1,4 +1,7 @@
-"""What an OpenAI-compatible server's error means: this row ends, or the run does."""
+"""What an OpenAI-compatible server's error means: this row ends, or the run does.
+
+Tested in tests/engines/backends/test_endpoint.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Read an OpenAI-compatible server's response, which may lack anything: servers differ in all but the gist."""
+"""Read an OpenAI-compatible server's response, which may lack anything: servers differ in all but the gist.
+
+Tested in tests/engines/backends/test_endpoint.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which engine stands behind a ModelConfig."""
+"""Which engine stands behind a ModelConfig.
+
+Tested in tests/engines/backends/test_endpoint.py.
+"""
 
 from __future__ import annotations
 

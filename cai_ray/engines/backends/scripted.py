@@ -1,4 +1,7 @@
-"""A backend that answers from a function: for tests of logic and faults, and to measure what is not the engine."""
+"""A backend that answers from a function: for tests of logic and faults, and to measure what is not the engine.
+
+Tested in tests/engines/conversations/test_generation.py.
+"""
 
 from __future__ import annotations
 

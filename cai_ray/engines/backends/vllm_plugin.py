@@ -6,6 +6,8 @@ RPC, so it works on CPUs, and on GPUs that learners and rollout engines share (N
 It is named to vLLM as `worker_extension_cls`, which every worker process imports before it loads its model, wherever
 that process runs. An entry point would do the same only where this package is installed with its metadata and no
 `VLLM_PLUGINS` leaves it out. The classes need vLLM's base classes, so they are made when they are asked for.
+
+Tested in tests/cluster/test_weight_sync.py.
 """
 
 from __future__ import annotations

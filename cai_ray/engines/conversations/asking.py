@@ -2,6 +2,8 @@
 
 Behind them stands a vLLM engine in an actor pool, an OpenAI-compatible endpoint, or a scripted fake in
 a test. A stage never knows which.
+
+Tested in tests/engines/conversations/test_generation.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The life of a stage that is made of conversations: open, what is left, converse, commit."""
+"""The life of a stage that is made of conversations: open, what is left, converse, commit.
+
+Tested in tests/cluster/test_together.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Behind them are Ray Train workers (`policy_worker`) that wait at a hub (`policy_hub`) for commands. Nothing here runs a
 model. The caller has Ray connected (`cluster.connected`).
+
+Tested in tests/cluster/test_policy_learners.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What one PPO worker does: score episodes, learn from them. All workers are called alike, each does its share."""
+"""What one PPO worker does: score episodes, learn from them. All workers are called alike, each does its share.
+
+Tested in tests/cluster/test_policy_learners.py.
+"""
 
 from __future__ import annotations
 

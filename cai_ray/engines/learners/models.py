@@ -2,6 +2,8 @@
 
 Where the job says so the reward model can learn as well, from time to time: it then has an optimizer of its own, whose
 states take memory all the time.
+
+Tested in tests/cluster/test_policy_learners.py.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cai_ray.artifacts.files import damage, download, record_file
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
@@ -48,7 +49,7 @@ def save(place: Place, stage: Storage, name: str, layout: Layout, write: Callabl
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / RECORD
             copy.write_bytes(record)
-            files.append(checkpoints.record_file(Path(scratch), copy, prefix))
+            files.append(record_file(Path(scratch), copy, prefix))
     place.wait()
     return files
 
@@ -64,7 +65,7 @@ def load(place: Place, stage: Storage, name: str, layout: Layout, read: Callable
         raise SnapshotDamaged(f"snapshot {stage.location}/{prefix}: {problem}")
     with folder_of_node(place, stage, prefix, is_new=False) as folder:
         if not stage.is_local and place.local_rank == 0:
-            checkpoints.download(stage, record.files, folder, prefix)
+            download(stage, record.files, folder, prefix)
         place.wait()
         read(folder)
         place.wait()
@@ -80,7 +81,7 @@ def _verified(stage: Storage, prefix: str, layout: Layout) -> tuple[SnapshotReco
             f"the snapshot {stage.location}/{prefix} is of {record.layout}, and the recipe now says {layout}; "
             "DeepSpeed cannot resume across these. Set them back, or delete the stage's folder to train anew"
         )
-    return record, checkpoints.damage(stage, record.files)
+    return record, damage(stage, record.files)
 
 
 @contextmanager

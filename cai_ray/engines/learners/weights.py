@@ -1,4 +1,7 @@
-"""The policy's weights under their Hugging Face names: whole, adapters merged, bucket by bucket."""
+"""The policy's weights under their Hugging Face names: whole, adapters merged, bucket by bucket.
+
+Tested in tests/cluster/test_policy_learners.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What runs on every PPO worker: build the models, then do what the hub says until it says no more."""
+"""What runs on every PPO worker: build the models, then do what the hub says until it says no more.
+
+Tested in tests/cluster/test_policy_learners.py.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""A classifier that is ready to classify, whatever it was loaded from."""
+"""A classifier that is ready to classify, whatever it was loaded from.
+
+Tested in tests/engines/backends/test_classifier.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from cai_ray.engines.models.classifier import LoadedClassifier
+from typing import Any, Literal
 
 # "answer": its text, nothing else; "pair": conversation and answer as two texts, as cross-encoders have them;
 # "chat": through the tokenizer's chat template; "value_head": see value_head.py.

@@ -1,4 +1,7 @@
-"""A trained checkpoint becomes an ordinary Hugging Face folder."""
+"""A trained checkpoint becomes an ordinary Hugging Face folder.
+
+Tested in tests/engines/models/test_trainable.py.
+"""
 
 from __future__ import annotations
 

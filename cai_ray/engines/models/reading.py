@@ -1,4 +1,7 @@
-"""Load a model's tokenizer and its prompt format, with messages that say what to do when it fails."""
+"""Load a model's tokenizer and its prompt format, with messages that say what to do when it fails.
+
+Tested in tests/engines/models/test_answer_tokens.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""vLLM as a rollout engine: a VllmBackend whose weights follow a WeightStore, over vLLM's own weight-transfer API."""
+"""vLLM as a rollout engine: a VllmBackend whose weights follow a WeightStore, over vLLM's own weight-transfer API.
+
+Tested in tests/engines/rollouts/test_engines.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The actor's vLLM is restarted here when it dies; the actor itself is restarted by Ray. Either way it starts with the
 model folder's weights and fetches the newest ones before it answers anything.
+
+Tested in tests/engines/rollouts/test_engines.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One run of a training stage's driver, as its folder knows it: who may write, and how its workers ended."""
+"""One run of a training stage's driver, as its folder knows it: who may write, and how its workers ended.
+
+Tested in tests/cluster/test_training.py.
+"""
 
 from __future__ import annotations
 

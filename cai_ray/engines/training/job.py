@@ -1,4 +1,7 @@
-"""What a training stage asks for, and what it gets."""
+"""What a training stage asks for, and what it gets.
+
+Tested in tests/engines/training/test_launcher.py.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config, OptimConfig, WorkersConfig
-from cai_ray.engines.training.arguments import (
-    TrainerArgs,
-)
+from cai_ray.engines.training.arguments import TrainerArgs
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-    from cai_ray.engines.training.job import TrainingJob
 if TYPE_CHECKING:
     from transformers import Trainer
 

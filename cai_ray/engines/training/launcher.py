@@ -12,9 +12,9 @@ import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.cluster import ClusterConfig, connected
-from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.arguments import (
     Device,
     deepspeed_config,
@@ -75,7 +75,7 @@ def saved_model(job: TrainingJob) -> TrainedModel | None:
     record = TrainedRecord.model_validate_json(job.folder.read(TRAINED))
     if record.fingerprint != job.fingerprint:
         return None
-    problem = checkpoints.damage(job.folder, record.files)
+    problem = damage(job.folder, record.files)
     if problem is not None:
         logger.warning("%s: the saved model is damaged (%s) and is made again", job.stage, problem)
         return None

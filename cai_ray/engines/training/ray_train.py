@@ -1,4 +1,7 @@
-"""Ray Train as every training here starts it: one CPU or GPU worker each, lost ones started again."""
+"""Ray Train as every training here starts it: one CPU or GPU worker each, lost ones started again.
+
+Tested in tests/cluster/test_training.py.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Training examples as token ids on their way from the driver to the workers: `tokens/train.parquet`, `eval.parquet`.
 
 Left to one side once the training stage is committed: the examples themselves are its rows.
+
+Tested in tests/stages/supervised/test_train_sft.py.
 """
 
 from __future__ import annotations

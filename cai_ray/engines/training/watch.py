@@ -1,4 +1,7 @@
-"""The Trainer's callback: every step measured and judged, every save made a checkpoint that counts."""
+"""The Trainer's callback: every step measured and judged, every save made a checkpoint that counts.
+
+Tested in tests/cluster/test_training.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Ray Train answers an exception as it does a lost worker: it starts all workers anew. What a new start cannot mend
 (a bad config, a bug, numbers gone bad) therefore ends as a verdict that the worker returns.
+
+Tested in tests/cluster/test_training.py.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai_ray.artifacts.files import download, files_below, record_file, upload
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.models.export import export_model
@@ -73,7 +76,7 @@ def _resume_and_save(
     if not job.folder.is_local and place.local_rank == 0:
         checkpoints.clear_scratch(scratch, keep=resume.name if resume else None)
         if resume is not None:
-            checkpoints.download(job.folder, resume.files, scratch / resume.name, f"{checkpoints.FOLDER}/{resume.name}")
+            download(job.folder, resume.files, scratch / resume.name, f"{checkpoints.FOLDER}/{resume.name}")
     place.wait()
     if resume is None or not resume.is_last:
         verdict = _fit(job, attempt, place, device, layout, scratch, resume, metrics)
@@ -150,8 +153,8 @@ def _fit(
         metrics.event(f"resumed from the checkpoint of step {resume.step}", step=resume.step)
     trainer.train(resume_from_checkpoint=str(scratch / resume.name) if resume else None)
     if place.is_first and not job.folder.is_local and tensorboard.is_dir():
-        for file in checkpoints.files_below(tensorboard):
-            checkpoints.upload(tensorboard, file, job.folder, tensorboard.name)
+        for file in files_below(tensorboard):
+            upload(tensorboard, file, job.folder, tensorboard.name)
     if watch.problem is None:
         return Verdict(outcome="trained")
     return Verdict(outcome="diverged", message=watch.problem)
@@ -167,7 +170,7 @@ def _save_model(job: TrainingJob, scratch: Path, metrics: MetricsFile) -> None:
         chosen = checkpoints.best_whole(job.folder, job.fingerprint) or last
     source, prefix = scratch / chosen.name, f"{checkpoints.FOLDER}/{chosen.name}"
     if not job.folder.is_local:
-        checkpoints.download(job.folder, chosen.files, source, prefix)
+        download(job.folder, chosen.files, source, prefix)
     model = scratch.parent / MODEL
     # Under ZeRO-3 transformers would shard whatever is loaded now, with workers that no longer take part.
     unset_hf_deepspeed_config()
@@ -175,12 +178,12 @@ def _save_model(job: TrainingJob, scratch: Path, metrics: MetricsFile) -> None:
     found = metrics.last_values(chosen.step)
     if job.finish is not None:
         found |= job.finish(model)
-    files = checkpoints.files_below(model)
-    recorded = tuple(checkpoints.record_file(model, file, MODEL) for file in files)
+    files = files_below(model)
+    recorded = tuple(record_file(model, file, MODEL) for file in files)
     if not job.folder.is_local:
         job.folder.delete_folder(MODEL)
         for file in files:
-            checkpoints.upload(model, file, job.folder, MODEL)
+            upload(model, file, job.folder, MODEL)
         shutil.rmtree(scratch.parent)
     record = TrainedRecord(fingerprint=job.fingerprint, num_steps=last.step, metrics=found, files=recorded)
     job.folder.write(TRAINED, record.model_dump_json(indent=2).encode())

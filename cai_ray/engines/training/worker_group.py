@@ -1,4 +1,7 @@
-"""One training worker's place among all, and what the workers do together."""
+"""One training worker's place among all, and what the workers do together.
+
+Tested in tests/cluster/test_training.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""vLLM's side of a weight update through host memory."""
+"""vLLM's side of a weight update through host memory.
+
+Tested in tests/cluster/test_weight_sync.py.
+"""
 
 from __future__ import annotations
 

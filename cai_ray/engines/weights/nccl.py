@@ -1,6 +1,8 @@
 """Weights over NCCL, by vLLM's own trainer-side engine: the learners' first worker broadcasts, every engine receives.
 
 GPUs only, and none that learners and rollout engines share: NCCL refuses two ranks on one device.
+
+Tested in tests/gpu/test_weight_sync_gpu.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Who has weights to send, and the way they go in buckets."""
+"""Who has weights to send, and the way they go in buckets.
+
+Tested in tests/cluster/test_weight_sync.py.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Learners put them in, rollout engines fetch them: after every sync, and whenever
 needs no learner to come back, a lost learner costs no engine, and every engine gets the same bytes. The buckets lie in
 Ray's object store, from where they reach any node once; while a sync runs there are two versions of them, and what
 does not fit spills to disk.
+
+Tested in tests/cluster/test_weight_sync.py.
 """
 
 from __future__ import annotations

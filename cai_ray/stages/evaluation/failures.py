@@ -1,4 +1,7 @@
-"""What judges could not judge, and why: for the summary of `evaluate` and its table."""
+"""What judges could not judge, and why: for the summary of `evaluate` and its table.
+
+Tested in tests/stages/evaluation/test_summary.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Every prompt read and every request written ends exactly once, as a Prompt or as a Dropped row; an ask that
 came to nothing is one Dropped row, too.
+
+Tested in tests/stages/inputs/test_expand_prompts.py.
 """
 
 from __future__ import annotations

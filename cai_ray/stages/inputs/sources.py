@@ -2,6 +2,8 @@
 
 Every record that is read ends exactly once: as a Prompt row, or as a Dropped row whose id is
 "<source>:<record number>". A limit ends the reading; records behind it are no input.
+
+Tested in tests/stages/inputs/test_load_prompts.py.
 """
 
 from __future__ import annotations

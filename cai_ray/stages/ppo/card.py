@@ -1,4 +1,7 @@
-"""README.md of the policy that PPO saves."""
+"""README.md of the policy that PPO saves.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
+"""
 
 from __future__ import annotations
 

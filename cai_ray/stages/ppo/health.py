@@ -1,4 +1,7 @@
-"""How the policy writes and learns, in numbers: one line of metrics.jsonl per step."""
+"""How the policy writes and learns, in numbers, and whether it is still well: one line of metrics.jsonl per step.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
 from cai_ray.algorithms.episodes import Episode, Scored
+from cai_ray.algorithms.guards import Verdict, judge_rollouts
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.refusals import read
 from cai_ray.quality.gates import boilerplate_score
+from cai_ray.stages.ppo.lesson import Distance
 from cai_ray.stages.ppo.progress import Phases
+from cai_ray.stages.ppo.run_state import Training, diverged
+from cai_ray.stages.ppo.snapshot import LoopState
 
 DISTINCT_N = 2
 # Of an update's statistics these are extremes, and not means over its tokens.
@@ -108,3 +115,35 @@ def speed(phases: Phases, busy_s: float, episodes: Sequence[Episode]) -> dict[st
 def plain(values: Mapping[str, float]) -> dict[str, float | None]:
     """As JSON can hold it: what is no finite number becomes null."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def judge(
+    training: Training,
+    before: LoopState,
+    episodes: Sequence[Episode],
+    scored: Sequence[Scored],
+    distance: Distance,
+) -> tuple[Verdict, LoopState, dict[str, float]]:
+    """Is the policy still well? A step that is not is skipped; after too many in a row the run stops."""
+    step = before.step + 1
+    texts = [training.models.answer(episode.text) for episode in episodes]
+    prompts = [training.turns.prompt(episode.prompt_id).text for episode in episodes]
+    measured = {
+        **sampled(episodes, scored, distance.kl),
+        **writing(episodes, texts, prompts),
+        "kl_coefficient": before.kl.coefficient,
+        "policy_lag": float(before.step - min(episode.policy_version for episode in episodes)),
+    }
+    verdict, guard = judge_rollouts(
+        before.guard,
+        training.config.guards,
+        kl=measured["kl"],
+        writing=(measured["distinct"], measured["entropy"], measured["length"]),
+        logprobs_finite=distance.logprobs_finite,
+        scores_finite=distance.scores_finite,
+    )
+    if verdict.action != "go":
+        training.tell(f"step {step} is not learned from: {verdict.reason}", step)
+    if verdict.action == "stop":
+        raise diverged(training, step, verdict.reason)
+    return verdict, before.model_copy(update={"step": step, "guard": guard}), measured

@@ -1,4 +1,7 @@
-"""The answers that a run keeps: which they are, as rows, and their ids."""
+"""The answers that a run keeps: which they are, as rows, and their ids.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
+"""
 
 from __future__ import annotations
 

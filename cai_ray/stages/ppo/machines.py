@@ -1,4 +1,7 @@
-"""What the loop drives: learners, rollout engines, and the weights' way from the ones to the others."""
+"""What the loop drives: learners, rollout engines, and the weights' way from the ones to the others.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is seen of PPO while it runs: a live line on a terminal, log lines without one; and where a step's time goes."""
+"""What is seen of PPO while it runs: a live line on a terminal, log lines without one; and where a step's time goes.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
+"""
 
 from __future__ import annotations
 

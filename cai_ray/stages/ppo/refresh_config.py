@@ -4,6 +4,8 @@ A preference model is calibrated on answers of the policy it was trained with. P
 that it has never compared. Bai et al. 2022a (arXiv 2204.05862, section 4.5) therefore gather comparisons of the newest
 policy's answers and train preference models again ("iterated online" training); here the same happens within a run,
 every few steps, with AI labels, and training goes on from the model that is there.
+
+Tested in tests/stages/ppo/refresh/test_relearning.py.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class RefreshState(Config):
 
 @dataclass(frozen=True)
 class RefreshSources:
-    """What other sections of the recipe say about it; made by `cai_ray.pipeline.steps`, since stages do not know each other.
+    """What other sections of the recipe say about it; made by pipeline/steps.py, since stages do not know each other.
 
     Attributes:
         feedback_model, scaling, job, check: how the labels stage asks, and what it refuses before anything starts.

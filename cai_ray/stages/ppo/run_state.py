@@ -1,4 +1,7 @@
-"""One run of the PPO stage: what stays the same from step to step, what goes on, and how it is kept and found again."""
+"""One run of the PPO stage: what stays the same from step to step, what goes on, and how it is kept and found again.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
+"""
 
 from __future__ import annotations
 

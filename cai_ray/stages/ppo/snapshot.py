@@ -3,6 +3,8 @@
 `snapshots/<name>/` holds the files; `snapshots/<name>.json` makes them count, written last. The name has the step and
 the attempt in it, so learners that outlive a killed driver cannot write into a later attempt's files; and the number
 of refreshes of the preference model, because one comes between two snapshots of the same step.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
 """
 
 from __future__ import annotations

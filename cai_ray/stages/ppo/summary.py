@@ -1,6 +1,8 @@
 """What PPO did: `<run>/train_ppo/summary.json` and the table at the end of a run.
 
 Steps are noisy, so the first and the last tenth of them are compared, not two single steps.
+
+Tested in tests/stages/ppo/test_train_ppo.py.
 """
 
 from __future__ import annotations

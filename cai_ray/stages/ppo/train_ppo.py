@@ -31,7 +31,7 @@ from cai_ray.stages.ppo import snapshot as ppo_snapshot
 from cai_ray.stages.ppo.card import model_card
 from cai_ray.stages.ppo.config import STAGE as STAGE
 from cai_ray.stages.ppo.config import Config as Config
-from cai_ray.stages.ppo.judging import judge
+from cai_ray.stages.ppo.health import judge
 from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_ids
 from cai_ray.stages.ppo.machines import build_machines
 from cai_ray.stages.ppo.models import models_of

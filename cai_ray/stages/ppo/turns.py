@@ -1,6 +1,8 @@
 """What the policy is asked in training: which prompts fit, and whose turn it is at each step.
 
 Everything is addressed by the run's seed and the step's number, so there is no cursor to lose.
+
+Tested in tests/stages/ppo/test_models.py.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from cai_ray.prompt_layouts.files import BadRecord, FileFormat, read_records
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
 from cai_ray.rows import prompt_id_of
-from cai_ray.seeding import digest, rng_for
+from cai_ray.seeding import digest
 
 MICROWORLD = "microworld"
 # (messages, answer) -> the tokens a model is given first, and those it learns to say or is scored on.
@@ -175,12 +175,6 @@ def split_of(comparison: Comparison, eval_fraction: float, seed: int) -> Literal
     words = [[message["role"], message["content"].strip()] for message in comparison.messages]
     share = int.from_bytes(digest("pairs eval", seed, words, num_bytes=8), "big") / 2**64
     return "eval" if share < eval_fraction else "train"
-
-
-def times_seen(pair_id: str, weight: float, seed: int) -> int:
-    """How often a pair of this weight is in the training set: floor(weight), and once more with the rest's chance."""
-    whole = int(weight)
-    return whole + (rng_for(seed, "pair weight", pair_id).random() < weight - whole)
 
 
 def input_identity(options: PairOptions) -> dict[str, Any]:

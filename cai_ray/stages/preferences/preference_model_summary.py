@@ -2,6 +2,8 @@
 
 On the evaluation pairs, each source by itself: how often the model ranks a pair as its label does, and whether its
 probabilities mean what they say.
+
+Tested in tests/stages/preferences/test_train_preference_model.py.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from cai_ray.config import Config
 from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.metrics.calibration import Calibration, pair_calibration, sigmoid
 from cai_ray.metrics.intervals import Estimate, clustered_rate
+from cai_ray.rows import EVAL_SCORES
 
 SUMMARY = "summary.json"
-EVAL_SCORES = "eval/scores.parquet"  # in a folder: Parquet files beside the manifest are rows of the stage
 MODEL_CONFIG = "model/config.json"
 
 

@@ -23,8 +23,9 @@ from cai_ray.engines.training.job import TrainingJob
 from cai_ray.engines.training.launcher import train
 from cai_ray.fingerprint import settings
 from cai_ray.stages.context import Context
+from cai_ray.stages.pair_files import PairFiles, pair_ids
 from cai_ray.stages.preferences.comparisons import PairOptions
-from cai_ray.stages.preferences.training_pairs import PairFiles, WrittenPairs, pair_ids, write_pairs
+from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
 
 if TYPE_CHECKING:
     from transformers import Trainer

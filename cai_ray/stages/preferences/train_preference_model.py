@@ -26,12 +26,12 @@ from cai_ray.engines.training.arguments import TrainerArgs
 from cai_ray.engines.training.job import TrainingJob
 from cai_ray.engines.training.launcher import train
 from cai_ray.fingerprint import settings
-from cai_ray.rows import EVAL_SCORE
+from cai_ray.rows import EVAL_SCORE, EVAL_SCORES
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
+from cai_ray.stages.pair_files import PairFiles, pair_ids
 from cai_ray.stages.preferences.comparisons import PairOptions
-from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
-from cai_ray.stages.preferences.training_pairs import PairFiles, WrittenPairs, pair_ids, write_pairs
+from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -1,4 +1,7 @@
-"""Which chart shows what: the numbers of the report as charts."""
+"""Which chart shows what: the numbers of the report as charts.
+
+Tested in tests/stages/report/test_charts.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 dropped. Chosen by a hash of the prompt's id, so that the same run shows the same examples.
 
 A text is folded when it was judged harmful, and when it answers a red-team prompt and nobody judged it.
+
+Tested in tests/stages/report/test_write_report.py.
 """
 
 from __future__ import annotations

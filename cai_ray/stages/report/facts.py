@@ -1,4 +1,7 @@
-"""Everything that a report shows, gathered from the files of a run."""
+"""Everything that a report shows, gathered from the files of a run.
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The report's numbers for programs (`report.json`) and for reading in a pull request (`report.md`)."""
+"""The report's numbers for programs (`report.json`) and for reading in a pull request (`report.md`).
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 

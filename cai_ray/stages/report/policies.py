@@ -1,6 +1,8 @@
 """What the policies are worth, for people: names, metrics in words, numbers, and the sentence at the top.
 
 The numbers are those of `<run>/evaluate/summary.json`; nothing is computed anew.
+
+Tested in tests/stages/report/test_write_report.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Labels and the preference model: do their probabilities mean what they say, and how far do readings agree?"""
+"""Labels and the preference model: do their probabilities mean what they say, and how far do readings agree?
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cai_ray.metrics.calibration import Bin, sigmoid
 from cai_ray.metrics.intervals import Estimate, clustered_mean
-from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
+from cai_ray.rows import EVAL_SCORES
 from cai_ray.stages.report.source import DAMAGED, RunSource
 
 LABELS = "label_comparisons"

@@ -3,6 +3,8 @@
 Jinja escapes whatever it writes; data for the script goes through `tojson` into a block that is never executed. The
 Content-Security-Policy names the one style and the one script by their hashes, so nothing that a model wrote could
 run or load, even where escaping failed.
+
+Tested in tests/stages/report/test_write_report.py.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cai_ray.dropped import REASONS
 from cai_ray.stages.report import drawings
 from cai_ray.stages.report.examples import Examples
 from cai_ray.stages.report.facts import Facts
 from cai_ray.stages.report.policies import headline, interval, metric_of, shown, title_of
-from cai_ray.stages.report.stages import REASONS
 from cai_ray.stages.report.text import visible
 
 PAGE = Path(__file__).parent / "page"

@@ -1,4 +1,7 @@
-"""Harm per revision round: what each critique and revision bought, and what it cost."""
+"""Harm per revision round: what each critique and revision bought, and what it cost.
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a report is made from: the files of a run, each of which may be missing or damaged."""
+"""What a report is made from: the files of a run, each of which may be missing or damaged.
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The funnel and the bill: what each stage took in, let out and dropped, how long it took, how many tokens it used."""
+"""The funnel and the bill: what each stage took in, let out and dropped, how long it took, how many tokens it used.
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,6 @@ from typing import Literal
 
 from cai_ray.artifacts.artifact import Manifest
 from cai_ray.stages.report.source import RunSource
-
-# Why rows go, in the words of rows.DropReason.
-REASONS = {
-    "malformed": "the record is not what its layout promises",
-    "empty": "no text",
-    "null": "null where text should be",
-    "not_text": "something else than text",
-    "not_utf8": "bytes that are not UTF-8",
-    "ends_in_assistant": "the conversation ends in an answer",
-    "duplicate_id": "an explicit id again",
-    "duplicate": "the same conversation again",
-    "near_duplicate": "nearly the same conversation again",
-    "filtered": "left out by the recipe's own filter",
-    "too_long": "does not fit the context with all rounds",
-    "timeout": "the row's time limit",
-    "engine_killed": "the row, alone, kills the engine",
-    "engine_hung": "the row, alone, hangs the engine",
-    "request_rejected": "the engine or endpoint refuses the request",
-    "endpoint_error": "the endpoint's retries were used up",
-    "row_error": "the row's own code raised an error",
-    "empty_response": "the model answered nothing",
-    "truncated": "the answer was cut off at max_tokens",
-    "unparsable": "the answer could not be read",
-    "identical": "both answers of a pair are the same text",
-    "tie": "neither answer is favoured",
-    "no_logprobs": "no log-probabilities came back",
-    "no_op": "the revision changed nothing",
-    "boilerplate": "mostly stock phrases",
-    "not_improved": "the revision scores no better",
-    "meta_commentary": "the answer speaks of its own revision",
-}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Training curves: what the training stages wrote to `metrics.jsonl`, step by step."""
+"""Training curves: what the training stages wrote to `metrics.jsonl`, step by step.
+
+Tested in tests/stages/report/test_write_report.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 A scorer returns (score before, score after), higher is better. `comparison` asks the model itself,
 in both orders, by option log-probabilities; `microworld` asks the micro world's oracle.
+
+Tested in tests/stages/revision/test_revise.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Where the prompts are the micro world's, its oracle scores every answer exactly; elsewhere harm needs the
 scorers of `evaluate`, and the summary holds what can be counted without one.
+
+Tested in tests/pipeline/test_steps.py.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai_ray.artifacts.files import damage, download, files_below, record_file, upload
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.checkpoints import FOLDER, CheckpointRecord, Layout
@@ -29,7 +30,7 @@ def save(folder: Path, step: int, eval_loss: float | None = None, fingerprint: s
         layout=LAYOUT,
         is_last=False,
         eval_loss=eval_loss,
-        files=tuple(checkpoints.record_file(target, file, prefix) for file in checkpoints.files_below(target)),
+        files=tuple(record_file(target, file, prefix) for file in files_below(target)),
     )
     checkpoints.write_record(Storage(str(folder)), record)
     return record
@@ -113,12 +114,12 @@ def test_half_written_folders_are_swept(tmp_path: Path) -> None:
 def test_upload_and_download_are_inverse(tmp_path: Path) -> None:
     record = save(tmp_path / "node", 2)
     source, elsewhere = tmp_path / "node" / FOLDER / "checkpoint-2", Storage(str(tmp_path / "bucket"))
-    for file in checkpoints.files_below(source):
-        checkpoints.upload(source, file, elsewhere, f"{FOLDER}/checkpoint-2")
-    assert checkpoints.damage(elsewhere, record.files) is None
-    checkpoints.download(elsewhere, record.files, tmp_path / "other", f"{FOLDER}/checkpoint-2")
-    names = [file.relative_to(source) for file in checkpoints.files_below(source)]
-    assert [file.relative_to(tmp_path / "other") for file in checkpoints.files_below(tmp_path / "other")] == names
+    for file in files_below(source):
+        upload(source, file, elsewhere, f"{FOLDER}/checkpoint-2")
+    assert damage(elsewhere, record.files) is None
+    download(elsewhere, record.files, tmp_path / "other", f"{FOLDER}/checkpoint-2")
+    names = [file.relative_to(source) for file in files_below(source)]
+    assert [file.relative_to(tmp_path / "other") for file in files_below(tmp_path / "other")] == names
     assert all((tmp_path / "other" / name).read_bytes() == (source / name).read_bytes() for name in names)
 
 
@@ -130,8 +131,8 @@ def test_no_truncation_goes_unseen(
     file = folder / "model" / "weights"
     file.parent.mkdir()
     file.write_bytes(content)
-    record = checkpoints.record_file(file.parent, file, "model")
+    record = record_file(file.parent, file, "model")
     storage = Storage(str(folder))
-    assert checkpoints.damage(storage, [record]) is None
+    assert damage(storage, [record]) is None
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    assert checkpoints.damage(storage, [record]) is not None
+    assert damage(storage, [record]) is not None

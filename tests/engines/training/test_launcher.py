@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cai_ray.artifacts.files import files_below, record_file
 from cai_ray.artifacts.metrics_file import MetricsFile, next_attempt, parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.cluster import ClusterConfig
@@ -41,12 +42,12 @@ NO_CLUSTER = ClusterConfig(address="nowhere:1")  # an attempt to use it would fa
 def save_model(folder: Path, fingerprint: str = "f" * 32) -> None:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "model.safetensors").write_bytes(b"weights")
-    files = checkpoints.files_below(folder / "model")
+    files = files_below(folder / "model")
     record = TrainedRecord(
         fingerprint=fingerprint,
         num_steps=8,
         metrics={"loss": 1.5},
-        files=tuple(checkpoints.record_file(folder / "model", file, "model") for file in files),
+        files=tuple(record_file(folder / "model", file, "model") for file in files),
     )
     Storage(str(folder)).write(TRAINED, record.model_dump_json().encode())
 

@@ -17,6 +17,7 @@ from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.rows import TRAINING_PAIR
+from cai_ray.stages.pair_files import times_seen
 from cai_ray.stages.preferences.comparisons import (
     Comparison,
     HelpfulPairsConfig,
@@ -24,7 +25,6 @@ from cai_ray.stages.preferences.comparisons import (
     comparisons,
     input_identity,
     split_of,
-    times_seen,
     training_pair,
 )
 

@@ -17,16 +17,16 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
-from cai_ray.rows import EVAL_SCORE
+from cai_ray.rows import EVAL_SCORE, EVAL_SCORES
+from cai_ray.stages.pair_files import PairFiles, pair_ids
 from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig, PairOptions
 from cai_ray.stages.preferences.preference_model_summary import (
-    EVAL_SCORES,
     read_summary,
     source_scores,
     table,
 )
 from cai_ray.stages.preferences.train_preference_model import Config, model_card
-from cai_ray.stages.preferences.training_pairs import PairFiles, WrittenPairs, pair_ids, write_pairs
+from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
 from tests.label_artifacts import STAGE, context, label
 
 

@@ -20,11 +20,11 @@ from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.rows import EVAL_SCORE, REVISION, SFT_EXAMPLE
+from cai_ray.rows import EVAL_SCORE, EVAL_SCORES, REVISION, SFT_EXAMPLE
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation import summary as evaluate_summary
 from cai_ray.stages.preferences import label_summary, preference_model_summary
-from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES, source_scores
+from cai_ray.stages.preferences.preference_model_summary import source_scores
 from cai_ray.stages.revision import summary as revise_summary
 from tests.label_artifacts import context as write_labels
 from tests.label_artifacts import label

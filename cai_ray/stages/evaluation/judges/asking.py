@@ -135,7 +135,7 @@ async def wildguard(row: Row, ask: Ask, *, judge: WildGuardJudge, template: str,
 
 
 # --- Models that score ----------------------------------------------------------------------------------
-# `ask` is the door of the engine that the judge's kind has: see engines/backends/classifier.py, moderation.py, pooling.py.
+# `ask` is the door of the engine that the kind of judge has: classifier, moderation or embedding in engines/backends.
 
 
 async def classify(row: Row, ask: Any, *, judge: ClassifierJudge, labels: Sequence[str], multi_label: bool) -> Row:

@@ -3,6 +3,8 @@
 Both are artifacts inside the stage's folder, refresh/<number>/pairs and refresh/<number>/labels, with the rows that
 the stages sample_pairs and label_comparisons write. So a run that is killed meanwhile goes on with what is there, and
 every pair that gets no label is in dropped/ with its reason.
+
+Tested in tests/stages/ppo/refresh/test_relearning.py.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from cai_ray.progress.board import open_board
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
+from cai_ray.stages.pair_files import pair_ids
 from cai_ray.stages.ppo.config import STAGE, Config
 from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.models import Models
 from cai_ray.stages.ppo.refresh_config import RefreshConfig, RefreshSources
 from cai_ray.stages.ppo.snapshot import Snapshot
 from cai_ray.stages.ppo.turns import Turns
-from cai_ray.stages.preferences.training_pairs import pair_ids
 from cai_ray.stages.sampled_responses import check_comparable
 
 FOLDER = "refresh"

@@ -22,6 +22,7 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.rows import ROLLOUT
 from cai_ray.seeding import rng_for
+from cai_ray.stages.pair_files import PairFiles
 from cai_ray.stages.ppo import snapshot as ppo_snapshot
 from cai_ray.stages.ppo.config import STAGE
 from cai_ray.stages.ppo.health import plain
@@ -30,7 +31,6 @@ from cai_ray.stages.ppo.refresh import fresh_pairs as ppo_fresh_pairs
 from cai_ray.stages.ppo.refresh.fresh_pairs import FOLDER, FreshPairs
 from cai_ray.stages.ppo.refresh_config import Refresher, RefreshState
 from cai_ray.stages.ppo.run_state import Carried, Training, diverged
-from cai_ray.stages.preferences.training_pairs import PairFiles
 
 if TYPE_CHECKING:
     from cai_ray.engines.learners.learners import Learners
