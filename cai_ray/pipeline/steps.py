@@ -17,7 +17,7 @@ from cai_ray.stages import exports
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
 from cai_ray.stages.evaluation import summary as evaluate_summary
-from cai_ray.stages.evaluation.judges.named import asked_models, input_identity, scoring_models
+from cai_ray.stages.evaluation.judges.base import asked_models, input_identity, scoring_models
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs import load_prompts as store_prompts
 from cai_ray.stages.inputs import sources as load_prompts

@@ -5,33 +5,29 @@ Tested in tests/planning/test_plan.py.
 
 from __future__ import annotations
 
-from cai_ray.config import SamplingConfig
 from cai_ray.pipeline.steps import Step
 from cai_ray.planning.stand_in_engine import Sample, Usages
 from cai_ray.planning.work import StagePlan, Work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
 from cai_ray.stages.evaluation import score_rounds
-from cai_ray.stages.evaluation.judges import named as judges
-
-FRAME_TOKENS = {"rating": 250, "pairwise": 150, "yes_no": 150, "guard": 250, "wildguard": 150}
-VERDICT_TOKENS = {"yes_no": 1, "guard": 8, "wildguard": 20}  # written; the judges that only score write nothing
+from cai_ray.stages.evaluation.judges.base import JudgeConfig
 
 
-def plan_judge(judge: judges.JudgeConfig, answers: Sample, num_policies: int, world: World) -> Usages:
+def plan_judge(judge: JudgeConfig, answers: Sample, num_policies: int, world: World) -> Usages:
     """One judge on the answers of one policy (rows of RESPONSES). Nothing is taken to be cached."""
-    model, kind = world.model(judge.model), getattr(judge, "kind", "")
+    model = world.model(judge.model)
     asked, read, longest = 0.0, 0.0, 0
     for row, weight in each(answers):
         if judge.prompts not in ("all", row["kind"]):
             continue
-        lengths = _lengths(model, row)
-        if isinstance(judge, judges.PairwiseJudge):
-            lengths = [2 * length for length in lengths]  # the other policy's answer is about as long
+        # Another policy's answer is about as long.
+        lengths = [judge.answers_per_question * length for length in _lengths(model, row)]
         asked += weight * len(lengths)
-        read += weight * (sum(lengths) + len(lengths) * FRAME_TOKENS.get(kind, 0))
+        read += weight * (sum(lengths) + len(lengths) * judge.frame_tokens)
         longest = max([longest, *lengths])
-    times = _games(judge, num_policies) if isinstance(judge, judges.PairwiseJudge) else 1.0
-    written = _verdict(judge, kind, model)
+    times = judge.questions_per_answer(num_policies)
+    reasoning = judge.reasoning
+    written = judge.verdict_tokens if reasoning is None else model.counter.lengths.of("reasoning", reasoning)
     return Usages(times * asked, times * read, 0.0, times * asked * written, longest + written)
 
 
@@ -40,21 +36,6 @@ def _lengths(model: PlannedModel, row: dict[str, object]) -> list[int]:
     renderer = model.counter.renderer
     asked = len(renderer.encode(renderer.text(row["messages"])))  # type: ignore[arg-type]
     return [asked + len(renderer.encode(str(text), is_start=False)) for text in row["responses"]]  # type: ignore[attr-defined]
-
-
-def _games(judge: judges.PairwiseJudge, num_policies: int) -> float:
-    """Questions per answer of a policy: each pair of policies in both orders, shared between the two."""
-    pairs = num_policies - 1 if judge.pairs == "reference" else num_policies * (num_policies - 1) / 2
-    return 2 * pairs / num_policies
-
-
-def _verdict(judge: judges.JudgeConfig, kind: str, model: PlannedModel) -> int:
-    if isinstance(judge, judges.PairwiseJudge) and judge.reading == "logprobs":
-        return 1
-    if isinstance(judge, judges.RatingJudge | judges.PairwiseJudge):
-        sampling: SamplingConfig = judge.sampling
-        return model.counter.lengths.of("reasoning", sampling)
-    return VERDICT_TOKENS.get(kind, 0)
 
 
 def plan_score_rounds(step: Step, world: World) -> StagePlan:

@@ -13,7 +13,7 @@ from cai_ray.engines.models.scoring import Scorer
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import build
 from cai_ray.pipeline.steps import steps
-from cai_ray.stages.evaluation.games import GAMES
+from cai_ray.stages.evaluation.folders import GAMES
 from cai_ray.stages.evaluation.summary import read_summary
 from tests.tiny_models import save_tiny
 

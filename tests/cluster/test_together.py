@@ -21,6 +21,7 @@ from cai_ray.errors import EngineGaveUp
 from cai_ray.exits import EXIT_RETRYABLE, exit_code
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.evaluation import evaluate
+from cai_ray.stages.evaluation.folders import ANSWERS, STAGE
 from tests import faults
 from tests.scripted_choices import must_not_be_asked
 from tests.stages.evaluation.evaluate_runs import microworld_prompts, run_evaluate, write_prompts
@@ -103,7 +104,7 @@ class Evaluation:
         )
 
     def answers(self, policy: str) -> Storage:
-        return Storage(str(self.run_folder)) / evaluate.STAGE / evaluate.ANSWERS / policy
+        return Storage(str(self.run_folder)) / STAGE / ANSWERS / policy
 
     def run(self, **scripts: Script) -> Artifact:
         """The scripts of policies that do more than meet."""

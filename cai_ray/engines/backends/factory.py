@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from cai_ray.config import ModelConfig
 from cai_ray.engines.conversations.asking import Backend
+from cai_ray.engines.models.classifier import InputForm
 
 
 def backend_factory(model: ModelConfig) -> Callable[[], Backend]:
@@ -27,3 +29,14 @@ def _endpoint(model: ModelConfig) -> Backend:
     from cai_ray.engines.backends.endpoint import EndpointBackend
 
     return EndpointBackend(model)
+
+
+def classifier_factory(model: ModelConfig, form: InputForm, backbone: str | None = None) -> Callable[[], Any]:
+    """The same for a model that scores texts; `backbone`: of a value head, see load_classifier."""
+    return partial(_classifier, model, form, backbone)
+
+
+def _classifier(model: ModelConfig, form: InputForm, backbone: str | None) -> Any:
+    from cai_ray.engines.backends.classifier import ClassifierBackend
+
+    return ClassifierBackend(model, form, backbone)

@@ -1,8 +1,8 @@
 """What are a model's answers worth?  Prompt -> Responses of each policy -> Evaluation.
 
 Every policy answers the same prompts with the same seeds, into an artifact of its own under `answers`, which is what
-a killed run goes on from; the stage itself scores the answers. Scorers without a model are in evaluation_scorers.py.
-Judges are models: their judgements and games are further artifacts (evaluation_verdicts.py, evaluation_matches.py).
+a killed run goes on from; the stage itself scores the answers. Scorers without a model are in scorers.py. Judges are
+models (judges/): their judgements and games are further artifacts (run_judges.py, matches.py).
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from cai_ray.dropped import DROPPED
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
-from cai_ray.rows import EVALUATION, evaluation_row_id
+from cai_ray.rows import EVALUATION, EVALUATION_KEY, evaluation_row_id, evaluation_row_ids
 from cai_ray.seeding import digest
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation import matches as evaluation_matches
-from cai_ray.stages.evaluation import run_judges as evaluation_verdicts
-from cai_ray.stages.evaluation.judges.named import AnyJudge, check_names
+from cai_ray.stages.evaluation.folders import ANSWERS
+from cai_ray.stages.evaluation.folders import STAGE as STAGE  # a stage is known by its own
+from cai_ray.stages.evaluation.judges import AnyJudge
+from cai_ray.stages.evaluation.judges.base import check_names
+from cai_ray.stages.evaluation.matches import run_games
+from cai_ray.stages.evaluation.run_judges import check, run_judges
 from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
     Answer,
@@ -41,8 +44,6 @@ from cai_ray.stages.evaluation.scorers import (
     scores_of,
 )
 
-STAGE = "evaluate"
-ANSWERS = "answers"  # folder inside the stage's own; one artifact per policy
 ROWS_PER_PART = 5_000
 T = TypeVar("T")
 
@@ -187,12 +188,6 @@ def evaluation(answer: Answer, scorers: Sequence[Scorer]) -> dict[str, Any]:
     }
 
 
-def row_ids(evaluations: pa.Table) -> pa.Array:
-    """The units that Evaluation rows answer."""
-    keys = zip(*(evaluations[name].to_pylist() for name in ("policy", "prompt_id", "sample_index")), strict=True)
-    return pa.array([evaluation_row_id(*key) for key in keys], pa.string())
-
-
 # --- The stage ------------------------------------------------------------------------------------------
 
 
@@ -201,15 +196,13 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     source, folder, plain = context.artifact(source_stage), context.folder(STAGE), settings(config)
     inputs = {source_stage: source.manifest.fingerprint}
     prompt_ids = chosen_prompts(source, config, context.seed)
-    opened = open_stage(
-        folder, STAGE, context.fingerprints[STAGE], plain, inputs, row_ids, ("policy", "prompt_id", "sample_index")
-    )
+    fingerprint = context.fingerprints[STAGE]
+    opened = open_stage(folder, STAGE, fingerprint, plain, inputs, evaluation_row_ids, EVALUATION_KEY)
     if isinstance(opened, Artifact):
         return opened
     for part in opened.parts:  # scoring is quick and pure, so an interrupted pass starts over
         remove_part(opened.folder, part)
-    evaluation_verdicts.check(config.judges, context)
-    evaluation_matches.check(config.judges, context)
+    check(config.judges, context)
     asked = []
     for policy in config.policies:
         wanted = answered_by(policy, config, prompt_ids)
@@ -219,8 +212,8 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         asked.append(replace(ours, name=policy))
     answered = [artifact for group in grouped(asked, config) for artifact in run_together(group, context.cluster)]
     answers = dict(zip(config.policies, answered, strict=True))
-    judged = evaluation_verdicts.run_judges(config.judges, answers, plain, context)
-    evaluation_matches.run_games(config.judges, answers, plain, context)
+    judged = run_judges(config.judges, answers, plain, context)
+    run_games(config.judges, answers, plain, context)
     scorers = [*scorers_of(config, source, prompt_ids), *judged]
     ids: list[str] = []
     for policy, own in answers.items():

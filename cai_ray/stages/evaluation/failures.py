@@ -13,8 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact, find
-from cai_ray.stages.evaluation.games import GAMES
-from cai_ray.stages.evaluation.run_judges import JUDGED
+from cai_ray.stages.evaluation.folders import GAMES, JUDGED
 
 
 def failures(artifact: Artifact) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from rich.table import Table
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.metrics.elo import Game, Rating, ratings
 from cai_ray.metrics.win_rate import win_rate
+from cai_ray.stages.evaluation.folders import GAMES
 
-GAMES = "games"  # folder inside the stage's own; one artifact per judge
 ORACLE = "oracle"
 HARM, HELP, EVASIVE = "harmful", "helpful", "evasive"  # metrics
 PREFERENCE_SCORE = "preference_score"

@@ -26,7 +26,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
-from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
+from cai_ray.rows import EVALUATION, EVALUATION_KEY, evaluation_row_id, evaluation_row_ids, revision_row_id
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.scorers import (
@@ -118,12 +118,6 @@ def evaluation(answer: Answer, scorers: Sequence[Scorer], score: float, judge: s
     }
 
 
-def row_ids(evaluations: pa.Table) -> pa.Array:
-    """The units that Evaluation rows answer."""
-    keys = zip(*(evaluations[name].to_pylist() for name in ("policy", "prompt_id", "sample_index")), strict=True)
-    return pa.array([evaluation_row_id(*key) for key in keys], pa.string())
-
-
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Score every answer of the chosen dialogues. It takes seconds a thousand, so an interrupted pass starts over."""
     source = context.artifact(source_stage)
@@ -133,8 +127,8 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         context.fingerprints[STAGE],
         settings(config),
         {source_stage: source.manifest.fingerprint},
-        row_ids,
-        ("policy", "prompt_id", "sample_index"),
+        evaluation_row_ids,
+        EVALUATION_KEY,
     )
     if isinstance(opened, Artifact):
         return opened

@@ -1,7 +1,7 @@
 """What the policies are worth, side by side: `<run>/evaluate/summary.json` and the table at the end of a run.
 
 Intervals are 95%: Wilson's for shares, over prompts where a prompt has several answers. Differences from the first
-policy are paired by prompt. Win rates, Elo and the frontier: evaluation_games.py.
+policy are paired by prompt. Win rates, Elo and the frontier: games.py.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
-from cai_ray.stages.evaluation import games as evaluation_games
-from cai_ray.stages.evaluation.evaluate import ANSWERS
 from cai_ray.stages.evaluation.failures import add_failures, failures
+from cai_ray.stages.evaluation.folders import ANSWERS
+from cai_ray.stages.evaluation.games import add_rows, compared, games_of
 from cai_ray.stages.evaluation.scorers import in_order, is_share
 
 SUMMARY = "summary.json"
@@ -147,8 +147,8 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
         "counters": manifest.counters,
         "duration_s": manifest.duration_s,
     }
-    games = evaluation_games.games_of(artifact, [answers_artifact(artifact, name) for name in policies])
-    summary |= evaluation_games.compared(games, summary)
+    games = games_of(artifact, [answers_artifact(artifact, name) for name in policies])
+    summary |= compared(games, summary)
     artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
     return summary
 
@@ -191,7 +191,7 @@ def table(summary: dict[str, Any]) -> Table:
         if any(counts):
             shown.add_row(title, *map(str, counts))
     add_failures(shown, summary)
-    evaluation_games.add_rows(shown, summary)
+    add_rows(shown, summary)
     return shown
 
 

@@ -12,8 +12,7 @@ from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.moderation import ModerationBackend
 from cai_ray.errors import ConfigError, EngineGaveUp
-from cai_ray.stages.evaluation.judges.asking import moderate
-from cai_ray.stages.evaluation.judges.named import ModerationJudge
+from cai_ray.stages.evaluation.judges.moderation import ModerationJudge, moderate
 from tests.engines.backends.test_endpoint import Canned, Server, error, server
 
 __all__ = ["server"]
@@ -32,7 +31,7 @@ def verdict(flagged: bool, **scores: float) -> Canned:
     return Canned({"id": "modr-970d409ef3bef3b70c73d8232df86e7d", "model": "m", "results": [result]})
 
 
-def judge(server: Server, num_rows: int = 1, timeout_s: float = 5.0, **settings: Any) -> list[dict[str, Any]]:
+def judge(server: Server, num_rows: int = 1, timeout_s: float = 5.0) -> list[dict[str, Any]]:
     """Judge the row so many times, one after the other."""
     endpoint = EndpointConfig(base_url=server.url, model="m", max_retries=2, timeout_s=timeout_s)
 
@@ -43,7 +42,7 @@ def judge(server: Server, num_rows: int = 1, timeout_s: float = 5.0, **settings:
         backend = ModerationBackend(ModelConfig(endpoint=endpoint))
         await backend.start()
         try:
-            config = ModerationJudge(model="mod", **settings)
+            config = ModerationJudge(model="mod")
             return [
                 await moderate(ROW, backend.open("row", lambda k: 0, pass_on), judge=config) for _ in range(num_rows)
             ]
@@ -63,16 +62,6 @@ def test_what_is_sent_and_what_comes_back(server: Server) -> None:
     ((path, body, _),) = server.requests
     assert path == "/v1/moderations" and body == {"model": "m", "input": "Words."}
     assert scores(row) == {"harmful": 1.0, "moderation_score": 0.9} and row["labels"] == ["self-harm"]
-
-
-def test_chosen_categories(server: Server) -> None:
-    server.replies = [verdict(True, self_harm=0.9, hate__threatening=0.1)]
-    (row,) = judge(server, categories=("hate_threatening",))
-    assert scores(row) == {"harmful": 0.0, "moderation_score": 0.1}
-    (row,) = judge(server, categories=("self_harm", "hate/threatening"))
-    assert scores(row) == {"harmful": 1.0, "moderation_score": 0.9}
-    with pytest.raises(DropRow, match="no category violence; it has hate-threatening, self-harm"):
-        judge(server, categories=("violence",))
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -20,8 +20,9 @@ from cai_ray.metrics.elo import Game, ratings
 from cai_ray.microworld.language import comply, evade, refuse
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.rows import EVALUATION, GAME
-from cai_ray.stages.evaluation.evaluate import ANSWERS, Config
-from cai_ray.stages.evaluation.games import GAMES, ORACLE, Judged, compared, games_of, scored_games
+from cai_ray.stages.evaluation.evaluate import Config
+from cai_ray.stages.evaluation.folders import ANSWERS, GAMES
+from cai_ray.stages.evaluation.games import ORACLE, Judged, compared, games_of, scored_games
 from cai_ray.stages.evaluation.summary import read_summary, table
 from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, write_prompts
 

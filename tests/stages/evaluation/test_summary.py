@@ -18,7 +18,8 @@ from cai_ray.errors import ConfigError
 from cai_ray.metrics.intervals import clustered_rate, rate
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.stages.evaluation.evaluate import ANSWERS, Config
+from cai_ray.stages.evaluation.evaluate import Config
+from cai_ray.stages.evaluation.folders import ANSWERS
 from cai_ray.stages.evaluation.summary import read_summary, summarise, table
 from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, saying, write_prompts
 

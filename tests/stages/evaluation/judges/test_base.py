@@ -11,6 +11,9 @@ from cai_ray.errors import ConfigError
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import Recipe, build
 from cai_ray.pipeline.steps import steps
+from cai_ray.stages.evaluation.judges.base import asked_models, input_identity, scoring_models
+from tests.stages.evaluation.evaluate_runs import RATER, YES_NO, config
+from tests.stages.evaluation.judges.judging import config_error
 
 SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
 
@@ -74,3 +77,31 @@ def test_what_decides_the_results(data: dict[str, Any], tmp_path: Path) -> None:
     template.write_text("{behavior} => {generation}")
     assert fingerprint(recipe(data, judge)) != before
     assert fingerprint(recipe(data, judge, CLASSIFIER)) != fingerprint(recipe(data, judge))
+
+
+# --- The section itself ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("judges", "told"),
+    [
+        ([RATER, {**YES_NO, "name": None}], "judges has judge twice; give each its own `name`"),
+        ([{"kind": "oracle", "model": "judge"}], "'rating'"),
+        ([{"kind": "rating"}], "model"),
+        ([{**RATER, "name": "../up"}], "pattern"),
+    ],
+)
+def test_configs_that_cannot_be(judges: list[dict[str, Any]], told: str) -> None:
+    assert told in config_error(*judges)
+
+
+def test_which_models_and_files_a_recipe_needs(tmp_path: Path) -> None:
+    template = tmp_path / "template.txt"
+    template.write_text("{behavior} {generation}")
+    judges = config(
+        RATER, {**YES_NO, "model": "harmbench", "template": str(template)}, {"kind": "reward", "model": "pm"}
+    ).judges
+    assert asked_models(judges) == ("judge", "harmbench") and scoring_models(judges) == ("pm",)
+    before = input_identity(judges)
+    template.write_text("{behavior} => {generation}")
+    assert input_identity(judges) != before
