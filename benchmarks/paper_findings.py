@@ -18,16 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from benchmarks import finding_figures as figures
 from benchmarks import finding_measures as measures
 from benchmarks import results_file
-from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import write_part
-from cai_ray.dropped import DROPPED
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.engines.cluster import connected
-from cai_ray.fingerprint import settings
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import evade
 from cai_ray.microworld.oracle import parse_request
@@ -37,7 +33,8 @@ from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.ablations import Ablation
 from cai_ray.pipeline.recipe import Recipe, load
 from cai_ray.pipeline.steps import steps
-from cai_ray.rows import REVISION
+from cai_ray.row_ids import REVISION_IDS
+from cai_ray.rows import REVISION, revision_row_id
 from cai_ray.stages.evaluation import evaluate, score_rounds
 from cai_ray.stages.evaluation.score_rounds import PREFERENCE_SCORE
 from cai_ray.stages.ppo import train_ppo
@@ -106,15 +103,8 @@ def teach(recipe: Recipe, revised: Artifact) -> None:
     context = pipeline.prepare(recipe, steps(recipe))
     for step in steps(recipe)[:1]:
         step.run(context)
-    fingerprint, plain = context.fingerprints[revise.STAGE], settings(recipe.revise)
-    keys = ("prompt_id", "sample_index")
-    opened = open_stage(context.folder(revise.STAGE), revise.STAGE, fingerprint, plain, {}, revise.row_ids, keys)
-    if not isinstance(opened, Artifact):
-        rows = [bare(row) for row in revised.rows()]
-        table = pa.Table.from_pylist(rows, REVISION)
-        ids = revise.row_ids(table)
-        write_part(opened.folder, table, DROPPED.empty_table(), ids.to_pylist())
-        opened.commit(ids)
+    found = (Outcome(revision_row_id(row["prompt_id"], row["sample_index"]), bare(row)) for row in revised.rows())
+    derive(context.spec(revise.STAGE, recipe.revise, REVISION_IDS), batched(found), REVISION)
 
 
 def bare(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,15 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.artifact import StageSpec
+from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
-from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
@@ -85,16 +83,9 @@ def context_of(work: dict[str, Any], folder: Path) -> Context:
         }
         for number, prompt in enumerate(work["prompts"])
     ]
-    ids = [row["prompt_id"] for row in rows]
-    opened = open_stage(context.folder(PROMPTS), PROMPTS, "prompts", {}, {}, _ids, ("prompt_id",))
-    assert not isinstance(opened, Artifact), "the folder is new"
-    write_part(opened.folder, pa.Table.from_pylist(rows, PROMPT), DROPPED.empty_table(), ids)
-    opened.commit(pa.array(ids, pa.string()))
+    spec = StageSpec(context.folder(PROMPTS), PROMPTS, "prompts", {}, {}, RESPONSES_IDS)
+    derive(spec, [[Outcome(row["prompt_id"], row) for row in rows]], PROMPT)
     return context
-
-
-def _ids(table: pa.Table) -> pa.Array:
-    return table["prompt_id"]
 
 
 def train(work: dict[str, Any], side: str, folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cai_ray.engines.conversations.generation import ConversationActor
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.steps import steps
-from cai_ray.stages.inputs import sources as load_prompts
+from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.revision import revise
 
 SEEDS = (0, 1, 2)

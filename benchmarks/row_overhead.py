@@ -15,22 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
-from cai_ray.artifacts.artifact import OpenStage, open_stage
-from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.artifact import StageSpec
+from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.chat import Message
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.steps import steps
+from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT, prompt_id_of
-from cai_ray.stages.inputs import load_prompts as store_prompts
-from cai_ray.stages.inputs import sources as load_prompts
+from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.revision import revise
 
 NUM_ROWS = 500_000
@@ -45,35 +43,21 @@ def answer(row_id: str, messages: Sequence[Message], seed: int) -> str:
 
 
 def _write_prompts(context: pipeline.Context, num_rows: int) -> None:
-    stage = open_stage(
-        context.folder(load_prompts.STAGE),
-        load_prompts.STAGE,
-        "bench",
-        {},
-        {},
-        store_prompts.source_ids,
-        ("source_row",),
-    )
-    assert isinstance(stage, OpenStage)
-    ids = []
-    for start in range(0, num_rows, ROWS_PER_PROMPT_FILE):
-        rows = []
-        for k in range(start, min(num_rows, start + ROWS_PER_PROMPT_FILE)):
-            messages = [{"role": "user", "content": f"How do I paint the garden chair number {k} of our school?"}]
-            rows.append(
-                {
-                    "prompt_id": prompt_id_of(messages, "bench"),
-                    "messages": messages,
-                    "kind": "red_team",
-                    "source": "bench",
-                    "source_row": f"bench:{k}",
-                    "split": "train",
-                }
-            )
-        part_ids = [row["source_row"] for row in rows]
-        write_part(stage.folder, pa.Table.from_pylist(rows, PROMPT), DROPPED.empty_table(), part_ids)
-        ids += part_ids
-    stage.commit(pa.array(ids, pa.string()))
+    spec = StageSpec(context.folder(load_prompts.STAGE), load_prompts.STAGE, "bench", {}, {}, PROMPT_IDS)
+    derive(spec, batched(map(_prompt, range(num_rows)), ROWS_PER_PROMPT_FILE), PROMPT)
+
+
+def _prompt(k: int) -> Outcome:
+    messages = [{"role": "user", "content": f"How do I paint the garden chair number {k} of our school?"}]
+    row = {
+        "prompt_id": prompt_id_of(messages, "bench"),
+        "messages": messages,
+        "kind": "red_team",
+        "source": "bench",
+        "source_row": f"bench:{k}",
+        "split": "train",
+    }
+    return Outcome(f"bench:{k}", row)
 
 
 class MemoryWatch(threading.Thread):
@@ -104,8 +88,8 @@ def main(num_rows: int = NUM_ROWS) -> None:
         )
         watch = MemoryWatch(Path(context.folder(revise.STAGE).path()))
         watch.start()
-        spec = revise.spec_of(recipe.revise, context, load_prompts.STAGE)
-        artifact = run_conversations(spec, job, context.model("policy"), recipe.revise.scaling, context.cluster)
+        asked = revise.conversations(recipe.revise, context, load_prompts.STAGE)
+        artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
         watch.ended.set()
         written = sorted(Path(artifact.folder.path(file.name)).stat().st_mtime for file in artifact.manifest.files)
         first = artifact.manifest.files[0].num_rows

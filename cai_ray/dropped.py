@@ -5,6 +5,7 @@ Tested in tests/test_rows.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -23,40 +24,51 @@ DROPPED = pa.schema(
 
 
 class DropReason(StrEnum):
-    """Why a row was dropped. A closed set, so that reports and dashboards can count on it."""
+    """Why a row was dropped. A closed set, so that reports and dashboards can count on it.
+
+    Attributes:
+        sentence: the reason in words, for a person.
+    """
+
+    sentence: str
+
+    def __new__(cls, reason: str, sentence: str = "") -> DropReason:
+        member = str.__new__(cls, reason)
+        member._value_, member.sentence = reason, sentence
+        return member
 
     # the input
-    MALFORMED = "malformed"  # the record is not what its layout promises
-    EMPTY = "empty"
-    NULL = "null"
-    NOT_TEXT = "not_text"
-    NOT_UTF8 = "not_utf8"
-    ENDS_IN_ASSISTANT = "ends_in_assistant"
-    DUPLICATE_ID = "duplicate_id"  # the record repeats an explicit id
-    DUPLICATE = "duplicate"  # the same normalised conversation again
-    NEAR_DUPLICATE = "near_duplicate"
-    FILTERED = "filtered"  # left out by the recipe's own filter
-    TOO_LONG = "too_long"  # does not fit the context with the growth of all rounds
+    MALFORMED = "malformed", "the record is not what its layout promises"
+    EMPTY = "empty", "no text"
+    NULL = "null", "null where text should be"
+    NOT_TEXT = "not_text", "something else than text"
+    NOT_UTF8 = "not_utf8", "bytes that are not UTF-8"
+    ENDS_IN_ASSISTANT = "ends_in_assistant", "the conversation ends in an answer"
+    DUPLICATE_ID = "duplicate_id", "an explicit id again"
+    DUPLICATE = "duplicate", "the same conversation again"
+    NEAR_DUPLICATE = "near_duplicate", "nearly the same conversation again"
+    FILTERED = "filtered", "left out by the recipe's own filter"
+    TOO_LONG = "too_long", "does not fit the context with all rounds"
     # the engine
-    TIMEOUT = "timeout"  # the row's time limit
-    ENGINE_KILLED = "engine_killed"  # the row, alone, kills the engine
-    ENGINE_HUNG = "engine_hung"  # the row, alone, hangs the engine
-    REQUEST_REJECTED = "request_rejected"  # the engine or endpoint refuses the request itself
-    ENDPOINT_ERROR = "endpoint_error"  # retries used up
-    ROW_ERROR = "row_error"  # the row's own code raised; the detail names the error
+    TIMEOUT = "timeout", "the row's time limit"
+    ENGINE_KILLED = "engine_killed", "the row, alone, kills the engine"
+    ENGINE_HUNG = "engine_hung", "the row, alone, hangs the engine"
+    REQUEST_REJECTED = "request_rejected", "the engine or endpoint refuses the request"
+    ENDPOINT_ERROR = "endpoint_error", "the endpoint's retries were used up"
+    ROW_ERROR = "row_error", "the row's own code raised an error"  # `detail` names it
     # the answer
-    EMPTY_RESPONSE = "empty_response"
-    TRUNCATED = "truncated"
-    UNPARSABLE = "unparsable"
+    EMPTY_RESPONSE = "empty_response", "the model answered nothing"
+    TRUNCATED = "truncated", "the answer was cut off at max_tokens"
+    UNPARSABLE = "unparsable", "the answer could not be read"
     # pairs and labels
-    IDENTICAL = "identical"  # the two answers of a pair are the same text
-    TIE = "tie"  # the feedback model favours neither answer
-    NO_LOGPROBS = "no_logprobs"  # the options' log-probabilities did not come back
+    IDENTICAL = "identical", "both answers of a pair are the same text"
+    TIE = "tie", "neither answer is favoured"
+    NO_LOGPROBS = "no_logprobs", "no log-probabilities came back"
     # a quality gate set to "drop"
-    NO_OP = "no_op"
-    BOILERPLATE = "boilerplate"
-    NOT_IMPROVED = "not_improved"
-    META_COMMENTARY = "meta_commentary"
+    NO_OP = "no_op", "the revision changed nothing"
+    BOILERPLATE = "boilerplate", "mostly stock phrases"
+    NOT_IMPROVED = "not_improved", "the revision scores no better"
+    META_COMMENTARY = "meta_commentary", "the answer speaks of its own revision"
 
 
 class DropRow(Exception):
@@ -83,33 +95,6 @@ def dropped_row(row_id: str, stage: str, drop: DropRow) -> dict[str, Any]:
     }
 
 
-# Why rows go, in the words of rows.DropReason.
-REASONS = {
-    "malformed": "the record is not what its layout promises",
-    "empty": "no text",
-    "null": "null where text should be",
-    "not_text": "something else than text",
-    "not_utf8": "bytes that are not UTF-8",
-    "ends_in_assistant": "the conversation ends in an answer",
-    "duplicate_id": "an explicit id again",
-    "duplicate": "the same conversation again",
-    "near_duplicate": "nearly the same conversation again",
-    "filtered": "left out by the recipe's own filter",
-    "too_long": "does not fit the context with all rounds",
-    "timeout": "the row's time limit",
-    "engine_killed": "the row, alone, kills the engine",
-    "engine_hung": "the row, alone, hangs the engine",
-    "request_rejected": "the engine or endpoint refuses the request",
-    "endpoint_error": "the endpoint's retries were used up",
-    "row_error": "the row's own code raised an error",
-    "empty_response": "the model answered nothing",
-    "truncated": "the answer was cut off at max_tokens",
-    "unparsable": "the answer could not be read",
-    "identical": "both answers of a pair are the same text",
-    "tie": "neither answer is favoured",
-    "no_logprobs": "no log-probabilities came back",
-    "no_op": "the revision changed nothing",
-    "boilerplate": "mostly stock phrases",
-    "not_improved": "the revision scores no better",
-    "meta_commentary": "the answer speaks of its own revision",
-}
+def drop_of(row: Mapping[str, Any]) -> DropRow:
+    """Why a row of the DROPPED schema was dropped; the inverse of `dropped_row`, for who drops what hangs on it."""
+    return DropRow(DropReason(row["reason"]), row["detail"], row["attempts"])

@@ -273,15 +273,6 @@ def evaluation_row_id(policy: str, prompt_id: str, sample_index: int) -> str:
     return f"{policy}/{prompt_id}/{sample_index}"
 
 
-EVALUATION_KEY = ("policy", "prompt_id", "sample_index")
-
-
-def evaluation_row_ids(rows: pa.Table) -> pa.Array:
-    """`evaluation_row_id` of each row of a table that has the columns EVALUATION_KEY."""
-    keys = zip(*(rows[name].to_pylist() for name in EVALUATION_KEY), strict=True)
-    return pa.array([evaluation_row_id(*key) for key in keys], pa.string())
-
-
 def rollout_row_id(step: int, prompt_id: str, sample_index: int) -> str:
     """The key of a logged rollout: "<step>/<prompt_id>/<sample_index>"."""
     return f"{step}/{prompt_id}/{sample_index}"

@@ -6,18 +6,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.language import answer, sample_request
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PREFERENCE, pair_id_of, prompt_id_of
 from cai_ray.stages.context import Context
-from cai_ray.stages.pair_files import pair_ids
+from tests.finished_stages import finished, spec_of
 
 STAGE = "label_comparisons"
 
@@ -51,9 +47,7 @@ def label(number: int, seed: int = 0) -> dict[str, Any]:
 def context(folder: Any, model: Any, stage: str, rows: Sequence[dict[str, Any]]) -> Context:
     """A run in `folder` whose labels are `rows` and whose next stage is `stage`; the model `policy` is `model`."""
     run = Storage(str(folder))
-    opened = open_stage(run / STAGE, STAGE, "labels", {}, {}, pair_ids, ("pair_id",))
-    if not isinstance(opened, Artifact):
-        _commit(opened, rows)
+    finished(spec_of(run / STAGE, STAGE, PAIR_IDS, "labels"), PREFERENCE, rows)
     return Context(
         run=run,
         seed=3,
@@ -63,9 +57,3 @@ def context(folder: Any, model: Any, stage: str, rows: Sequence[dict[str, Any]])
         cluster=ClusterConfig(),
         fingerprints={STAGE: "labels", stage: f"{stage}-fingerprint"},
     )
-
-
-def _commit(opened: OpenStage, rows: Sequence[dict[str, Any]]) -> None:
-    ids = [row["pair_id"] for row in rows]
-    write_part(opened.folder, pa.Table.from_pylist(list(rows), PREFERENCE), DROPPED.empty_table(), ids)
-    opened.commit(pa.array(ids, pa.string()))

@@ -16,19 +16,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
 import pytest
 
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest, Scored
-from cai_ray.artifacts.artifact import Artifact, find, open_stage
+from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
-from cai_ray.artifacts.parts import FileRecord, write_part
+from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, ScalingConfig
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.learners.job import LearnersLost
 from cai_ray.engines.rollouts.worker import EngineUse
+from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
@@ -37,6 +36,7 @@ from cai_ray.stages.ppo.config import Config
 from cai_ray.stages.ppo.machines import Leaving, Machines
 from cai_ray.stages.ppo.models import Models, models_of
 from cai_ray.stages.ppo.summary import steps_of
+from tests.finished_stages import finished, spec_of
 from tests.tiny_models import save_tiny
 
 PROMPTS = "load_prompts"
@@ -314,22 +314,10 @@ def models_folder(folder: Path) -> Path:
     return folder
 
 
-def write_rows(run: Storage, stage: str, rows: pa.Table, key: str) -> None:
-    """Finish a stage with these rows, unless it is finished."""
-
-    def ids(table: pa.Table) -> pa.Array:
-        return table[key]
-
-    opened = open_stage(run / stage, stage, stage, {}, {}, ids, (key,))
-    if not isinstance(opened, Artifact):
-        write_part(opened.folder, rows, DROPPED.empty_table(), rows[key].to_pylist())
-        opened.commit(rows[key].combine_chunks())
-
-
 def context_of(folder: Path, models: Path, rows: Sequence[dict[str, Any]], fingerprint: str = "ppo") -> Context:
     """A run in `folder` whose prompts are `rows`."""
     run = Storage(str(folder))
-    write_rows(run, PROMPTS, pa.Table.from_pylist(list(rows), PROMPT), "prompt_id")
+    finished(spec_of(run / PROMPTS, PROMPTS, RESPONSES_IDS, PROMPTS), PROMPT, rows)
     return Context(
         run=run,
         seed=3,

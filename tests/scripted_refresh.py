@@ -17,19 +17,21 @@ import pytest
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.chat import Message
-from cai_ray.config import ModelConfig, ScalingConfig
+from cai_ray.config import ModelConfig
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DROPPED, DropRow, dropped_row
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.asking import Usage
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import StageSpec
+from cai_ray.engines.conversations.stage import Conversations
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import ROW_ID, TRAINING_PAIR
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo.refresh import fresh_pairs as ppo_fresh_pairs
+from cai_ray.stages.ppo.refresh import fresh_pairs
 from cai_ray.stages.ppo.refresh_config import RefreshSources
 from cai_ray.stages.preferences import label_comparisons
-from tests.scripted_ppo import Script, context_of, prompt_rows, share, write_rows
+from tests.finished_stages import finished, spec_of
+from tests.scripted_ppo import Script, context_of, prompt_rows, share
 from tests.stages.scripted_ask import ScriptedAsk
 
 PAIRS = "train_preference_model"
@@ -66,7 +68,8 @@ def training_pair(number: int) -> dict[str, Any]:
 def refresh_context(folder: Path, models: Path, num_prompts: int = 30) -> Context:
     """`context_of`, with what refreshes need besides."""
     made = context_of(folder, models, prompt_rows(num_prompts))
-    write_rows(made.run, PAIRS, pa.Table.from_pylist([training_pair(k) for k in range(40)], TRAINING_PAIR), "pair_id")
+    pairs = [training_pair(k) for k in range(40)]
+    finished(spec_of(made.run / PAIRS, PAIRS, PAIR_IDS, PAIRS), TRAINING_PAIR, pairs)
     known = {**made.models, "feedback": ModelConfig(path=str(models / "policy"))}
     return replace(made, models=known, constitution=CONSTITUTION)
 
@@ -95,21 +98,19 @@ def judge(messages: Sequence[Message]) -> list[float]:
 def use_judge(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
     """Let fresh pairs be labelled here, a few at a time; every call is counted."""
 
-    def converse(
-        spec: StageSpec, job: ConversationJob, model: ModelConfig, scaling: ScalingConfig, cluster: ClusterConfig
-    ) -> Artifact:
+    def converse(asked: Conversations, cluster: ClusterConfig) -> Artifact:
         script("label", is_learner=False)
-        opened = open_stage(spec.folder, job.stage, spec.fingerprint, spec.config, {}, spec.row_ids, spec.key_columns)
+        opened = open_stage(asked.spec)
         assert not isinstance(opened, Artifact)
-        units = [row for table in spec.source.tables() for row in job.expand(table).to_pylist()]
+        units = [row for table in asked.source.tables() for row in asked.job.expand(table).to_pylist()]
         done = set(opened.done_ids.to_pylist())
         left = [row for row in units if row[ROW_ID] not in done]
         for start in range(0, len(left), PAIRS_PER_PART):
-            _label_part(opened.folder, job, left[start : start + PAIRS_PER_PART])
+            _label_part(opened.folder, asked.job, left[start : start + PAIRS_PER_PART])
             script("labelled", is_learner=False)
         return opened.commit(pa.array([row[ROW_ID] for row in units], pa.string()))
 
-    monkeypatch.setattr(ppo_fresh_pairs, "run_conversations", converse)
+    monkeypatch.setattr(fresh_pairs, "run_conversations", converse)
 
 
 def _label_part(folder: Any, job: ConversationJob, batch: Sequence[dict[str, Any]]) -> None:

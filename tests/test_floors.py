@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cai_ray"
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "trl", "datasets", "sklearn", "scipy"}
 # From the ground up. A module is on the floor of the first part of its name.
 FLOORS = (
-    {"", "rows", "dropped", "config", "chat", "seeding", "fingerprint", "errors", "exits", "constitution"},
+    {"", "rows", "row_ids", "dropped", "config", "chat", "seeding", "fingerprint", "errors", "exits", "constitution"},
     {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"},
     {"artifacts"},
     {"progress"},

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pickle
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.dropped import DROPPED, DropReason, DropRow
+from cai_ray.dropped import DROPPED, DropReason, DropRow, drop_of, dropped_row
 from cai_ray.rows import MESSAGE, PROMPT, REVISION, prompt_id_of, revision_row_id
 
 MESSAGES = st.lists(
@@ -54,6 +56,21 @@ def test_a_drop_says_what_and_why() -> None:
 
 def test_reasons_are_their_own_codes() -> None:
     assert all(reason.value == reason.name.lower() for reason in DropReason)
+    assert all(DropReason(str(reason)) is pickle.loads(pickle.dumps(reason)) is reason for reason in DropReason)
+
+
+def test_each_reason_has_a_sentence_of_its_own() -> None:
+    sentences = [reason.sentence for reason in DropReason]
+    assert all(sentences) and len(set(sentences)) == len(sentences)
+
+
+def test_a_dropped_row_says_why_again() -> None:
+    drop = DropRow(DropReason.TIE, "why", attempts=3)
+    row = dropped_row("a", "stage", drop)
+    assert row == {"row_id": "a", "stage": "stage", "reason": "tie", "detail": "why", "attempts": 3}
+    assert pa.Table.from_pylist([row], DROPPED).to_pylist() == [row]
+    again = drop_of(row)
+    assert (again.reason, again.detail, again.attempts) == (drop.reason, drop.detail, drop.attempts)
 
 
 @pytest.mark.parametrize(("schema", "key"), [(PROMPT, "prompt_id"), (REVISION, "prompt_id"), (DROPPED, "row_id")])

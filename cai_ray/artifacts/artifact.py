@@ -13,7 +13,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,6 @@ import cai_ray
 from cai_ray.artifacts.parts import (
     FileRecord,
     PartRecord,
-    RowIds,
     committed_parts,
     read_table,
     remove_orphans,
@@ -34,6 +33,7 @@ from cai_ray.artifacts.parts import (
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError, ConservationError
+from cai_ray.row_ids import RowIds
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -140,18 +140,40 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage's artifact is, before there is one."""
+
+    folder: Storage
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]  # resolved, for the manifest
+    inputs: dict[str, str]  # input stage -> its manifest's fingerprint
+    row_ids: RowIds  # of the rows that come out
+
+    def inner(self, name: str, row_ids: RowIds, *sources: Artifact) -> StageSpec:
+        """An artifact in a folder inside the stage's own, of the same settings: what a killed run goes on from."""
+        return replace(self, folder=self.folder / name, row_ids=row_ids, inputs=inputs_of(*sources))
+
+
+def inputs_of(*sources: Artifact) -> dict[str, str]:
+    """Of artifacts that a stage reads: stage -> fingerprint."""
+    return {source.manifest.stage: source.manifest.fingerprint for source in sources}
+
+
 @dataclass
 class OpenStage:
     """A stage folder being filled."""
 
-    folder: Storage
+    spec: StageSpec
     plan: Plan
-    inputs: dict[str, str]
-    row_ids: RowIds
-    key_columns: tuple[str, ...]
     parts: list[PartRecord] = field(default_factory=list)
     done_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def folder(self) -> Storage:
+        return self.spec.folder
 
     def commit(self, input_ids: pa.Array, model_files: tuple[FileRecord, ...] = ()) -> Artifact:
         """Check conservation over the files themselves and write the manifest.
@@ -159,7 +181,7 @@ class OpenStage:
         `input_ids`: every unit of work the stage was given, string array. `model_files`: of a training stage's
         model, already written. Raises ConservationError.
         """
-        parts, accounted = committed_parts(self.folder, self.row_ids, self.key_columns)
+        parts, accounted = committed_parts(self.folder, self.spec.row_ids)
         check_conservation(input_ids, accounted, self.plan.stage)
         remove_orphans(self.folder, parts)
         parts.sort(key=lambda part: part.name)
@@ -173,7 +195,7 @@ class OpenStage:
             stage=self.plan.stage,
             fingerprint=self.plan.fingerprint,
             config=self.plan.config,
-            inputs=self.inputs,
+            inputs=self.spec.inputs,
             rows_in=len(input_ids),
             rows_out=sum(part.num_rows for part in parts),
             rows_dropped=dict(sorted(reasons.items())),
@@ -224,47 +246,38 @@ def check_conservation(input_ids: pa.Array, accounted_ids: pa.Array, stage: str)
         raise ConservationError(f"stage {stage}: {'; '.join(problems)}. Nothing was committed; parts stay for a re-run")
 
 
-def open_stage(
-    folder: Storage,
-    stage: str,
-    fingerprint: str,
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    row_ids: RowIds,
-    key_columns: tuple[str, ...],
-) -> Artifact | OpenStage:
+def open_stage(spec: StageSpec) -> Artifact | OpenStage:
     """The finished artifact, or a folder to fill, with the parts an earlier attempt committed.
 
     Raises ConfigError when the folder was begun with another fingerprint (G4) or cannot be written.
     """
+    folder = spec.folder
     finished = find(folder)
     if finished is not None:
-        _refuse_other_fingerprint(folder, finished.manifest.fingerprint, finished.manifest.config, fingerprint, config)
+        _refuse_other_fingerprint(spec, finished.manifest.fingerprint, finished.manifest.config)
         return finished
     folder.make()
     earlier = Plan.model_validate_json(folder.read(PLAN)) if folder.exists(PLAN) else None
     if earlier is not None:
-        _refuse_other_fingerprint(folder, earlier.fingerprint, earlier.config, fingerprint, config)
+        _refuse_other_fingerprint(spec, earlier.fingerprint, earlier.config)
     plan = Plan(
-        stage=stage,
-        fingerprint=fingerprint,
-        config=config,
+        stage=spec.stage,
+        fingerprint=spec.fingerprint,
+        config=spec.config,
         started_at=earlier.started_at if earlier else now(),
         attempts=earlier.attempts + 1 if earlier else 1,
     )
     folder.write(PLAN, plan.model_dump_json(indent=2).encode())
-    parts, done_ids = committed_parts(folder, row_ids, key_columns)
+    parts, done_ids = committed_parts(folder, spec.row_ids)
     remove_orphans(folder, parts)
-    return OpenStage(folder, plan, inputs, row_ids, key_columns, parts, done_ids)
+    return OpenStage(spec, plan, parts, done_ids)
 
 
-def _refuse_other_fingerprint(
-    folder: Storage, old: str, old_config: dict[str, Any], new: str, new_config: dict[str, Any]
-) -> None:
-    if old == new:
+def _refuse_other_fingerprint(spec: StageSpec, old: str, old_config: dict[str, Any]) -> None:
+    if old == spec.fingerprint:
         return
-    changes = changed_keys(old_config, new_config) or ["its input, a model's files or the constitution"]
+    changes = changed_keys(old_config, spec.config) or ["its input, a model's files or the constitution"]
     raise ConfigError(
-        f"{folder.location} was made with other settings ({'; '.join(changes[:5])}). "
+        f"{spec.folder.location} was made with other settings ({'; '.join(changes[:5])}). "
         "Choose another `name` or `output`, or pass --fresh to delete this stage and those after it"
     )

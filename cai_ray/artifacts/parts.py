@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -20,10 +20,8 @@ import pyarrow.parquet as pq
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.dropped import DROPPED
+from cai_ray.row_ids import RowIds
 from cai_ray.seeding import stable_id
-
-# From a table of a stage's rows, the ids of the units of work they answer: string array [num_rows].
-RowIds = Callable[[pa.Table], pa.Array]
 
 
 class FileRecord(Config):
@@ -110,22 +108,21 @@ def read_table(folder: Storage, name: str, columns: Sequence[str] | None = None)
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
-def part_row_ids(folder: Storage, record: PartRecord, row_ids: RowIds, columns: Sequence[str]) -> pa.Array:
+def part_row_ids(folder: Storage, record: PartRecord, row_ids: RowIds) -> pa.Array:
     """The units of work that a part accounts for."""
     ids: list[pa.Array] = []
     if record.rows:
-        ids.append(_flat(row_ids(read_table(folder, record.rows.name, columns))))
+        ids.append(row_ids(read_table(folder, record.rows.name, row_ids.columns)))
     if record.dropped:
         ids.append(_flat(read_table(folder, record.dropped.name, ["row_id"])["row_id"]))
     return pa.concat_arrays(ids) if ids else pa.array([], pa.string())
 
 
-def _flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    flat = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    return flat.cast(pa.string())
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks().cast(pa.string())
 
 
-def committed_parts(folder: Storage, row_ids: RowIds, columns: Sequence[str]) -> tuple[list[PartRecord], pa.Array]:
+def committed_parts(folder: Storage, row_ids: RowIds) -> tuple[list[PartRecord], pa.Array]:
     """All parts that count, each row in exactly one of them, and the ids they account for.
 
     Damaged parts lose their record. When two parts claim a row (a block was cut differently after a
@@ -144,7 +141,7 @@ def committed_parts(folder: Storage, row_ids: RowIds, columns: Sequence[str]) ->
             continue
         if record.name in parts:
             continue  # an overlapping part before it was rewritten to just these rows, over this one
-        ids = part_row_ids(folder, record, row_ids, columns)
+        ids = part_row_ids(folder, record, row_ids)
         fresh = [row_id for row_id in ids.to_pylist() if row_id not in claimed]
         if len(fresh) < len(ids):
             record = without_rows(folder, record, set(fresh), row_ids)
@@ -164,7 +161,7 @@ def without_rows(folder: Storage, record: PartRecord, keep: set[str], row_ids: R
     rows, dropped = part_tables(folder, record)
     wanted = pa.array(sorted(keep), pa.string())
     if rows is not None:
-        rows = rows.filter(pc.is_in(_flat(row_ids(rows)), value_set=wanted))
+        rows = rows.filter(pc.is_in(row_ids(rows), value_set=wanted))
     dropped = dropped.filter(pc.is_in(dropped["row_id"], value_set=wanted))
     return replace_part(folder, record, rows, dropped, row_ids)
 
@@ -184,7 +181,7 @@ def replace_part(
     The new part is committed before the old one goes. A crash between the two leaves both, or one whose
     hash no longer fits its record; the next `committed_parts` settles either.
     """
-    ids = [*_flat(dropped["row_id"]).to_pylist(), *(_flat(row_ids(rows)).to_pylist() if rows is not None else [])]
+    ids = [*_flat(dropped["row_id"]).to_pylist(), *(row_ids(rows).to_pylist() if rows is not None else [])]
     if not ids:
         remove_part(folder, record)
         return None

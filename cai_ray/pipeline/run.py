@@ -21,11 +21,12 @@ from cai_ray.engines.cluster import kept_connection
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.pipeline.recipe import Recipe
-from cai_ray.pipeline.steps import EXPORTS_OF, SECTION_OF, Step, steps
+from cai_ray.pipeline.steps import SECTION_OF, steps
 from cai_ray.progress.board import Board, live_stages
 from cai_ray.stages.context import Context, Trained
 from cai_ray.stages.exports import EXPORTS
 from cai_ray.stages.report import write_report as report
+from cai_ray.stages.step import Step
 
 logger = logging.getLogger(__name__)
 MICROWORLD = "microworld"
@@ -178,8 +179,8 @@ def _run_step(step: Step, context: Context) -> Outcome:
     """Run one step, its exports and its summary; or find that it was finished."""
     was_finished = find(context.folder(step.stage)) is not None
     artifact = step.run(context)
-    for name in step.exports:
-        EXPORTS_OF[name](artifact, context.run / EXPORTS / name)
+    for name, export in step.exports.items():
+        export(artifact, context.run / EXPORTS / name)
     table = step.summary(artifact) if step.summary is not None else None
     _check_dropped(step, artifact)
     return Outcome(step.stage, artifact, was_finished, table)

@@ -10,7 +10,6 @@ from itertools import islice
 
 from cai_ray.dropped import DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline.steps import Step
 from cai_ray.planning.judges import plan_judge
 from cai_ray.planning.stand_in_engine import Sample, Usages, converse
 from cai_ray.planning.work import StagePlan, side_by_side, together
@@ -22,6 +21,7 @@ from cai_ray.stages.evaluation import evaluate, multiple_choice
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.preferences import label_comparisons, sample_pairs
 from cai_ray.stages.revision import revise
+from cai_ray.stages.step import Step
 
 IDENTICAL_IN_MICROWORLD = 0.06  # measured on 128 pairs of SL-CAI; longer answers are hardly ever the same
 

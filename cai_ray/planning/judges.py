@@ -5,12 +5,12 @@ Tested in tests/planning/test_plan.py.
 
 from __future__ import annotations
 
-from cai_ray.pipeline.steps import Step
 from cai_ray.planning.stand_in_engine import Sample, Usages
 from cai_ray.planning.work import StagePlan, Work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
 from cai_ray.stages.evaluation import score_rounds
 from cai_ray.stages.evaluation.judges.base import JudgeConfig
+from cai_ray.stages.step import Step
 
 
 def plan_judge(judge: JudgeConfig, answers: Sample, num_policies: int, world: World) -> Usages:

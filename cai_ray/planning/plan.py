@@ -15,7 +15,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.fingerprint import settings
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.pipeline.run import constitution_of
-from cai_ray.pipeline.steps import Step, steps
+from cai_ray.pipeline.steps import steps
 from cai_ray.planning.devices import Hardware
 from cai_ray.planning.planners import PLANNERS
 from cai_ray.planning.stand_in_engine import NO_USE, Usages
@@ -23,6 +23,7 @@ from cai_ray.planning.tokens import CHARACTERS_PER_TOKEN, mean_tokens
 from cai_ray.planning.work import StagePlan
 from cai_ray.planning.world import PlannedModel, World, of_artifact, world_of
 from cai_ray.stages.revision import revise
+from cai_ray.stages.step import Step
 
 
 @dataclass(frozen=True)

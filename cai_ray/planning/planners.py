@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cai_ray.pipeline.steps import Step
 from cai_ray.planning import conversations, training
 from cai_ray.planning.judges import plan_score_rounds
 from cai_ray.planning.ppo import plan_ppo
@@ -20,6 +19,7 @@ from cai_ray.stages.ppo import config as ppo_config
 from cai_ray.stages.preferences import label_comparisons, sample_pairs, train_dpo, train_preference_model
 from cai_ray.stages.report import write_report as report
 from cai_ray.stages.revision import revise
+from cai_ray.stages.step import Step
 from cai_ray.stages.supervised import train_sft
 
 Planner = Callable[[Step, World], StagePlan]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline.steps import Step
 from cai_ray.planning.stand_in_engine import Usages
 from cai_ray.planning.work import Memory, StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
 from cai_ray.stages.ppo import config as ppo_config
+from cai_ray.stages.step import Step
 
 
 def plan_ppo(step: Step, world: World) -> StagePlan:

@@ -14,12 +14,12 @@ from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropRow
 from cai_ray.engines.training.arguments import plan_batches
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline.steps import Step
 from cai_ray.planning.stand_in_engine import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
 from cai_ray.stages.preferences import comparisons as preference_rows
 from cai_ray.stages.preferences import train_dpo, train_preference_model
+from cai_ray.stages.step import Step
 from cai_ray.stages.supervised import examples as sft_examples
 from cai_ray.stages.supervised import train_sft
 
@@ -34,7 +34,7 @@ def plan_sft(step: Step, world: World) -> StagePlan:
     for row, weight in each(world.written[step.reads[0]]):
         for made in sft_examples.examples(row, config, world.recipe.seed):
             rows_in += weight
-            length = 0 if made.dropped else len(model.counter.answer(made.row["messages"]))
+            length = 0 if made.drop else len(model.counter.answer(made.row["messages"]))
             if not 0 < length <= limit:
                 continue
             into = learned if made.row["split"] == "train" else held_out

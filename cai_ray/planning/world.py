@@ -18,7 +18,6 @@ from cai_ray.config import ModelConfig, StageConfig
 from cai_ray.constitution.principles import Constitution
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import Recipe
-from cai_ray.pipeline.steps import Step
 from cai_ray.planning.devices import Hardware
 from cai_ray.planning.sizes import Shape, shape_of
 from cai_ray.planning.stand_in_engine import Sample, Usages
@@ -30,6 +29,7 @@ from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs.sources import Config as PromptsConfig
 from cai_ray.stages.inputs.sources import PromptSourceConfig, load
+from cai_ray.stages.step import Step
 
 SAMPLED = 48  # rows per kind and split of a prompt set that are worked out in full
 FEEDBACK = "feedback"
@@ -207,7 +207,7 @@ def _source(world: World, source: PromptSourceConfig, seed: int) -> Sample:
     alone = source.model_copy(update={"weight": None})
     if not source.path.startswith("hf://"):
         try:
-            rows = (loaded.row for loaded in load(PromptsConfig(sources=(alone,)), seed) if not loaded.dropped)
+            rows = (loaded.row for loaded in load(PromptsConfig(sources=(alone,)), seed) if loaded.drop is None)
             return stratified(rows, ("kind", "split"))
         except ConfigError:
             if source.limit is None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.artifact import Artifact, StageSpec, find, inputs_of
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import ModelConfig
+from cai_ray.config import Config, ModelConfig
 from cai_ray.constitution.principles import Constitution
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import settings
+from cai_ray.row_ids import RowIds
 
 MODEL_FOLDER = "model"  # of a stage that trains one
 
@@ -41,6 +43,17 @@ class Context:
 
     def folder(self, stage: str) -> Storage:
         return self.run / stage
+
+    def spec(self, stage: str, config: Config, row_ids: RowIds, *sources: Artifact) -> StageSpec:
+        """Of the artifact that `stage` makes of `sources` by `config`."""
+        return StageSpec(
+            folder=self.folder(stage),
+            stage=stage,
+            fingerprint=self.fingerprints[stage],
+            config=settings(config),
+            inputs=inputs_of(*sources),
+            row_ids=row_ids,
+        )
 
     def artifact(self, stage: str) -> Artifact:
         """The finished output of `stage`. Raises ConfigError when there is none."""

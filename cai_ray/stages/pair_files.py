@@ -87,8 +87,3 @@ class PairFiles:
         if len(rows) <= self.eval_pairs:
             return rows
         return rows.select(sorted(rng_for(self.seed, "eval loss", "pairs").sample(range(len(rows)), self.eval_pairs)))
-
-
-def pair_ids(pairs: pa.Table) -> pa.Array:
-    """The comparisons that training pairs answer."""
-    return pairs["pair_id"]

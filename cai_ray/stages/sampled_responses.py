@@ -9,15 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from cai_ray.artifacts.artifact import Artifact
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.artifact import Artifact, StageSpec
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import Conversations, StageSpec
+from cai_ray.engines.conversations.stage import Conversations
 from cai_ray.prompts.revision import STOP_STRINGS
+from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import RESPONSES, ROW_ID
 from cai_ray.stages.context import Context
 
@@ -63,11 +63,6 @@ def expand_units(prompts: pa.Table, *, wanted: Sampled) -> pa.Table:
     return units.append_column(ROW_ID, units["prompt_id"])
 
 
-def row_ids(responses: pa.Table) -> pa.Array:
-    """The units that Responses rows answer."""
-    return responses["prompt_id"]
-
-
 def job_of(wanted: Sampled, model: ModelConfig, run_seed: int) -> ConversationJob:
     """What the conversation engine is asked to do."""
     sampling = wanted.sampling
@@ -86,28 +81,13 @@ def job_of(wanted: Sampled, model: ModelConfig, run_seed: int) -> ConversationJo
 
 
 def conversations(
-    wanted: Sampled,
-    folder: Storage,
-    config: dict[str, Any],
-    source: Artifact,
-    scaling: ScalingConfig,
-    context: Context,
+    wanted: Sampled, spec: StageSpec, name: str, source: Artifact, scaling: ScalingConfig, context: Context
 ) -> Conversations:
-    """For `run_together`: answer every prompt of `source` that is to be answered, into an artifact in `folder`.
-
-    `config`: the stage's resolved settings, for the manifest.
-    """
+    """For `run_together`: answer every prompt of `source` that is to be answered, into `name` within the stage's."""
     model = context.model(wanted.policy)
-    spec = StageSpec(
-        folder=folder,
-        fingerprint=context.fingerprints[wanted.stage],
-        config=config,
-        source=source,
-        row_ids=row_ids,
-        key_columns=("prompt_id",),
-        unit_columns=("prompt_id", *wanted.select_columns),
-    )
-    return Conversations(spec, job_of(wanted, model, context.seed), model, scaling)
+    job = job_of(wanted, model, context.seed)
+    unit_columns = ("prompt_id", *wanted.select_columns)
+    return Conversations(spec.inner(name, RESPONSES_IDS, source), source, unit_columns, job, model, scaling)
 
 
 def check_comparable(texts: Sequence[str], indices: Sequence[int]) -> None:

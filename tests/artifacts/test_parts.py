@@ -10,21 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, check_conservation, find, open_stage
+from cai_ray.artifacts.artifact import Artifact, OpenStage, StageSpec, check_conservation, find, open_stage
 from cai_ray.artifacts.parts import committed_parts, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
 from cai_ray.errors import ConfigError, ConservationError
+from cai_ray.row_ids import RowIds
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 
 
-def row_ids(table: pa.Table) -> pa.Array:
-    return table["id"]
+IDS = RowIds(("id",))
 
 
 def open_(folder: Storage, fingerprint: str = "f", config: dict | None = None) -> Artifact | OpenStage:
-    return open_stage(folder, "revise", fingerprint, config or {"rounds": 2}, {}, row_ids, ("id",))
+    return open_stage(StageSpec(folder, "revise", fingerprint, config or {"rounds": 2}, {}, IDS))
 
 
 def opened(folder: Storage) -> OpenStage:
@@ -80,7 +80,7 @@ def test_orphans_do_not_count_and_are_removed(folder: Storage) -> None:
     part(folder, ["c"], ("d",))
     folder.delete(f"records/{name}.json")  # the writer was killed between the file and its record
     folder.write(".tmp-123", b"half a file")
-    parts, done = committed_parts(folder, row_ids, ("id",))
+    parts, done = committed_parts(folder, IDS)
     assert done.to_pylist() == ["c", "d"]
     assert opened(folder).done_ids.to_pylist() == ["c", "d"]
     assert folder.size_bytes(f"part-{name}.parquet") is None

@@ -20,8 +20,7 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
-from cai_ray.stages.inputs import load_prompts as store_prompts
-from cai_ray.stages.inputs import sources as load_prompts
+from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.preferences import label_comparisons, sample_pairs
 from cai_ray.stages.preferences.label_summary import read_summary
 from tests import answering
@@ -47,7 +46,7 @@ def context_of(folder: Path, model: Path, **engine: Any) -> Context:
 
 
 def prompts_of(context: Context, num_prompts: int) -> Artifact:
-    return store_prompts.run(load_prompts.Config(num_prompts=num_prompts, harmful_fraction=1.0), context)
+    return load_prompts.run(load_prompts.Config(num_prompts=num_prompts, harmful_fraction=1.0), context)
 
 
 def check_adds_up(artifact: Artifact, ids: Sequence[str], key: str = "pair_id") -> None:

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.config import OptimConfig
 from cai_ray.constitution.source import load, resolve
 from cai_ray.engines.learners.learners import Learners
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import TRAINING_PAIR
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
@@ -24,8 +24,9 @@ from tests import runs
 from tests.cluster.test_policy_learners import STEP, running
 from tests.cluster.test_train_ppo import SECTION
 from tests.cluster.test_train_ppo import context as ppo_context
+from tests.finished_stages import finished, spec_of
 from tests.policy_jobs import policy_job, save_reward_model
-from tests.scripted_ppo import PROMPTS, curve, write_rows
+from tests.scripted_ppo import PROMPTS, curve
 from tests.scripted_refresh import PAIRS, sources, training_pair
 from tests.stages.ppo.refresh.test_relearning import figures
 
@@ -74,7 +75,8 @@ def test_the_reward_model_learns_alone_and_comes_back(
 
 def refresh_context(folder: Path, micro_model: Path, scores: Path) -> Context:
     made = ppo_context(folder, micro_model, scores)
-    write_rows(made.run, PAIRS, pa.Table.from_pylist([training_pair(k) for k in range(40)], TRAINING_PAIR), "pair_id")
+    pairs = [training_pair(k) for k in range(40)]
+    finished(spec_of(made.run / PAIRS, PAIRS, PAIR_IDS, PAIRS), TRAINING_PAIR, pairs)
     models = {**made.models, "feedback": made.models["sl_cai"]}
     return replace(made, models=models, constitution=load(resolve("microworld")))
 

@@ -18,6 +18,8 @@ from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.ablations import Ablation, load_ablation, take_over, variants
 from cai_ray.pipeline.recipe import Recipe, load
 from cai_ray.pipeline.steps import steps
+from cai_ray.row_ids import RowIds
+from tests.finished_stages import spec_of
 
 RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
 FILES = sorted((RECIPES / "ablations").glob("*.yaml"))
@@ -74,7 +76,7 @@ def finish(recipe: Recipe, stage: str) -> Artifact:
     """Make a stage look finished, with a file beside its rows."""
     context = pipeline.prepare(recipe, steps(recipe))
     folder = context.folder(stage)
-    opened = open_stage(folder, stage, context.fingerprints[stage], {}, {}, lambda table: table["id"], ("id",))
+    opened = open_stage(spec_of(folder, stage, RowIds(("id",)), context.fingerprints[stage]))
     assert not isinstance(opened, Artifact)
     write_part(folder, pa.table({"id": ["x"]}), DROPPED.empty_table(), ["x"])
     folder.write("model/deep/weights.bin", b"weights")

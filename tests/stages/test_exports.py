@@ -6,16 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cai_ray.row_ids import RowIds
+from tests.finished_stages import finished, spec_of
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: nothing here needs a network
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
-from cai_ray.dropped import DROPPED
 from cai_ray.errors import ConfigError
 from cai_ray.rows import PREFERENCE, SFT_EXAMPLE
 from cai_ray.stages.exports import Export, export_comparisons, export_preferences, export_sft, preference_rows, sft_rows
@@ -79,11 +80,7 @@ def stored(
     folder: Path, rows: list[list[dict[str, Any]]], schema: pa.Schema, key: str, fingerprint: str = "f"
 ) -> Artifact:
     """A finished stage with one file per list of rows."""
-    opened = open_stage(Storage(str(folder)), "stage", fingerprint, {}, {}, lambda table: table[key], (key,))
-    assert not isinstance(opened, Artifact)
-    for part in rows:
-        write_part(opened.folder, pa.Table.from_pylist(part, schema), DROPPED.empty_table(), [row[key] for row in part])
-    return opened.commit(pa.array([row[key] for part in rows for row in part], pa.string()))
+    return finished(spec_of(folder, "stage", RowIds((key,)), fingerprint), schema, *rows)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.revision import STOP_STRINGS
+from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import PROMPT, RESPONSES
-from cai_ray.stages.sampled_responses import Sampled, expand_units, job_of, row_ids, sample
+from cai_ray.stages.sampled_responses import Sampled, expand_units, job_of, sample
 from tests.stages.scripted_ask import ScriptedAsk
 
 ROW: dict[str, Any] = {
@@ -58,7 +59,7 @@ def test_one_request_per_temperature() -> None:
     assert {(sampling.max_tokens, sampling.top_k) for sampling in ask.samplings} == {(9, 3)}
     assert all(asked == ROW["messages"] for asked in ask.asked)
     assert (row["num_prompt_tokens"], row["num_cached_tokens"], row["num_output_tokens"]) == (30, 15, 9)
-    assert row_ids(pa.Table.from_pylist([row], RESPONSES)).to_pylist() == ["p"]
+    assert RESPONSES_IDS(pa.Table.from_pylist([row], RESPONSES)).to_pylist() == ["p"]
     assert row["policy"] == "sl_cai"
 
 

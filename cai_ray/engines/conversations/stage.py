@@ -9,14 +9,12 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import PartRecord, RowIds
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.artifact import Artifact, OpenStage, StageSpec, open_stage
+from cai_ray.artifacts.parts import PartRecord
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
@@ -28,43 +26,28 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StageSpec:
-    """Where a conversation stage reads and writes, and how its rows are told apart."""
-
-    folder: Storage
-    fingerprint: str
-    config: dict[str, Any]  # resolved, for the manifest
-    source: Artifact
-    row_ids: RowIds  # ids of the units that output rows answer
-    key_columns: tuple[str, ...]  # of an output row, what `row_ids` reads
-    unit_columns: tuple[str, ...]  # of an input row, what `job.expand` needs to name its units
-
-
-@dataclass(frozen=True)
 class Conversations:
-    """A job of a stage, and the model that it asks."""
+    """A stage's job, what it reads, and the model that it asks.
+
+    Attributes:
+        unit_columns: of an input row, what `job.expand` needs to name its units.
+        settle: runs once all rows are there and may move rows to Dropped (data-set-wide gates).
+        name: in progress lines, where a stage has several.
+    """
 
     spec: StageSpec
+    source: Artifact
+    unit_columns: tuple[str, ...]
     job: ConversationJob
     model: ModelConfig
     scaling: ScalingConfig
-    settle: Callable[[OpenStage], None] | None = None  # see `run_conversations`
-    name: str = ""  # in progress lines, where a stage has several
+    settle: Callable[[OpenStage], None] | None = None
+    name: str = ""
 
 
-def run_conversations(
-    spec: StageSpec,
-    job: ConversationJob,
-    model: ModelConfig,
-    scaling: ScalingConfig,
-    cluster: ClusterConfig,
-    settle: Callable[[OpenStage], None] | None = None,
-) -> Artifact:
-    """Converse every unit of work that is not committed yet, then commit the stage.
-
-    `settle` runs once all rows are there and may move rows to Dropped (data-set-wide gates).
-    """
-    (artifact,) = run_together([Conversations(spec, job, model, scaling, settle)], cluster)
+def run_conversations(asked: Conversations, cluster: ClusterConfig) -> Artifact:
+    """Converse every unit of work that is not committed yet, then commit the stage."""
+    (artifact,) = run_together([asked], cluster)
     return artifact
 
 
@@ -95,17 +78,8 @@ class _Begun:
 
 
 def _open(asked: Conversations) -> _Begun | Artifact:
-    spec = asked.spec
-    opened = open_stage(
-        spec.folder,
-        asked.job.stage,
-        spec.fingerprint,
-        spec.config,
-        {spec.source.manifest.stage: spec.source.manifest.fingerprint},
-        spec.row_ids,
-        spec.key_columns,
-    )
-    return opened if isinstance(opened, Artifact) else _Begun(asked, opened, input_unit_ids(spec, asked.job))
+    opened = open_stage(asked.spec)
+    return opened if isinstance(opened, Artifact) else _Begun(asked, opened, input_unit_ids(asked))
 
 
 def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
@@ -116,21 +90,20 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
     with connected(cluster), ExitStack() as shown:
         works, lines = [], []
         for one, num_done in left:
-            asked, stage = one.asked, one.stage
-            spec, model = asked.spec, asked.model
+            asked, stage, model = one.asked, one.stage, one.asked.model
             works.append(
                 Work(
                     job=asked.job,
-                    paths=spec.source.paths(),
-                    filesystem=spec.source.folder.filesystem,
-                    folder=spec.folder,
+                    paths=asked.source.paths(),
+                    filesystem=asked.source.folder.filesystem,
+                    folder=stage.folder,
                     done_ids=stage.done_ids,
                     scaling=asked.scaling,
                     num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
                 )
             )
             line = StageProgress(
-                spec.folder, asked.job.stage, stage.plan.attempts, len(one.unit_ids), num_done, name=asked.name
+                stage.folder, asked.spec.stage, stage.plan.attempts, len(one.unit_ids), num_done, name=asked.name
             )
             lines.append(shown.enter_context(line))
         for place, part in converse_all(works):
@@ -138,9 +111,10 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
             _warn_of_errors(part)
 
 
-def input_unit_ids(spec: StageSpec, job: ConversationJob) -> pa.Array:
+def input_unit_ids(asked: Conversations) -> pa.Array:
     """Every unit of work the input asks for, string array."""
-    arrays = [job.expand(table)[ROW_ID].combine_chunks() for table in spec.source.tables(spec.unit_columns)]
+    tables = asked.source.tables(asked.unit_columns)
+    arrays = [asked.job.expand(table)[ROW_ID].combine_chunks() for table in tables]
     return pa.concat_arrays(arrays).cast(pa.string()) if arrays else pa.array([], pa.string())
 
 

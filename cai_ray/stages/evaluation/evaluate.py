@@ -10,28 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.artifact import Artifact, StageSpec
+from cai_ray.artifacts.derived import Outcome, batched, counted, derive
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DROPPED
+from cai_ray.dropped import DropReason, drop_of
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
-from cai_ray.rows import EVALUATION, EVALUATION_KEY, evaluation_row_id, evaluation_row_ids
+from cai_ray.row_ids import EVALUATION_IDS
+from cai_ray.rows import EVALUATION, evaluation_row_id
 from cai_ray.seeding import digest
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
+from cai_ray.stages.evaluation import summary
 from cai_ray.stages.evaluation.folders import ANSWERS
 from cai_ray.stages.evaluation.folders import STAGE as STAGE  # a stage is known by its own
 from cai_ray.stages.evaluation.judges import AnyJudge
-from cai_ray.stages.evaluation.judges.base import check_names
+from cai_ray.stages.evaluation.judges.base import asked_models, check_names, input_identity, scoring_models
 from cai_ray.stages.evaluation.matches import run_games
 from cai_ray.stages.evaluation.run_judges import check, run_judges
 from cai_ray.stages.evaluation.scorers import (
@@ -43,8 +43,9 @@ from cai_ray.stages.evaluation.scorers import (
     in_microworld,
     scores_of,
 )
+from cai_ray.stages.step import Step, shown
 
-ROWS_PER_PART = 5_000
+TRUNCATED = f"flag.{DropReason.TRUNCATED}"  # counter: answers that were cut off at max_tokens
 T = TypeVar("T")
 
 
@@ -153,27 +154,16 @@ def scorers_of(config: Config, source: Artifact, prompt_ids: Sequence[str]) -> l
     return [RuleScorer(name) for name in names]
 
 
-class Outcome(NamedTuple):
-    """The end of one answer: a row of EVALUATION, or of DROPPED when `dropped`."""
-
-    row_id: str
-    dropped: bool
-    row: dict[str, Any]
-    truncated: bool = False  # the answer was cut off at max_tokens
-
-
 def outcomes(answers: Artifact, policy: str, scorers: Sequence[Scorer], config: Config) -> Iterator[Outcome]:
     """The end of every answer of a policy. Those of a prompt that was dropped are dropped for its reason."""
     for row in answers.rows():
         for k, (response, finished) in enumerate(zip(row["responses"], row["finish_reasons"], strict=True)):
             answer = Answer(policy, row["prompt_id"], k, row["messages"], response, row["kind"], row["category"])
-            scored = evaluation(answer, scorers)
             row_id = evaluation_row_id(policy, row["prompt_id"], k)
-            yield Outcome(row_id, False, scored, finished == "length")
+            yield Outcome(row_id, evaluation(answer, scorers), {TRUNCATED: int(finished == "length")})
     for gone in answers.dropped():
         for k in range(config.samples_per_prompt):
-            row_id = evaluation_row_id(policy, gone["row_id"], k)
-            yield Outcome(row_id, True, {**gone, "row_id": row_id})
+            yield Outcome(evaluation_row_id(policy, gone["row_id"], k), drop_of(gone), {TRUNCATED: 0})
 
 
 def evaluation(answer: Answer, scorers: Sequence[Scorer]) -> dict[str, Any]:
@@ -193,43 +183,50 @@ def evaluation(answer: Answer, scorers: Sequence[Scorer]) -> dict[str, Any]:
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Have every policy answer what it has not answered yet, have the judges judge, then score the answers."""
-    source, folder, plain = context.artifact(source_stage), context.folder(STAGE), settings(config)
-    inputs = {source_stage: source.manifest.fingerprint}
+    source = context.artifact(source_stage)
     prompt_ids = chosen_prompts(source, config, context.seed)
-    fingerprint = context.fingerprints[STAGE]
-    opened = open_stage(folder, STAGE, fingerprint, plain, inputs, evaluation_row_ids, EVALUATION_KEY)
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:  # scoring is quick and pure, so an interrupted pass starts over
-        remove_part(opened.folder, part)
+    spec = context.spec(STAGE, config, EVALUATION_IDS, source)
+    samples = range(config.samples_per_prompt)
+    units = [evaluation_row_id(policy, p, k) for policy in config.policies for p in prompt_ids for k in samples]
+    return derive(spec, _scored(config, context, source, prompt_ids, spec), EVALUATION, units)
+
+
+def _scored(
+    config: Config, context: Context, source: Artifact, prompt_ids: Sequence[str], spec: StageSpec
+) -> Iterator[list[Outcome]]:
+    """The end of every answer, policy by policy."""
     check(config.judges, context)
+    answers = _answers(config, context, source, prompt_ids, spec)
+    judged = run_judges(config.judges, answers, spec, context)
+    run_games(config.judges, answers, spec, context)
+    scorers = [*scorers_of(config, source, prompt_ids), *judged]
+    for policy, own in answers.items():
+        yield from batched(counted(outcomes(own, policy, scorers, config), own.manifest.counters))
+
+
+def _answers(
+    config: Config, context: Context, source: Artifact, prompt_ids: Sequence[str], spec: StageSpec
+) -> dict[str, Artifact]:
+    """Every policy's answers, in order of the policies."""
     asked = []
     for policy in config.policies:
         wanted = answered_by(policy, config, prompt_ids)
-        ours = sampled_responses.conversations(
-            wanted, folder / ANSWERS / policy, plain, source, config.scaling, context
-        )
+        name = f"{ANSWERS}/{policy}"
+        ours = sampled_responses.conversations(wanted, spec, name, source, config.scaling, context)
         asked.append(replace(ours, name=policy))
     answered = [artifact for group in grouped(asked, config) for artifact in run_together(group, context.cluster)]
-    answers = dict(zip(config.policies, answered, strict=True))
-    judged = run_judges(config.judges, answers, plain, context)
-    run_games(config.judges, answers, plain, context)
-    scorers = [*scorers_of(config, source, prompt_ids), *judged]
-    ids: list[str] = []
-    for policy, own in answers.items():
-        _write(opened, outcomes(own, policy, scorers, config), own.manifest.counters)
-        ids += [evaluation_row_id(policy, p, k) for p in prompt_ids for k in range(config.samples_per_prompt)]
-    return opened.commit(pa.array(ids, pa.string()))
+    return dict(zip(config.policies, answered, strict=True))
 
 
-def _write(opened: OpenStage, found: Iterator[Outcome], counters: dict[str, int]) -> None:
-    """Write every outcome of one policy; `counters` are those of its answers."""
-    while batch := list(islice(found, ROWS_PER_PART)):
-        write_part(
-            opened.folder,
-            pa.Table.from_pylist([outcome.row for outcome in batch if not outcome.dropped], EVALUATION),
-            pa.Table.from_pylist([outcome.row for outcome in batch if outcome.dropped], DROPPED),
-            [outcome.row_id for outcome in batch],
-            {**counters, "flag.truncated": sum(outcome.truncated for outcome in batch)},
-        )
-        counters = {}
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        asks=(*config.policies, *asked_models(config.judges)),
+        scores_with=scoring_models(config.judges),
+        identity=lambda: input_identity(config.judges),
+        reads=(source_stage,),
+        summary=shown(summary.read_summary, summary.table),
+    )

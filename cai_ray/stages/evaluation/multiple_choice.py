@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -18,25 +18,26 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 from rich.table import Table
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, find, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.artifact import Artifact, StageSpec, find
+from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.dropped import DropReason, DropRow, drop_of
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.backends.option_check import check_options
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import StageSpec, run_conversations
+from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
 from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, baselines, margin
 from cai_ray.prompt_layouts.multiple_choice import Item, deciding_parts, read_items
 from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce_for
 from cai_ray.prompts.multiple_choice import choice_messages
+from cai_ray.row_ids import EVALUATION_IDS, ITEM_IDS
 from cai_ray.rows import EVALUATION, ITEM, ROW_ID, evaluation_row_id
 from cai_ray.seeding import stable_id
 from cai_ray.stages.context import Context
+from cai_ray.stages.step import Step, shown
 
 STAGE = "multiple_choice"
 SUMMARY = "summary.json"
@@ -87,22 +88,17 @@ def item_of(row: dict[str, Any]) -> Item:
     return Item(**fields | lists)
 
 
-def _commit_items(config: Config, context: Context, fingerprint: str) -> Artifact:
-    """The items as an artifact, which is what engines read."""
-    ids = ("item_id",)
-    opened = open_stage(
-        context.folder(STAGE) / ITEMS, STAGE, fingerprint, settings(config), {}, lambda rows: rows["item_id"], ids
-    )
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:
-        remove_part(opened.folder, part)
+def items_of(config: Config, spec: StageSpec) -> Artifact:
+    """The items as an artifact inside the stage's, which is what engines read."""
+    return derive(spec.inner(ITEMS, ITEM_IDS), _read(config), ITEM)
+
+
+def _read(config: Config) -> Iterator[list[Outcome]]:
     items, drops = read_items(config.path, config.limit)
-    dropped = [dropped_row(f"record:{number}", STAGE, drop) for number, drop in drops]
-    units = [item.item_id for item in items] + [row["row_id"] for row in dropped]
-    rows = pa.Table.from_pylist([asdict(item) for item in items], ITEM)
-    write_part(opened.folder, rows, pa.Table.from_pylist(dropped, DROPPED), units)
-    return opened.commit(pa.array(units, pa.string()))
+    yield [
+        *(Outcome(item.item_id, asdict(item)) for item in items),
+        *(Outcome(f"record:{number}", drop) for number, drop in drops),
+    ]
 
 
 # --- Models that are asked ------------------------------------------------------------------------------
@@ -154,12 +150,6 @@ def expand_units(items: pa.Table, *, policy: str) -> pa.Table:
     return items.append_column(ROW_ID, pa.array(ids, pa.string()))
 
 
-def row_ids(evaluations: pa.Table) -> pa.Array:
-    """The units that Evaluation rows answer."""
-    pairs = zip(evaluations["policy"].to_pylist(), evaluations["prompt_id"].to_pylist(), strict=True)
-    return pa.array([evaluation_row_id(policy, item_id, 0) for policy, item_id in pairs], pa.string())
-
-
 def check(config: Config, model: ModelConfig, items: Sequence[Item], seed: int) -> None:
     """Raise ConfigError where every item would fail. Loads a tokenizer, or asks an endpoint once."""
     if model.format == "transcript" and model.system_role in ("fold", "drop"):
@@ -176,7 +166,7 @@ def check(config: Config, model: ModelConfig, items: Sequence[Item], seed: int) 
     raise ConfigError(f'no item of {config.path} can be asked in layout "{config.layout}" of a {model.format} model')
 
 
-def _ask(name: str, config: Config, context: Context, items: Artifact, fingerprint: str) -> Artifact:
+def _ask(name: str, config: Config, context: Context, items: Artifact, spec: StageSpec) -> Artifact:
     """Every item asked of one model."""
     model = context.model(name)
     job = ConversationJob(
@@ -189,27 +179,18 @@ def _ask(name: str, config: Config, context: Context, items: Artifact, fingerpri
         engine=model.engine,
         expected_tokens=512,
     )
-    spec = StageSpec(
-        folder=context.folder(STAGE) / ASKED / name,
-        fingerprint=fingerprint,
-        config=settings(config),
-        source=items,
-        row_ids=row_ids,
-        key_columns=("policy", "prompt_id"),
-        unit_columns=("item_id",),
-    )
-    if find(spec.folder) is None:
+    inner = spec.inner(f"{ASKED}/{name}", EVALUATION_IDS, items)
+    if find(inner.folder) is None:
         check(config, model, [item_of(row) for row in items.rows()], context.seed)
-    return run_conversations(spec, job, model, config.scaling, context.cluster)
+    asked = Conversations(inner, items, ("item_id",), job, model, config.scaling)
+    return run_conversations(asked, context.cluster)
 
 
 # --- Preference models ----------------------------------------------------------------------------------
 
 
-def score_items(
-    name: str, model: ModelConfig, items: Sequence[Item]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Evaluation rows of a preference model, and Dropped rows of the items that it cannot score.
+def score_items(name: str, model: ModelConfig, items: Sequence[Item]) -> list[Outcome]:
+    """The end of every item by a preference model: an Evaluation row, or too long for it.
 
     Raises ConfigError when there is no such model at `model.path`.
     """
@@ -224,17 +205,15 @@ def score_items(
     fits = [max(map(len, ids[2 * k : 2 * k + 2])) <= context for k in range(len(items))]
     scores = scorer.scores([sequence for k, sequence in enumerate(ids) if fits[k // 2]]).reshape(-1, 2)
     fitting = iter(scores.tolist())
-    rows: list[dict[str, Any]] = []
-    dropped: list[dict[str, Any]] = []
-    for item, fit in zip(items, fits, strict=True):
-        try:
-            if not fit:
-                raise DropRow(DropReason.TOO_LONG, f"an answer with its conversation is over {context} tokens")
-            correct, incorrect = next(fitting)
-            rows.append(evaluation(item, name, margin([correct], [incorrect])))
-        except DropRow as drop:
-            dropped.append(dropped_row(evaluation_row_id(name, item.item_id, 0), STAGE, drop))
-    return rows, dropped
+
+    def end(item: Item, fit: bool) -> dict[str, Any]:
+        if not fit:
+            raise DropRow(DropReason.TOO_LONG, f"an answer with its conversation is over {context} tokens")
+        correct, incorrect = next(fitting)
+        return evaluation(item, name, margin([correct], [incorrect]))
+
+    found = zip(items, fits, strict=True)
+    return [outcome(evaluation_row_id(name, item.item_id, 0), partial(end, item, fit)) for item, fit in found]
 
 
 # --- The stage ------------------------------------------------------------------------------------------
@@ -242,36 +221,26 @@ def score_items(
 
 def run(config: Config, context: Context) -> Artifact:
     """Put every item to every model that has not answered them yet."""
-    folder, fingerprint = context.folder(STAGE), context.fingerprints[STAGE]
-    keys = ("policy", "prompt_id")
-    opened = open_stage(folder, STAGE, fingerprint, settings(config), {}, row_ids, keys)
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:
-        remove_part(folder, part)
-    source = _commit_items(config, context, fingerprint)
-    items = [item_of(row) for row in source.rows()]
-    units = _keep(opened, [], list(source.dropped()), {})
-    for name in config.models:
-        asked = _ask(name, config, context, source, fingerprint)
-        units += _keep(opened, list(asked.rows()), list(asked.dropped()), asked.manifest.counters)
-    for name in config.preference_models:
-        rows, dropped = score_items(name, context.model(name), items)
-        units += _keep(opened, rows, dropped, {})
-    artifact = opened.commit(pa.array(units, pa.string()))
-    summarise(artifact)
+    spec = context.spec(STAGE, config, EVALUATION_IDS)
+    artifact = derive(spec, _ends(config, context, spec), EVALUATION)
+    read_summary(artifact)
     return artifact
 
 
-def _keep(
-    opened: OpenStage, rows: list[dict[str, Any]], dropped: list[dict[str, Any]], counters: dict[str, int]
-) -> list[str]:
-    """Write one part, unless there is nothing in it; the units it accounts for."""
-    table = pa.Table.from_pylist(rows, EVALUATION)
-    ids: list[str] = row_ids(table).to_pylist() + [row["row_id"] for row in dropped]
-    if ids:
-        write_part(opened.folder, table, pa.Table.from_pylist(dropped, DROPPED), ids, counters)
-    return ids
+def _ends(config: Config, context: Context, spec: StageSpec) -> Iterator[Sequence[Outcome]]:
+    """The records that are no items, then what each model said of every item."""
+    source = items_of(config, spec)
+    yield [Outcome(row["row_id"], drop_of(row)) for row in source.dropped()]
+    for name in config.models:
+        asked = _ask(name, config, context, source, spec)
+        ends = [Outcome(evaluation_row_id(name, row["prompt_id"], 0), row) for row in asked.rows()]
+        ends += [Outcome(row["row_id"], drop_of(row)) for row in asked.dropped()]
+        yield list(counted(ends, asked.manifest.counters))
+    for name in config.preference_models:
+        yield score_items(name, context.model(name), [item_of(row) for row in source.rows()])
+
+
+# --- The summary ----------------------------------------------------------------------------------------
 
 
 def summarise(artifact: Artifact) -> dict[str, Any]:
@@ -333,3 +302,15 @@ def table(summary: dict[str, Any]) -> Table:
             "-" if first is None else f"{first:.1%}",
         )
     return shown
+
+
+def step(config: Config) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context),
+        asks=(*config.models, *config.preference_models),
+        identity=lambda: input_identity(config),
+        summary=shown(read_summary, table),
+    )

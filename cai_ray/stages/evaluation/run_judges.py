@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
-from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.artifact import Artifact, StageSpec
+from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.config import ModelConfig
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import StageSpec, run_conversations
-from cai_ray.rows import ANSWER, EVALUATION_KEY, JUDGEMENT, evaluation_row_id, evaluation_row_ids
+from cai_ray.engines.conversations.stage import Conversations, run_conversations
+from cai_ray.row_ids import EVALUATION_IDS
+from cai_ray.rows import ANSWER, JUDGEMENT, evaluation_row_id
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.folders import JUDGED, STAGE, TO_JUDGE
 from cai_ray.stages.evaluation.judges.base import AnswerJudge, JudgeConfig
@@ -42,22 +41,15 @@ def flat_answers(answers: Mapping[str, Artifact]) -> Iterator[Row]:
                 yield {"policy": policy, **carried, "sample_index": k, "response": response}
 
 
-def commit_answers(answers: Mapping[str, Artifact], plain: Row, context: Context) -> Artifact:
+def commit_answers(answers: Mapping[str, Artifact], stage: StageSpec) -> Artifact:
     """All policies' answers as one artifact, so that a judge is loaded once for all of them."""
-    folder, fingerprint = context.folder(STAGE) / TO_JUDGE, context.fingerprints[STAGE]
-    opened = open_stage(folder, STAGE, fingerprint, plain, {}, evaluation_row_ids, EVALUATION_KEY)
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:  # flattening is quick, so an interrupted pass starts over
-        remove_part(folder, part)
-    ids: list[str] = []
-    found = flat_answers(answers)
-    while batch := list(islice(found, ROWS_PER_PART)):
-        table = pa.Table.from_pylist(batch, ANSWER)
-        own = evaluation_row_ids(table).to_pylist()
-        write_part(folder, table, DROPPED.empty_table(), own)
-        ids += own
-    return opened.commit(pa.array(ids, pa.string()))
+    found = (Outcome(row_id_of(row), row) for row in flat_answers(answers))
+    return derive(stage.inner(TO_JUDGE, EVALUATION_IDS), batched(found, ROWS_PER_PART), ANSWER)
+
+
+def row_id_of(row: Row) -> str:
+    """Of an answer, or of a judgement of it."""
+    return evaluation_row_id(row["policy"], row["prompt_id"], row["sample_index"])
 
 
 # --- Running --------------------------------------------------------------------------------------------
@@ -86,36 +78,29 @@ def check(judges: Sequence[JudgeConfig], context: Context) -> None:
 
 
 def run_judges(
-    judges: Sequence[JudgeConfig], answers: Mapping[str, Artifact], plain: Row, context: Context
+    judges: Sequence[JudgeConfig], answers: Mapping[str, Artifact], stage: StageSpec, context: Context
 ) -> list[JudgedScorer]:
-    """Have every judge of single answers judge what it has not judged yet. `plain`: the stage's settings."""
+    """Have every judge of single answers judge what it has not judged yet."""
     scorers = []
     for judge in judges:
         if not isinstance(judge, AnswerJudge):
             continue  # matches.py
-        judged = _judged(judge, answers, plain, context)
+        judged = _judged(judge, answers, stage, context)
         found: dict[str, dict[str, float | None]] = {
-            evaluation_row_id(*(row[name] for name in EVALUATION_KEY)): {s["metric"]: s["value"] for s in row["scores"]}
-            for row in judged.rows([*EVALUATION_KEY, "scores"])
+            row_id_of(row): {score["metric"]: score["value"] for score in row["scores"]}
+            for row in judged.rows([*EVALUATION_IDS.columns, "scores"])
         }
         found |= {row["row_id"]: dict.fromkeys(judge.metrics) for row in judged.dropped()}
         scorers.append(JudgedScorer(judge.label, judge.metrics, found))
     return scorers
 
 
-def _judged(judge: AnswerJudge, answers: Mapping[str, Artifact], plain: Row, context: Context) -> Artifact:
-    model = context.model(judge.model)
-    spec = StageSpec(
-        folder=context.folder(STAGE) / JUDGED / judge.label,
-        fingerprint=context.fingerprints[STAGE],
-        config=plain,
-        source=commit_answers(answers, plain, context),
-        row_ids=evaluation_row_ids,
-        key_columns=EVALUATION_KEY,
-        unit_columns=(*EVALUATION_KEY, "kind", "messages"),
-    )
+def _judged(judge: AnswerJudge, answers: Mapping[str, Artifact], stage: StageSpec, context: Context) -> Artifact:
+    model, source = context.model(judge.model), commit_answers(answers, stage)
+    spec = stage.inner(f"{JUDGED}/{judge.label}", EVALUATION_IDS, source)
     job = job_of(judge, model, answers, JUDGEMENT, context.seed)
-    return run_conversations(spec, job, model, judge.scaling, context.cluster)
+    columns = (*EVALUATION_IDS.columns, "kind", "messages")
+    return run_conversations(Conversations(spec, source, columns, job, model, judge.scaling), context.cluster)
 
 
 def job_of(

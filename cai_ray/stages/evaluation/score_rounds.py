@@ -13,20 +13,19 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import pyarrow as pa
 from pydantic import Field
 from rich.table import Table
 
-from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, StageConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
-from cai_ray.rows import EVALUATION, EVALUATION_KEY, evaluation_row_id, evaluation_row_ids, revision_row_id
+from cai_ray.row_ids import EVALUATION_IDS
+from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.scorers import (
@@ -38,6 +37,7 @@ from cai_ray.stages.evaluation.scorers import (
     in_order,
     scores_of,
 )
+from cai_ray.stages.step import Step, shown
 
 STAGE = "score_rounds"
 SUMMARY = "summary.json"
@@ -121,42 +121,26 @@ def evaluation(answer: Answer, scorers: Sequence[Scorer], score: float, judge: s
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Score every answer of the chosen dialogues. It takes seconds a thousand, so an interrupted pass starts over."""
     source = context.artifact(source_stage)
-    opened = open_stage(
-        context.folder(STAGE),
-        STAGE,
-        context.fingerprints[STAGE],
-        settings(config),
-        {source_stage: source.manifest.fingerprint},
-        evaluation_row_ids,
-        EVALUATION_KEY,
-    )
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:
-        remove_part(opened.folder, part)
+    return derive(context.spec(STAGE, config, EVALUATION_IDS, source), _scored(config, context, source), EVALUATION)
+
+
+def _scored(config: Config, context: Context, source: Artifact) -> Iterator[list[Outcome]]:
+    """The end of every answer, some dialogues at a time."""
     chosen = chosen_dialogues(source, config.limit, context.seed)
     known = in_microworld(row["messages"] for row in dialogues(source, chosen))
     scorers = [RuleScorer(name) for name in (("microworld",) if known else TEXT_SCORERS)]
     score = PreferenceScores(context.model(config.model))
-    ids: list[str] = []
     found = dialogues(source, chosen)
+    too_long = DropRow(DropReason.TOO_LONG, "the answer with its conversation exceeds the model's context")
     while batch := [answer for row in islice(found, DIALOGUES_PER_PART) for answer in answers(row)]:
-        rows, dropped = [], []
-        for answer, value in zip(batch, score([(one.messages, one.response) for one in batch]), strict=True):
-            row_id = evaluation_row_id(answer.policy, answer.prompt_id, answer.sample_index)
-            ids.append(row_id)
-            if value is None:
-                too_long = DropRow(DropReason.TOO_LONG, "the answer with its conversation exceeds the model's context")
-                dropped.append(dropped_row(row_id, STAGE, too_long))
-            else:
-                rows.append(evaluation(answer, scorers, value, config.model))
-        write_part(
-            opened.folder,
-            pa.Table.from_pylist(rows, EVALUATION),
-            pa.Table.from_pylist(dropped, DROPPED),
-            ids[-len(batch) :],
-        )
-    return opened.commit(pa.array(ids, pa.string()))
+        values = score([(one.messages, one.response) for one in batch])
+        yield [
+            Outcome(
+                evaluation_row_id(answer.policy, answer.prompt_id, answer.sample_index),
+                too_long if value is None else evaluation(answer, scorers, value, config.model),
+            )
+            for answer, value in zip(batch, values, strict=True)
+        ]
 
 
 # --- The summary ----------------------------------------------------------------------------------------
@@ -235,3 +219,15 @@ def _cell(found: dict[str, float] | None, metric: str) -> str:
         return "-"
     kind = "+.2f" if metric == PREFERENCE_SCORE else ".1%"
     return f"{found['value']:{kind}} [{found['low']:{kind}}, {found['high']:{kind}}]"
+
+
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        scores_with=(config.model,),
+        reads=(source_stage,),
+        summary=shown(read_summary, table),
+    )

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.derived import Outcome
 from cai_ray.config import Config
-from cai_ray.dropped import DropReason, DropRow, dropped_row
+from cai_ray.dropped import DropReason, DropRow, drop_of
 from cai_ray.quality.gates import near_duplicates
 from cai_ray.rows import prompt_id_of
 
@@ -51,14 +52,6 @@ class Candidate(NamedTuple):
     split: str
     category: str | None
     truncated: bool
-
-
-class Outcome(NamedTuple):
-    """What became of one unit."""
-
-    row_id: str
-    row: dict[str, Any]  # a Prompt, or a Dropped row
-    dropped: bool
 
 
 def candidates_of(asks: Iterable[dict[str, Any]]) -> list[Candidate]:
@@ -140,26 +133,16 @@ def new_prompt(candidate: Candidate) -> dict[str, Any]:
 
 
 def outcomes(
-    source: Artifact, asks: Artifact, config: SelectionConfig, num_new: int, keep_seeds: bool, stage: str
+    source: Artifact, asks: Artifact, config: SelectionConfig, num_new: int, keep_seeds: bool
 ) -> Iterator[Outcome]:
     """Every unit's outcome: the prompts of `source`, the requests of `asks`, the asks that were dropped."""
     for row in source.rows():
-        if keep_seeds or row["kind"] != "red_team":
-            yield Outcome(row["source_row"], row, dropped=False)
-        else:
-            yield _dropped(row["source_row"], stage, DropRow(DropReason.FILTERED, "keep_seeds is false"))
+        passes = keep_seeds or row["kind"] != "red_team"
+        yield Outcome(row["source_row"], row if passes else DropRow(DropReason.FILTERED, "keep_seeds is false"))
     candidates = candidates_of(asks.rows())
     texts = ((row["prompt_id"], row["messages"][-1]["content"]) for row in source.rows(("prompt_id", "messages")))
     verdicts = choose(candidates, texts, config, num_new)
     for candidate in candidates:
-        drop = verdicts[candidate.row_id]
-        if drop is None:
-            yield Outcome(candidate.row_id, new_prompt(candidate), dropped=False)
-        else:
-            yield _dropped(candidate.row_id, stage, drop)
+        yield Outcome(candidate.row_id, verdicts[candidate.row_id] or new_prompt(candidate))
     for row in sorted(asks.dropped(), key=lambda row: row["row_id"]):
-        yield Outcome(row["row_id"], row | {"stage": stage}, dropped=True)
-
-
-def _dropped(row_id: str, stage: str, drop: DropRow) -> Outcome:
-    return Outcome(row_id, dropped_row(row_id, stage, drop), dropped=True)
+        yield Outcome(row["row_id"], drop_of(row))

@@ -9,35 +9,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.artifact import Artifact, StageSpec
+from cai_ray.artifacts.derived import Outcome, batched, counted, derive
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import StageSpec, run_conversations
+from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
 from cai_ray.prompts.expansion import ExpansionPrompts, expansion_messages, parse_requests
 from cai_ray.prompts.revision import STOP_STRINGS
+from cai_ray.row_ids import ASK_IDS, PROMPT_IDS, SHOT_IDS
 from cai_ray.rows import ASK_SCHEMA, PROMPT, ROW_ID, SHOTS_SCHEMA
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
-from cai_ray.stages.inputs.choose_new_prompts import Outcome, SelectionConfig, outcomes
+from cai_ray.stages.inputs.choose_new_prompts import SelectionConfig, outcomes
+from cai_ray.stages.step import Step
 
 STAGE = "expand_prompts"
 SHOTS, ASKS = "shots", "asks"  # folders inside the stage's own
-ROWS_PER_PART = 5_000
 
 
 class Config(StageConfig):
@@ -162,53 +160,42 @@ def _count(row: dict[str, Any]) -> dict[str, int]:
     return {"num_asks": 1, "num_requests_written": len(row["requests"])}
 
 
-def shot_row_ids(shots: pa.Table) -> pa.Array:
-    return shots[ROW_ID]
-
-
-def ask_row_ids(asks: pa.Table) -> pa.Array:
-    return asks["ask_id"]
-
-
-def row_ids(prompts: pa.Table) -> pa.Array:
-    """The units that Prompt rows answer: a seed's own `source_row`, or "<ask_id>/<position in its reply>"."""
-    return prompts["source_row"]
-
-
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Write new prompts like those of `source_stage`; the seeds pass on beside them.
 
     Raises ConfigError when there is no single-turn red-team prompt to show.
     """
-    model = context.model(config.model)
     source = context.artifact(source_stage)
-    folder, fingerprint, plain = context.folder(STAGE), context.fingerprints[STAGE], settings(config)
-    opened = open_stage(
-        folder, STAGE, fingerprint, plain, {source_stage: source.manifest.fingerprint}, row_ids, ("source_row",)
-    )
-    if isinstance(opened, Artifact):
-        return opened
-    spec = StageSpec(
-        folder=folder / ASKS,
-        fingerprint=fingerprint,
-        config=plain,
-        source=_shots(config, folder / SHOTS, fingerprint, source, context.seed),
-        row_ids=ask_row_ids,
-        key_columns=("ask_id",),
-        unit_columns=(ROW_ID,),
-    )
-    asks = run_conversations(spec, ask_job(config, model, context.seed), model, config.scaling, context.cluster)
-    found = outcomes(source, asks, config.selection, config.num_new, config.keep_seeds, STAGE)
-    return _commit(opened, found, asks.manifest.counters)
+    spec = context.spec(STAGE, config, PROMPT_IDS, source)
+    return derive(spec, _chosen(config, context, source, spec), PROMPT)
 
 
-def _shots(config: Config, folder: Storage, fingerprint: str, source: Artifact, run_seed: int) -> Artifact:
-    """The asks as an artifact, which the engines read."""
-    opened = open_stage(
-        folder, STAGE, fingerprint, settings(config), {"source": source.manifest.fingerprint}, shot_row_ids, (ROW_ID,)
+def _chosen(config: Config, context: Context, source: Artifact, spec: StageSpec) -> Iterator[list[Outcome]]:
+    """Have the asks answered that are not yet, and choose."""
+    model = context.model(config.model)
+    shots = draw_all(config, source, spec, context.seed)
+    asks = run_conversations(
+        Conversations(
+            spec.inner(ASKS, ASK_IDS, shots),
+            shots,
+            (ROW_ID,),
+            ask_job(config, model, context.seed),
+            model,
+            config.scaling,
+        ),
+        context.cluster,
     )
-    if isinstance(opened, Artifact):
-        return opened
+    found = outcomes(source, asks, config.selection, config.num_new, config.keep_seeds)
+    yield from batched(counted(found, asks.manifest.counters))
+
+
+def draw_all(config: Config, source: Artifact, spec: StageSpec, run_seed: int) -> Artifact:
+    """The asks as an artifact inside the stage's, which the engines read."""
+    inner = replace(spec.inner(SHOTS, SHOT_IDS), inputs={"source": source.manifest.fingerprint})
+    return derive(inner, batched(_drawn(config, source, run_seed)), SHOTS_SCHEMA)
+
+
+def _drawn(config: Config, source: Artifact, run_seed: int) -> Iterator[Outcome]:
     columns = ("prompt_id", "messages", "kind", "category", "split")
     seeds = seeds_of(source.rows(columns), config.selection.max_words)
     if not seeds:
@@ -216,32 +203,16 @@ def _shots(config: Config, folder: Storage, fingerprint: str, source: Artifact, 
             f"expand finds no seed in {source.folder.location}: it needs red-team prompts of one turn and at most "
             f"selection.max_words={config.selection.max_words} words; load some, or take `expand` out of the recipe"
         )
-    for part in opened.parts:
-        remove_part(opened.folder, part)
-    ids: list[str] = []
-    drawn = draw_shots(seeds, config, run_seed)
-    while batch := list(islice(drawn, ROWS_PER_PART)):
-        batch_ids = [row[ROW_ID] for row in batch]
-        write_part(opened.folder, pa.Table.from_pylist(batch, SHOTS_SCHEMA), DROPPED.empty_table(), batch_ids)
-        ids += batch_ids
-    return opened.commit(pa.array(ids, pa.string()))
+    for row in draw_shots(seeds, config, run_seed):
+        yield Outcome(row[ROW_ID], row)
 
 
-def _commit(opened: OpenStage, found: Iterator[Outcome], counters: dict[str, int]) -> Artifact:
-    """Write every outcome and commit. The pass is quick and pure, so an interrupted one starts over."""
-    for part in opened.parts:
-        remove_part(opened.folder, part)
-    ids: list[str] = []
-    while batch := list(islice(found, ROWS_PER_PART)):
-        rows = [outcome.row for outcome in batch if not outcome.dropped]
-        dropped = [outcome.row for outcome in batch if outcome.dropped]
-        batch_ids = [outcome.row_id for outcome in batch]
-        write_part(
-            opened.folder,
-            pa.Table.from_pylist(rows, PROMPT),
-            pa.Table.from_pylist(dropped, DROPPED),
-            batch_ids,
-            counters if not ids else {},
-        )
-        ids += batch_ids
-    return opened.commit(pa.array(ids, pa.string()))
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        asks=(config.model,),
+        reads=(source_stage,),
+    )

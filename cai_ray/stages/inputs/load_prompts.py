@@ -6,28 +6,19 @@ interrupted load starts over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
-from cai_ray.dropped import DROPPED
-from cai_ray.fingerprint import settings
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.derived import batched, derive
+from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.inputs.sources import STAGE, Config, Loaded, load
-
-RECORDS_PER_PART = 5_000
-
-
-def source_ids(prompts: pa.Table) -> pa.Array:
-    """The records that Prompt rows answer."""
-    return prompts["source_row"]
+from cai_ray.stages.inputs.sources import STAGE as STAGE
+from cai_ray.stages.inputs.sources import Config as Config
+from cai_ray.stages.inputs.sources import load
+from cai_ray.stages.step import Step
 
 
 def input_identity(config: Config) -> dict[str, Any]:
@@ -51,29 +42,9 @@ def _file_identity(file: Path) -> dict[str, Any]:
 
 def run(config: Config, context: Context) -> Artifact:
     """Load every source; each record ends as one Prompt or one Dropped row."""
-    opened = open_stage(
-        context.folder(STAGE),
-        STAGE,
-        context.fingerprints[STAGE],
-        settings(config),
-        {},
-        source_ids,
-        ("source_row",),
-    )
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:
-        remove_part(opened.folder, part)
-    input_ids: list[str] = []
-    for batch in _batches(load(config, context.seed)):
-        rows = [loaded.row for loaded in batch if not loaded.dropped]
-        dropped = [loaded.row for loaded in batch if loaded.dropped]
-        ids = [row["source_row"] for row in rows] + [row["row_id"] for row in dropped]
-        write_part(opened.folder, pa.Table.from_pylist(rows, PROMPT), pa.Table.from_pylist(dropped, DROPPED), ids)
-        input_ids += ids
-    return opened.commit(pa.array(input_ids, pa.string()))
+    return derive(context.spec(STAGE, config, PROMPT_IDS), batched(load(config, context.seed)), PROMPT)
 
 
-def _batches(loaded: Iterator[Loaded]) -> Iterator[list[Loaded]]:
-    while batch := list(islice(loaded, RECORDS_PER_PART)):
-        yield batch
+def step(config: Config) -> Step:
+    """Of a run: its first."""
+    return Step(STAGE, config, lambda context: run(config, context), identity=lambda: input_identity(config))

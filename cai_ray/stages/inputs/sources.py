@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from cai_ray.artifacts.derived import Outcome, outcome
 from cai_ray.config import Config as BaseConfig
 from cai_ray.config import StageConfig
 from cai_ray.dropped import DropReason, DropRow
@@ -152,18 +154,7 @@ def _default_name(path: str) -> str:
     return last.removesuffix(".gz").rsplit(".", 1)[0] or last
 
 
-class Loaded(NamedTuple):
-    """The end of one record.
-
-    Attributes:
-        row: by the schema cai_ray.rows.PROMPT, or DROPPED when `dropped`.
-    """
-
-    dropped: bool
-    row: dict[str, Any]
-
-
-def load(config: Config, seed: int) -> Iterator[Loaded]:
+def load(config: Config, seed: int) -> Iterator[Outcome]:
     """Read all sources; yield each record's end, in the order of the sources and their records.
 
     Memory holds no rows: 16 bytes per prompt (and per explicit id) to find repetitions; with a mixture
@@ -177,9 +168,9 @@ def load(config: Config, seed: int) -> Iterator[Loaded]:
     left = config.limit if plan.unbounded else None
     for source in config.all_sources():
         for loaded in _read_source(source, seed):
-            chosen = loaded if loaded.dropped else plan.apply(source.source, loaded)
+            chosen = plan.apply(source.source, loaded)
             yield chosen
-            if left is not None and not chosen.dropped:
+            if left is not None and chosen.drop is None:
                 left -= 1
                 if left == 0:
                     return
@@ -188,7 +179,7 @@ def load(config: Config, seed: int) -> Iterator[Loaded]:
 # --- One source --------------------------------------------------------------------------------------
 
 
-def _read_source(source: PromptSourceConfig, seed: int) -> Iterator[Loaded]:
+def _read_source(source: PromptSourceConfig, seed: int) -> Iterator[Outcome]:
     """Each record's end, as far as the source alone decides; stops behind `source.limit` prompts."""
     records = (
         _microworld_records(source, seed) if source.path == MICROWORLD else read_records(source.path, source.format)
@@ -203,13 +194,9 @@ def _read_source(source: PromptSourceConfig, seed: int) -> Iterator[Loaded]:
         # Once the layout is known the rest streams; batches with nothing readable in them need none.
         for number, record in chain(batch, records) if bound else batch:
             row_id = f"{source.source}:{number}"
-            try:
-                row = _prompt_row(source, row_id, record, bound, seen)
-            except DropRow as drop:
-                yield dropped(row_id, drop.reason, drop.detail)
-                continue
-            yield Loaded(False, row)
-            num_prompts += 1
+            loaded = outcome(row_id, partial(_prompt_row, source, row_id, record, bound, seen))
+            yield loaded
+            num_prompts += loaded.drop is None
             if num_prompts == source.limit:
                 return
 
@@ -279,11 +266,6 @@ def _microworld_records(source: PromptSourceConfig, seed: int) -> Iterator[tuple
         yield number, {"messages": list(request.messages), "category": request.category, "kind": kind}
 
 
-def dropped(row_id: str, reason: DropReason, detail: str) -> Loaded:
-    """The end of a record that is no prompt."""
-    return Loaded(True, {"row_id": row_id, "stage": STAGE, "reason": reason.value, "detail": detail, "attempts": 1})
-
-
 # --- All sources together ----------------------------------------------------------------------------
 
 
@@ -300,13 +282,15 @@ class _Plan:
         """No mixture was drawn, so a limit takes the first prompts."""
         return not self.bounds
 
-    def apply(self, source: str, loaded: Loaded) -> Loaded:
+    def apply(self, source: str, loaded: Outcome) -> Outcome:
+        if loaded.drop is not None:
+            return loaded
         prompt_id = loaded.row["prompt_id"]
         if prompt_id in self.near_duplicates:
             detail = f"nearly the same as prompt {self.near_duplicates[prompt_id]}"
-            return dropped(loaded.row["source_row"], DropReason.NEAR_DUPLICATE, detail)
+            return Outcome(loaded.row_id, DropRow(DropReason.NEAR_DUPLICATE, detail))
         if source in self.bounds and mixture_key(self.seed, prompt_id) >= self.bounds[source]:
-            return dropped(loaded.row["source_row"], DropReason.FILTERED, "outside its source's share of the mixture")
+            return Outcome(loaded.row_id, DropRow(DropReason.FILTERED, "outside its source's share of the mixture"))
         return loaded
 
 
@@ -336,7 +320,7 @@ def _plan(config: Config, seed: int) -> _Plan:
 
 
 def _prompts(source: PromptSourceConfig, seed: int) -> Iterable[dict[str, Any]]:
-    return (loaded.row for loaded in _read_source(source, seed) if not loaded.dropped)
+    return (loaded.row for loaded in _read_source(source, seed) if loaded.drop is None)
 
 
 def _text(row: dict[str, Any]) -> str:

@@ -24,12 +24,6 @@ def kept_ids(turns: Turns, steps: Iterable[int], num: int) -> list[str]:
     return found
 
 
-def rollout_ids(rollouts: pa.Table) -> pa.Array:
-    """The units that Rollout rows answer."""
-    keys = zip(*(rollouts[name].to_pylist() for name in ("step", "prompt_id", "sample_index")), strict=True)
-    return pa.array([rollout_row_id(*key) for key in keys], pa.string())
-
-
 def rollout_rows(
     turns: Turns, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], kl: Sequence[float]
 ) -> pa.Table:

@@ -35,7 +35,7 @@ class Lesson(NamedTuple):
     measured: dict[str, float]
 
 
-def distance(episodes: Sequence[Episode], scored: Sequence[Scored]) -> Distance:
+def distance_of(episodes: Sequence[Episode], scored: Sequence[Scored]) -> Distance:
     """Before anything is learned: KL from the reference, and whether every number is one."""
     mask = _mask([len(episode.response_ids) for episode in episodes])
     kl = per_token_kl(_padded([s.logprobs for s in scored]), _padded([s.ref_logprobs for s in scored]), "k3")
@@ -44,7 +44,7 @@ def distance(episodes: Sequence[Episode], scored: Sequence[Scored]) -> Distance:
     return Distance(sequence_kl(kl, mask).tolist(), _all_finite(logprobs), _all_finite(values))
 
 
-def lesson(
+def lesson_of(
     episodes: Sequence[Episode],
     scored: Sequence[Scored],
     config: Config,

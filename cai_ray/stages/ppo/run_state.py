@@ -17,9 +17,10 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.training.attempt import Attempt, check_owner
 from cai_ray.engines.training.job import TrainingDiverged
-from cai_ray.stages.ppo import snapshot as ppo_snapshot
+from cai_ray.row_ids import ROLLOUT_IDS
+from cai_ray.stages.ppo import snapshot
 from cai_ray.stages.ppo.config import STAGE, Config
-from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_ids, rollout_rows
+from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_rows
 from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.models import Models
 from cai_ray.stages.ppo.progress import PpoProgress
@@ -61,8 +62,8 @@ class Training:
 
 def diverged(training: Training, step: int, reason: str) -> TrainingDiverged:
     folder = training.opened.folder
-    known = ppo_snapshot.records(folder, training.opened.plan.fingerprint)
-    good = f"{folder.location}/{ppo_snapshot.FOLDER}/{known[0].name}" if known else "none yet"
+    known = snapshot.records(folder, training.opened.plan.fingerprint)
+    good = f"{folder.location}/{snapshot.FOLDER}/{known[0].name}" if known else "none yet"
     return TrainingDiverged(f"{STAGE}: step {step}: {reason}. The last good snapshot: {good}")
 
 
@@ -90,23 +91,23 @@ def keep_rows(
         training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
     )
     counters = {"num_episodes": len(episodes), "num_output_tokens": sum(len(e.response_ids) for e in episodes)}
-    write_part(training.opened.folder, rows, DROPPED.empty_table(), rollout_ids(rows).to_pylist(), counters)
+    write_part(training.opened.folder, rows, DROPPED.empty_table(), ROLLOUT_IDS(rows).to_pylist(), counters)
 
 
 def save(training: Training, carried: Carried) -> None:
     """One atomic snapshot. Raises LearnersLost."""
     folder, workers = training.opened.folder, training.config.workers
-    name = ppo_snapshot.name_of(carried.state, training.opened.plan.attempts)
+    name = snapshot.name_of(carried.state, training.opened.plan.attempts)
     files = training.machines.learners.save(name)
     check_owner(folder, training.attempt)
     training.metrics.flush()
-    snapshot = Snapshot(
+    kept = Snapshot(
         name=name,
         fingerprint=training.opened.plan.fingerprint,
         state=carried.state,
         files=tuple(files),
     )
-    ppo_snapshot.write(folder, snapshot, carried.ready, workers.keep_checkpoints)
+    snapshot.write(folder, kept, carried.ready, workers.keep_checkpoints)
 
 
 def newest(training: Training, rows_are_there: set[str] | None = None) -> tuple[Snapshot | None, Carried]:
@@ -117,10 +118,10 @@ def newest(training: Training, rows_are_there: set[str] | None = None) -> tuple[
         wanted = kept_ids(training.turns, range(1, step + 1), config.samples_kept)
         return rows_are_there is None or rows_are_there.issuperset(wanted)
 
-    found, problems = ppo_snapshot.newest_whole(folder, training.opened.plan.fingerprint, fits)
+    found, problems = snapshot.newest_whole(folder, training.opened.plan.fingerprint, fits)
     for problem in problems:
         training.tell(problem)
     if found is None:
         return None, Carried(LoopState(step=0, kl=kl.first_state(config.kl)))
     training.tell(f"resumed from the snapshot of step {found.state.step}", found.state.step)
-    return found, Carried(found.state, ppo_snapshot.ready_episodes(folder, found))
+    return found, Carried(found.state, snapshot.ready_episodes(folder, found))

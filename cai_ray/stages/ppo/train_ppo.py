@@ -3,7 +3,7 @@
 The paper's second phase (Bai et al. 2022, section 4): from the SL-CAI policy, score minus beta times KL. One step is
 one batch of fresh answers: sampled by vLLM, scored, turned into rewards and advantages, learned from in several
 updates; then the engines get the new weights. Every few steps the preference model may learn on as well
-(ppo_relearning). All that goes from step to step is in every snapshot.
+(refresh/). All that goes from step to step is in every snapshot.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training.attempt import begin, end
-from cai_ray.fingerprint import settings
+from cai_ray.row_ids import ROLLOUT_IDS
 from cai_ray.rows import ROLLOUT
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo import health as ppo_health
-from cai_ray.stages.ppo import lesson as ppo_batch
-from cai_ray.stages.ppo import snapshot as ppo_snapshot
+from cai_ray.stages.ppo import health, summary
 from cai_ray.stages.ppo.card import model_card
 from cai_ray.stages.ppo.config import STAGE as STAGE
 from cai_ray.stages.ppo.config import Config as Config
 from cai_ray.stages.ppo.health import judge
-from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_ids
+from cai_ray.stages.ppo.kept_rows import kept_ids
+from cai_ray.stages.ppo.lesson import distance_of, lesson_of
 from cai_ray.stages.ppo.machines import build_machines
 from cai_ray.stages.ppo.models import models_of
-from cai_ray.stages.ppo.pretraining import drawn, read_texts
+from cai_ray.stages.ppo.pretraining import drawn, identity, read_texts
 from cai_ray.stages.ppo.progress import Phases, PpoProgress
 from cai_ray.stages.ppo.refresh.relearning import refreshed
 from cai_ray.stages.ppo.refresh_config import RefreshSources, refresher_of
@@ -49,8 +48,9 @@ from cai_ray.stages.ppo.run_state import (
     refresh_is_due,
     save,
 )
-from cai_ray.stages.ppo.snapshot import LoopState
+from cai_ray.stages.ppo.snapshot import LoopState, sweep
 from cai_ray.stages.ppo.turns import Turns, check_enough, choose
+from cai_ray.stages.step import Step, shown
 
 
 def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
@@ -64,7 +64,7 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
         machines.engines.sleep()
     with phase("score"):
         scored = score(training, carried.state, episodes)
-        distance = ppo_batch.distance(episodes, scored)
+        distance = distance_of(episodes, scored)
     verdict, state, measured = judge(training, carried.state, episodes, scored, distance)
     if verdict.action == "go":
         with phase("update"):
@@ -79,8 +79,8 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     if num_lost := machines.newly_started():
         training.tell(f"in step {step} rollout engines were lost and started anew: {num_lost}", step)
     keep_rows(training, step, episodes, scored, distance.kl)
-    measured |= ppo_health.speed(phase, machines.newly_busy_s(), episodes)
-    training.metrics.write(step=step, num_steps=config.num_steps, **ppo_health.plain(measured))
+    measured |= health.speed(phase, machines.newly_busy_s(), episodes)
+    training.metrics.write(step=step, num_steps=config.num_steps, **health.plain(measured))
     training.progress.show(step, measured)
     return Carried(state, ready)
 
@@ -100,7 +100,7 @@ def learn(
 ) -> tuple[LoopState, dict[str, float]]:
     """Rewards, advantages, several updates, and the next beta."""
     config, learners, step = training.config, training.machines.learners, state.step
-    lesson = ppo_batch.lesson(episodes, scored, config, state.kl, state.scores)
+    lesson = lesson_of(episodes, scored, config, state.kl, state.scores)
     seed = training.turns.seed
     texts = drawn(training.texts, config.num_texts, step, seed)
     try:
@@ -113,7 +113,7 @@ def learn(
         training.tell(f"an update of step {step} is skipped: {reason}", step)
     beta = kl.next_state(state.kl, config.kl, mean_kl, len(episodes))
     after = state.model_copy(update={"kl": beta, "scores": lesson.score_state})
-    return after, {**lesson.measured, **ppo_health.updates(stats)}
+    return after, {**lesson.measured, **health.updates(stats)}
 
 
 def train(training: Training) -> tuple[FileRecord, ...]:
@@ -148,18 +148,11 @@ def run(config: Config, context: Context, source_stage: str, refresh: RefreshSou
 
     `refresh`: what other sections say of `config.refresh`, where it is set.
     """
-    source, folder = context.artifact(source_stage), context.folder(STAGE)
-    opened = open_stage(
-        folder,
-        STAGE,
-        context.fingerprints[STAGE],
-        settings(config),
-        {source_stage: source.manifest.fingerprint},
-        rollout_ids,
-        ("step", "prompt_id", "sample_index"),
-    )
+    source = context.artifact(source_stage)
+    opened = open_stage(context.spec(STAGE, config, ROLLOUT_IDS, source))
     if isinstance(opened, Artifact):
         return opened
+    folder = opened.folder
     models = models_of(config, context)
     refresher = refresher_of(config.refresh, refresh, context)
     chosen = choose(source, models, config)
@@ -170,7 +163,7 @@ def run(config: Config, context: Context, source_stage: str, refresh: RefreshSou
     if ids:
         dropped = pa.Table.from_pylist(chosen.dropped, DROPPED)
         write_part(folder, ROLLOUT.empty_table(), dropped, ids)
-    ppo_snapshot.sweep(folder)
+    sweep(folder)
     attempt = begin(folder)
     with connected(context.cluster), PpoProgress(STAGE, config.num_steps) as progress:
         machines = build_machines(config, context, models)
@@ -184,3 +177,20 @@ def run(config: Config, context: Context, source_stage: str, refresh: RefreshSou
     end(folder)
     kept = kept_ids(turns, range(1, config.num_steps + 1), config.samples_kept)
     return opened.commit(pa.array([*ids, *kept], pa.string()), files)
+
+
+def step(config: Config, source_stage: str, refresh: RefreshSources | None) -> Step:
+    """Of a run; makes the model `rl_cai`."""
+    feedback = (refresh.feedback_model,) if refresh else ()
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage, refresh),
+        asks=(config.preference_model, *feedback),
+        trains=config.model,
+        makes="rl_cai",
+        reads=(source_stage, *((refresh.pairs_stage,) if refresh else ())),
+        needs_constitution=refresh is not None,
+        identity=lambda: identity(config.pretraining),
+        summary=shown(summary.read_summary, summary.table),
+    )

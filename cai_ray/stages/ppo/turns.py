@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cai_ray.algorithms.episodes import EpisodeRequest
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.chat import Message
-from cai_ray.dropped import DropReason
+from cai_ray.dropped import DropReason, DropRow, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.ppo.config import STAGE, Config
@@ -111,19 +111,15 @@ def choose(source: Artifact, models: Models, config: Config) -> Chosen:
         tokens = tuple(models.prompt_ids(row["messages"]))
         if len(tokens) > budget:
             detail = f"the prompt has {len(tokens)} tokens, and its budget is {budget}"
-            dropped.append(_dropped(row["prompt_id"], detail))
+            dropped.append(dropped_row(row["prompt_id"], STAGE, DropRow(DropReason.TOO_LONG, detail)))
         elif (num := models.scored_length(row["messages"])) > scored_budget:
             detail = f"the prompt has {num} tokens to the preference model, and its budget is {scored_budget}"
-            dropped.append(_dropped(row["prompt_id"], detail))
+            dropped.append(dropped_row(row["prompt_id"], STAGE, DropRow(DropReason.TOO_LONG, detail)))
         else:
             prompts.append(
                 PolicyPrompt(row["prompt_id"], row["messages"], tokens, row["kind"], row["category"]),
             )
     return Chosen(prompts, dropped)
-
-
-def _dropped(prompt_id: str, detail: str) -> dict[str, Any]:
-    return {"row_id": prompt_id, "stage": STAGE, "reason": DropReason.TOO_LONG, "detail": detail, "attempts": 1}
 
 
 def check_enough(chosen: Chosen, source: Artifact, config: Config) -> None:

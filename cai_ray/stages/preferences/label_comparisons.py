@@ -22,9 +22,8 @@ from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.backends.option_check import check_options
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import StageSpec, run_conversations
+from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
 from cai_ray.metrics.readings import Bounds, clamped, flip_rate, is_tie, mean_prob_a, readings_of
 from cai_ray.prompts.comparison import (
     OPTIONS,
@@ -36,9 +35,13 @@ from cai_ray.prompts.comparison import (
     nonce_for,
     prob_a_from_logprobs,
 )
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PREFERENCE, ROW_ID
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
+from cai_ray.stages.exports import export_comparisons, export_preferences
+from cai_ray.stages.preferences import label_summary
+from cai_ray.stages.step import Step, shown
 
 STAGE = "label_comparisons"
 CARRIED = ("pair_id", "prompt_id", "messages", "kind", "category", "split")  # Pair columns kept on the row
@@ -229,11 +232,6 @@ def expand_units(pairs: pa.Table) -> pa.Table:
     return pairs.append_column(ROW_ID, pairs["pair_id"])
 
 
-def row_ids(preferences: pa.Table) -> pa.Array:
-    """The units that Preference rows answer."""
-    return preferences["pair_id"]
-
-
 def count_readings(row: dict[str, Any]) -> dict[str, int]:
     """Counters of one Preference row for the manifest."""
     return {"num_readings": len(row["comparisons"])}
@@ -290,28 +288,33 @@ def job_of(config: Config, context: Context) -> ConversationJob:
     )
 
 
-def spec_of(config: Config, context: Context, source_stage: str) -> StageSpec:
-    """Where the stage reads and writes. Raises ConfigError when there is no pair to label."""
-    source = context.artifact(source_stage)
+def run(config: Config, context: Context, source_stage: str) -> Artifact:
+    """Label every pair of `source_stage` that is not labelled yet.
+
+    Raises ConfigError when there is no pair to label, and what `check` raises, before any is asked.
+    """
+    source, model = context.artifact(source_stage), context.model(config.model)
     if not source.manifest.rows_out:
         raise ConfigError(
             f"{source.folder.location} holds no pair to label (dropped: {source.manifest.rows_dropped or 'none'}); "
             "sample from more prompts, or see why pairs were dropped"
         )
-    return StageSpec(
-        folder=context.folder(STAGE),
-        fingerprint=context.fingerprints[STAGE],
-        config=settings(config),
-        source=source,
-        row_ids=row_ids,
-        key_columns=("pair_id",),
-        unit_columns=("pair_id",),
-    )
-
-
-def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Label every pair of `source_stage` that is not labelled yet. Raises what `check` raises before any is asked."""
-    spec, model = spec_of(config, context, source_stage), context.model(config.model)
+    spec = context.spec(STAGE, config, PAIR_IDS, source)
     if find(spec.folder) is None:
         check(config, model, context.principles())
-    return run_conversations(spec, job_of(config, context), model, config.scaling, context.cluster)
+    asked = Conversations(spec, source, ("pair_id",), job_of(config, context), model, config.scaling)
+    return run_conversations(asked, context.cluster)
+
+
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        asks=(config.model,),
+        reads=(source_stage,),
+        needs_constitution=True,
+        exports={"preferences": export_preferences, "comparisons": export_comparisons},
+        summary=shown(label_summary.read_summary, label_summary.table),
+    )

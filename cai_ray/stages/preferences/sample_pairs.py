@@ -7,31 +7,32 @@ pairs them, which is quick and pure. The paper pairs two samples of the SL-CAI p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from itertools import combinations, islice
-from typing import Any, Literal, NamedTuple
+from itertools import combinations
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.artifact import Artifact, StageSpec
+from cai_ray.artifacts.derived import Outcome, batched, counted, derive, outcome
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.dropped import DropReason, DropRow, drop_of
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
 from cai_ray.quality.gates import Gate
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import digest, rng_for
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
+from cai_ray.stages.step import Step
 
 STAGE = "sample_pairs"
 SAMPLES = "samples"  # folder inside the stage's own
-ROWS_PER_PART = 5_000
+TRUNCATED = f"flag.{DropReason.TRUNCATED}"  # counter: answers of pairs, cut off at max_tokens
 
 Indices = tuple[int, int]  # (i, j), i < j: sample indices of a pair's answers
 
@@ -138,35 +139,16 @@ def num_truncated(row: dict[str, Any], indices: Indices) -> int:
     return sum(row["finish_reasons"][k] == "length" for k in indices)
 
 
-class Outcome(NamedTuple):
-    """The end of one pair: a row of PAIR, or of DROPPED when `dropped`."""
-
-    row_id: str
-    dropped: bool
-    row: dict[str, Any]
-    num_truncated: int = 0
-
-
 def outcomes(samples: Artifact, config: Config, run_seed: int) -> Iterator[Outcome]:
     """The end of every pair of every prompt. The pairs of a prompt that was dropped are dropped for its reason."""
     for row in samples.rows():
         for indices in pair_indices(config, row["prompt_id"], run_seed):
-            pair_id = pair_id_of(row["prompt_id"], *indices)
-            try:
-                pair = make_pair(row, indices, config, run_seed)
-            except DropRow as drop:
-                yield Outcome(pair_id, True, dropped_row(pair_id, STAGE, drop))
-            else:
-                yield Outcome(pair_id, False, pair, num_truncated(row, indices) if config.truncated == "flag" else 0)
+            made = outcome(pair_id_of(row["prompt_id"], *indices), partial(make_pair, row, indices, config, run_seed))
+            counts = made.drop is None and config.truncated == "flag"
+            yield made._replace(counters={TRUNCATED: num_truncated(row, indices) if counts else 0})
     for gone in samples.dropped():
         for indices in pair_indices(config, gone["row_id"], run_seed):
-            pair_id = pair_id_of(gone["row_id"], *indices)
-            yield Outcome(pair_id, True, {**gone, "row_id": pair_id})
-
-
-def row_ids(pairs: pa.Table) -> pa.Array:
-    """The units that Pair rows answer."""
-    return pairs["pair_id"]
+            yield Outcome(pair_id_of(gone["row_id"], *indices), drop_of(gone), {TRUNCATED: 0})
 
 
 def unit_ids(source: Artifact, config: Config, run_seed: int) -> list[str]:
@@ -183,30 +165,23 @@ def unit_ids(source: Artifact, config: Config, run_seed: int) -> list[str]:
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Answer every prompt of `source_stage` that is not answered yet, then pair the answers."""
-    source, folder, plain = context.artifact(source_stage), context.folder(STAGE), settings(config)
-    ids = unit_ids(source, config, context.seed)
-    inputs = {source_stage: source.manifest.fingerprint}
-    opened = open_stage(folder, STAGE, context.fingerprints[STAGE], plain, inputs, row_ids, ("pair_id",))
-    if isinstance(opened, Artifact):
-        return opened
-    asked = sampled_responses.conversations(
-        sampling_of(config), folder / SAMPLES, plain, source, config.scaling, context
-    )
+    source = context.artifact(source_stage)
+    spec = context.spec(STAGE, config, PAIR_IDS, source)
+    return derive(spec, _paired(config, context, source, spec), PAIR, unit_ids(source, config, context.seed))
+
+
+def _paired(config: Config, context: Context, source: Artifact, spec: StageSpec) -> Iterator[list[Outcome]]:
+    asked = sampled_responses.conversations(sampling_of(config), spec, SAMPLES, source, config.scaling, context)
     (samples,) = run_together([asked], context.cluster)
-    return _commit(opened, outcomes(samples, config, context.seed), ids, samples.manifest.counters)
+    yield from batched(counted(outcomes(samples, config, context.seed), samples.manifest.counters))
 
 
-def _commit(opened: OpenStage, found: Iterator[Outcome], ids: Sequence[str], counters: dict[str, int]) -> Artifact:
-    """Write every outcome and commit. The pass is quick and pure, so an interrupted one starts over."""
-    for part in opened.parts:
-        remove_part(opened.folder, part)
-    while batch := list(islice(found, ROWS_PER_PART)):
-        write_part(
-            opened.folder,
-            pa.Table.from_pylist([outcome.row for outcome in batch if not outcome.dropped], PAIR),
-            pa.Table.from_pylist([outcome.row for outcome in batch if outcome.dropped], DROPPED),
-            [outcome.row_id for outcome in batch],
-            {**counters, "flag.truncated": sum(outcome.num_truncated for outcome in batch)},
-        )
-        counters = {}
-    return opened.commit(pa.array(ids, pa.string()))
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        asks=(config.model,),
+        reads=(source_stage,),
+    )

@@ -6,26 +6,26 @@ the same rows. The reference is the model it starts from, frozen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.chat import Message
-from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, WorkersConfig
+from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
-from cai_ray.engines.models.trainable import context_length, local_path
 from cai_ray.engines.training.arguments import TrainerArgs
 from cai_ray.engines.training.job import TrainingJob
-from cai_ray.engines.training.launcher import train
-from cai_ray.fingerprint import settings
 from cai_ray.stages.context import Context
-from cai_ray.stages.pair_files import PairFiles, pair_ids
-from cai_ray.stages.preferences.comparisons import PairOptions
-from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
+from cai_ray.stages.pair_files import PairFiles
+from cai_ray.stages.preferences.comparisons import Encode, input_identity
+from cai_ray.stages.preferences.train_on_pairs import PairTraining, train_on_pairs
+from cai_ray.stages.preferences.training_pairs import WrittenPairs
+from cai_ray.stages.step import Step
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -48,7 +48,7 @@ LossType = Literal[
 SOFT_LOSSES = ("sigmoid", "ipo")
 
 
-class Config(StageConfig, PairOptions):
+class Config(PairTraining):
     """The recipe's section `dpo`."""
 
     model: str = Field("sl_cai", description="Which model to start from; a frozen copy of it is the reference.")
@@ -126,21 +126,22 @@ def job_of(config: Config, context: Context, model: ModelConfig, pairs: WrittenP
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Train on the labels of `source_stage`, and on human pairs where the config has some."""
-    labels = context.artifact(source_stage)
-    opened = open_stage(
-        context.folder(STAGE),
+
+    def prepare(model: ModelConfig) -> tuple[Encode, Callable[[WrittenPairs], TrainingJob]]:
+        tokens = AnswerTokens(load_renderer(model), model.thinking)
+        return partial(answer_tokens, tokens), partial(job_of, config, context, model)
+
+    return train_on_pairs(STAGE, config, context, source_stage, prepare)
+
+
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run; makes the model `dpo`."""
+    return Step(
         STAGE,
-        context.fingerprints[STAGE],
-        settings(config),
-        {source_stage: labels.manifest.fingerprint},
-        pair_ids,
-        ("pair_id",),
+        config,
+        lambda context: run(config, context, source_stage),
+        trains=config.model,
+        makes="dpo",
+        reads=(source_stage,),
+        identity=lambda: input_identity(config),
     )
-    if isinstance(opened, Artifact):
-        return opened
-    model = local_path(context.model(config.model))
-    encode = partial(answer_tokens, AnswerTokens(load_renderer(model), model.thinking))
-    max_length = min(config.max_length or context_length(model), context_length(model))
-    pairs = write_pairs(opened, config, labels, encode, max_length, context.seed)
-    trained = train(job_of(config, context, model, pairs), context.cluster)
-    return opened.commit(pairs.input_ids, trained.files)

@@ -6,6 +6,7 @@ Bai et al. 2022, section 4.1: AI labels of harmlessness, as soft targets, mixed 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,32 +17,34 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cai_ray.algorithms.centring import Centred, centred_head
-from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.chat import Message
-from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, StageConfig, WorkersConfig
+from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.scoring import CONFIG_KEY, Scorer, replace_tensor
-from cai_ray.engines.models.trainable import context_length, load_tokenizer, local_path
+from cai_ray.engines.models.trainable import load_tokenizer
 from cai_ray.engines.training.arguments import TrainerArgs
 from cai_ray.engines.training.job import TrainingJob
-from cai_ray.engines.training.launcher import train
-from cai_ray.fingerprint import settings
 from cai_ray.rows import EVAL_SCORE, EVAL_SCORES
 from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
-from cai_ray.stages.pair_files import PairFiles, pair_ids
-from cai_ray.stages.preferences.comparisons import PairOptions
-from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
+from cai_ray.stages.pair_files import PairFiles
+from cai_ray.stages.preferences import preference_model_summary
+from cai_ray.stages.preferences.comparisons import Encode, input_identity
+from cai_ray.stages.preferences.train_on_pairs import PairTraining, train_on_pairs
+from cai_ray.stages.preferences.training_pairs import WrittenPairs
+from cai_ray.stages.step import Step, shown
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 STAGE = "train_preference_model"
+MADE = "preference_model"  # what the run calls the model
 HEAD = "score.weight"
 SIDES = ("chosen", "rejected")
 
 
-class Config(StageConfig, PairOptions):
+class Config(PairTraining):
     """The recipe's section `preference_model`."""
 
     model: str = Field("sl_cai", description="Which model to start from; its output layer is replaced by a score.")
@@ -168,7 +171,7 @@ vLLM: `LLM(folder, runner="pooling", convert="classify")` with `PoolingParams(ta
 """
 
 
-def job_of(config: Config, context: Context, model: ModelConfig, pairs: WrittenPairs, end_token: str) -> TrainingJob:
+def job_of(config: Config, context: Context, model: ModelConfig, end_token: str, pairs: WrittenPairs) -> TrainingJob:
     """What the training engine is asked to do."""
     return TrainingJob(
         stage=STAGE,
@@ -188,21 +191,23 @@ def job_of(config: Config, context: Context, model: ModelConfig, pairs: WrittenP
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Train on the labels of `source_stage` and the human pairs of the config."""
-    labels = context.artifact(source_stage)
-    opened = open_stage(
-        context.folder(STAGE),
+
+    def prepare(model: ModelConfig) -> tuple[Encode, Callable[[WrittenPairs], TrainingJob]]:
+        tokens = ScoredTokens(model, load_tokenizer(model))
+        return partial(whole_tokens, tokens), partial(job_of, config, context, model, tokens.end_token)
+
+    return train_on_pairs(STAGE, config, context, source_stage, prepare)
+
+
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run; makes the model `preference_model`."""
+    return Step(
         STAGE,
-        context.fingerprints[STAGE],
-        settings(config),
-        {source_stage: labels.manifest.fingerprint},
-        pair_ids,
-        ("pair_id",),
+        config,
+        lambda context: run(config, context, source_stage),
+        trains=config.model,
+        makes=MADE,
+        reads=(source_stage,),
+        identity=lambda: input_identity(config),
+        summary=shown(preference_model_summary.read_summary, preference_model_summary.table),
     )
-    if isinstance(opened, Artifact):
-        return opened
-    model = local_path(context.model(config.model))
-    tokens = ScoredTokens(model, load_tokenizer(model))
-    max_length = min(config.max_length or context_length(model), context_length(model))
-    pairs = write_pairs(opened, config, labels, partial(whole_tokens, tokens), max_length, context.seed)
-    trained = train(job_of(config, context, model, pairs, tokens.end_token), context.cluster)
-    return opened.commit(pairs.input_ids, trained.files)

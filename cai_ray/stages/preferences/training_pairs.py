@@ -5,26 +5,21 @@ Tested in tests/stages/preferences/test_train_preference_model.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 import pyarrow as pa
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.derived import Outcome, batched, outcome, write_outcomes
 from cai_ray.artifacts.storage import Storage
-from cai_ray.dropped import DROPPED, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.rows import TRAINING_PAIR
 from cai_ray.stages.pair_files import PairFiles, times_seen
 from cai_ray.stages.preferences.comparisons import Encode, PairOptions, comparisons, training_pair
 
-if TYPE_CHECKING:
-    pass
-
-PAIRS_PER_PART = 5_000
 _LABEL_COLUMNS = ("pair_id", "prompt_id", "messages", "chosen", "rejected", "prob_chosen", "split")
 
 
@@ -51,53 +46,24 @@ def write_pairs(
 
     Raises ConfigError when no pair is left to train on.
     """
-    for part in opened.parts:
-        remove_part(opened.folder, part)
-    ids: list[str] = []
-    names: list[str] = []
-    num_train = num_eval = 0
-    found = comparisons(options, labels.rows(_LABEL_COLUMNS), seed)
-    for batch in _batches(found):
-        rows: list[dict[str, Any]] = []
-        dropped: list[dict[str, Any]] = []
-        for comparison in batch:
-            try:
-                rows.append(training_pair(comparison, options, encode, max_length, seed))
-            except DropRow as drop:
-                dropped.append(_dropped(opened.plan.stage, comparison.pair_id, drop))
-        batch_ids = [row["pair_id"] for row in rows] + [row["row_id"] for row in dropped]
-        part = write_part(
-            opened.folder,
-            pa.Table.from_pylist(rows, TRAINING_PAIR),
-            pa.Table.from_pylist(dropped, DROPPED),
-            batch_ids,
-        )
-        ids += batch_ids
-        names += [part.rows.name] if part.rows else []
-        for row in rows:
-            num_eval += row["split"] == "eval"
-            num_train += times_seen(row["pair_id"], row["weight"], seed) if row["split"] == "train" else 0
-    if not num_train:
+    num: Counter[str] = Counter()
+
+    def ends() -> Iterator[Outcome]:
+        for found in comparisons(options, labels.rows(_LABEL_COLUMNS), seed):
+            made = outcome(found.pair_id, partial(training_pair, found, options, encode, max_length, seed))
+            if made.drop is None:
+                is_train = made.row["split"] == "train"
+                num[made.row["split"]] += times_seen(made.row_id, made.row["weight"], seed) if is_train else 1
+            yield made
+
+    written = write_outcomes(opened, batched(ends()), TRAINING_PAIR)
+    if not num["train"]:
         raise ConfigError(
-            f"{opened.plan.stage}: of {len(ids)} comparisons {num_eval} are for evaluation and none is left to train "
-            f"on; see {opened.folder.location}/dropped, lower eval_fraction, or label more pairs"
+            f"{opened.plan.stage}: of {len(written.row_ids)} comparisons {num['eval']} are for evaluation and none is "
+            f"left to train on; see {opened.folder.location}/dropped, lower eval_fraction, or label more pairs"
         )
     # Absolute: a worker's working directory is another one.
     folder = Storage(opened.folder.path()) if opened.folder.is_local else opened.folder
-    files = PairFiles(folder, tuple(sorted(names)), seed, options.targets == "soft", options.eval_pairs)
-    return WrittenPairs(files, pa.array(ids, pa.string()), num_train, num_eval)
-
-
-def _dropped(stage: str, row_id: str, drop: DropRow) -> dict[str, Any]:
-    return {
-        "row_id": row_id,
-        "stage": stage,
-        "reason": drop.reason.value,
-        "detail": drop.detail,
-        "attempts": drop.attempts,
-    }
-
-
-def _batches(found: Iterator[Any]) -> Iterator[list[Any]]:
-    while batch := list(islice(found, PAIRS_PER_PART)):
-        yield batch
+    names = tuple(sorted(part.rows.name for part in written.parts if part.rows))
+    files = PairFiles(folder, names, seed, options.targets == "soft", options.eval_pairs)
+    return WrittenPairs(files, written.row_ids, num["train"], num["eval"])

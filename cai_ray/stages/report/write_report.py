@@ -17,16 +17,18 @@ from cai_ray.artifacts.artifact import Artifact, find, open_stage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
+from cai_ray.row_ids import RowIds
 from cai_ray.stages.context import Context
 from cai_ray.stages.report.examples import Options, examples_of
 from cai_ray.stages.report.facts import gather
 from cai_ray.stages.report.numbers import as_json, as_markdown
 from cai_ray.stages.report.render import as_html
 from cai_ray.stages.report.source import RunSource
+from cai_ray.stages.step import Step
 
 STAGE = "report"
 PAGE = "report.html"
+NO_ROWS = RowIds(("id",))
 
 
 class Config(StageConfig):
@@ -89,13 +91,18 @@ def write(run: Storage, stages: Sequence[str], config: Config, output: str | Non
 
 def run(config: Config, context: Context, stages: Sequence[str]) -> Artifact:
     """Make the report, unless the finished one shows just what is there now."""
-    folder, plain = context.folder(STAGE), settings(config)
-    shown = {name: found.manifest.fingerprint for name in stages if (found := find(context.folder(name))) is not None}
-    finished = find(folder)
-    if finished is not None and finished.manifest.inputs == shown and finished.manifest.config == plain:
+    there = [found for name in stages if (found := find(context.folder(name))) is not None]
+    spec = context.spec(STAGE, config, NO_ROWS, *there)
+    finished = find(spec.folder)
+    if finished is not None and finished.manifest.inputs == spec.inputs and finished.manifest.config == spec.config:
         return finished
-    folder.delete_folder()
-    opened = open_stage(folder, STAGE, context.fingerprints[STAGE], plain, shown, lambda rows: rows["id"], ("id",))
+    spec.folder.delete_folder()
+    opened = open_stage(spec)
     assert not isinstance(opened, Artifact), "the folder was deleted above"
     write(context.run, stages, config)
     return opened.commit(pa.array([], pa.string()))
+
+
+def step(config: Config, stages: tuple[str, ...]) -> Step:
+    """Of a run: its last, on all `stages` before it."""
+    return Step(STAGE, config, lambda context: run(config, context, stages), reads=stages)

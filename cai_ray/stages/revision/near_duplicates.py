@@ -20,7 +20,7 @@ from cai_ray.rows import revision_row_id
 
 def drop_near_duplicates(opened: OpenStage, *, gates: GatesConfig) -> None:
     """Flag or drop, by `gates.near_duplicate`, every row that repeats another."""
-    parts, _ = committed_parts(opened.folder, opened.row_ids, opened.key_columns)
+    parts, _ = committed_parts(opened.folder, opened.spec.row_ids)
     repeats = near_duplicates(_final_texts(opened, parts), gates.near_duplicate_jaccard)
     if not repeats:
         return
@@ -43,7 +43,7 @@ def drop_near_duplicates(opened: OpenStage, *, gates: GatesConfig) -> None:
         if num_changed:
             dropped = pa.concat_tables([dropped, pa.Table.from_pylist(newly_dropped, DROPPED)])
             kept = pa.Table.from_pylist(settled, rows.schema)
-            replace_part(opened.folder, part, kept if settled else None, dropped, opened.row_ids)
+            replace_part(opened.folder, part, kept if settled else None, dropped, opened.spec.row_ids)
 
 
 def _final_texts(opened: OpenStage, parts: list[PartRecord]) -> Iterator[tuple[str, str]]:

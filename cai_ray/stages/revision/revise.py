@@ -23,8 +23,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask, Completion
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.engines.conversations.stage import StageSpec, run_conversations
-from cai_ray.fingerprint import settings
+from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.prompts.revision import (
     STOP_STRINGS,
     RevisionPrompts,
@@ -37,10 +36,13 @@ from cai_ray.prompts.revision import (
 )
 from cai_ray.quality.cleaning import CleaningConfig, clean
 from cai_ray.quality.gates import Gate, GatesConfig, row_gates
+from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import REVISION, ROW_ID, revision_row_id
 from cai_ray.stages.context import Context
+from cai_ray.stages.revision import summary
 from cai_ray.stages.revision.improvement import ScorerName, improvement
 from cai_ray.stages.revision.near_duplicates import drop_near_duplicates
+from cai_ray.stages.step import Step, shown
 
 STAGE = "revise"
 CARRIED = ("prompt_id", "kind", "source", "category", "split", "license", "messages")  # Prompt columns kept on the row
@@ -254,12 +256,6 @@ def expand_units(prompts: pa.Table, *, config: Config) -> pa.Table:
     )
 
 
-def row_ids(revisions: pa.Table) -> pa.Array:
-    """The units that Revision rows answer."""
-    pairs = zip(revisions["prompt_id"].to_pylist(), revisions["sample_index"].to_pylist(), strict=True)
-    return pa.array([revision_row_id(prompt_id, k) for prompt_id, k in pairs], pa.string())
-
-
 def count_flags(row: dict[str, Any]) -> dict[str, int]:
     """Counters of one Revision row for the manifest: rounds, and each cleaning rule and gate that fired."""
     counts = Counter(f"flag.{flag}" for flag in row["initial_flags"])
@@ -331,27 +327,34 @@ def job_of(config: Config, context: Context) -> ConversationJob:
     )
 
 
-def spec_of(config: Config, context: Context, source_stage: str) -> StageSpec:
-    """Where the stage reads and writes."""
-    return StageSpec(
-        folder=context.folder(STAGE),
-        fingerprint=context.fingerprints[STAGE],
-        config=settings(config),
-        source=context.artifact(source_stage),
-        row_ids=row_ids,
-        key_columns=("prompt_id", "sample_index"),
-        unit_columns=("prompt_id", "kind"),
+def conversations(config: Config, context: Context, source_stage: str) -> Conversations:
+    """What is asked of which model, and where the stage reads and writes."""
+    source = context.artifact(source_stage)
+    settle = partial(drop_near_duplicates, gates=config.gates) if config.gates.near_duplicate != "off" else None
+    return Conversations(
+        context.spec(STAGE, config, REVISION_IDS, source),
+        source,
+        ("prompt_id", "kind"),
+        job_of(config, context),
+        context.model(config.model),
+        config.scaling,
+        settle,
     )
 
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Revise every prompt of `source_stage` that is not revised yet."""
-    settle = partial(drop_near_duplicates, gates=config.gates) if config.gates.near_duplicate != "off" else None
-    return run_conversations(
-        spec_of(config, context, source_stage),
-        job_of(config, context),
-        context.model(config.model),
-        config.scaling,
-        context.cluster,
-        settle,
+    return run_conversations(conversations(config, context, source_stage), context.cluster)
+
+
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        asks=(config.model,),
+        reads=(source_stage,),
+        needs_constitution=True,
+        summary=shown(summary.read_summary, summary.table),
     )

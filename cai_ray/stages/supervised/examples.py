@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from cai_ray.artifacts.derived import Outcome
 from cai_ray.config import StageConfig
-from cai_ray.dropped import DropReason
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.rows import example_id_of
 from cai_ray.seeding import digest, rng_for
 
@@ -55,23 +56,7 @@ def _chosen(row: dict[str, Any], options: ExampleOptions) -> Sequence[int | None
     return [options.revision_index] if options.revision_index < num_rounds else []
 
 
-class Made(NamedTuple):
-    """The end of one unit of work.
-
-    Attributes:
-        row: by the schema cai_ray.rows.SFT_EXAMPLE, or DROPPED when `dropped`.
-    """
-
-    dropped: bool
-    row: dict[str, Any]
-
-
-def drop(example_id: str, reason: DropReason, detail: str) -> Made:
-    """The end of an example that is not learned."""
-    return Made(True, {"row_id": example_id, "stage": STAGE, "reason": reason.value, "detail": detail, "attempts": 1})
-
-
-def examples(row: dict[str, Any], options: ExampleOptions, seed: int) -> Iterator[Made]:
+def examples(row: dict[str, Any], options: ExampleOptions, seed: int) -> Iterator[Outcome]:
     """Each example that one Revision row asks for."""
     split = split_of(row["prompt_id"], row["split"], options.eval_fraction, seed)
     for index in _chosen(row, options):
@@ -79,9 +64,9 @@ def examples(row: dict[str, Any], options: ExampleOptions, seed: int) -> Iterato
         text, flags = _answer(row, index)
         found = sorted(set(flags) & set(options.exclude_flags))
         if found:
-            yield drop(example_id, DropReason.FILTERED, f"flags: {', '.join(found)}")
+            yield Outcome(example_id, DropRow(DropReason.FILTERED, f"flags: {', '.join(found)}"))
         elif not text.strip():
-            yield drop(example_id, DropReason.EMPTY, "the answer has no text")
+            yield Outcome(example_id, DropRow(DropReason.EMPTY, "the answer has no text"))
         else:
             example = {
                 "example_id": example_id,
@@ -92,7 +77,7 @@ def examples(row: dict[str, Any], options: ExampleOptions, seed: int) -> Iterato
                 "weight": options.helpful_weight if index is None else options.revised_weight,
                 "split": split,
             }
-            yield Made(False, example)
+            yield Outcome(example_id, example)
 
 
 def _answer(row: dict[str, Any], index: int | None) -> tuple[str, Sequence[str]]:

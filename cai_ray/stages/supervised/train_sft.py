@@ -7,6 +7,7 @@ prompts, by supervised fine-tuning with the loss on the answers only.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +15,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
+from cai_ray.artifacts.derived import Outcome, write_outcomes
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
-from cai_ray.dropped import DROPPED, DropReason
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.trainable import (
@@ -32,19 +33,21 @@ from cai_ray.engines.training.job import TrainingJob
 from cai_ray.engines.training.launcher import train
 from cai_ray.engines.training.token_files import TokenFiles, delete_tokens, read_tokens, token_row
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings
+from cai_ray.row_ids import EXAMPLE_IDS
 from cai_ray.rows import SFT_EXAMPLE
 from cai_ray.stages.context import Context
+from cai_ray.stages.exports import export_sft
+from cai_ray.stages.step import Step
 from cai_ray.stages.supervised.examples import STAGE as STAGE
 from cai_ray.stages.supervised.examples import (
     ExampleOptions,
-    Made,
     draw_eval,
-    drop,
     examples,
     schedule,
     unit_ids,
 )
+
+NUM_TOKENS = "num_tokens"  # counter: of all examples that are learned or measured on
 
 
 class Config(ExampleOptions):
@@ -138,47 +141,31 @@ def write_examples(
 
     Written anew by every attempt: the training reads just what this attempt wrote.
     """
-    for part in opened.parts:
-        remove_part(opened.folder, part)
-    all_ids: list[str] = []
-    counts: Counter[str] = Counter()
-    with TokenFiles(opened.folder) as files:
+    ids: list[str] = []
+
+    def ends(files: TokenFiles) -> Iterator[list[Outcome]]:
         for table in source.tables():
             revisions = table.to_pylist()
-            ids = [unit for row in revisions for unit in unit_ids(row, options)]
-            if not ids:
-                continue
+            ids.extend(unit for row in revisions for unit in unit_ids(row, options))
             made = [_fitting(made, tokenise, max_length) for row in revisions for made in examples(row, options, seed)]
-            rows = [example.row for example, _ in made if not example.dropped]
-            dropped = [example.row for example, _ in made if example.dropped]
             files.write((example.row["split"], tokens) for example, tokens in made if tokens is not None)
-            part_counts = {
-                **Counter(f"num_{row['split']}" for row in rows),
-                "num_tokens": sum(len(tokens["input_ids"]) for _, tokens in made if tokens is not None),
-            }
-            write_part(
-                opened.folder,
-                pa.Table.from_pylist(rows, SFT_EXAMPLE),
-                pa.Table.from_pylist(dropped, DROPPED),
-                ids,
-                part_counts,
-            )
-            all_ids += ids
-            counts.update(part_counts)
-            counts.update(row["reason"] for row in dropped)
-    return pa.array(all_ids, pa.string()), counts
+            yield [example for example, _ in made]
+
+    with TokenFiles(opened.folder) as files:
+        written = write_outcomes(opened, ends(files), SFT_EXAMPLE)
+    return pa.array(ids, pa.string()), written.counters + written.dropped_by_reason
 
 
-def _fitting(made: Made, tokenise: AnswerTokens, max_length: int) -> tuple[Made, dict[str, Any] | None]:
+def _fitting(made: Outcome, tokenise: AnswerTokens, max_length: int) -> tuple[Outcome, dict[str, Any] | None]:
     """An example with its row of TOKEN_ROW; dropped, not cut, when it is too long."""
-    if made.dropped:
-        return made, None
-    tokens = tokenise(made.row["messages"])
-    example_id = made.row["example_id"]
-    if len(tokens) > max_length:
+    if made.drop is None:
+        tokens = tokenise(made.row["messages"])
+        if len(tokens) <= max_length:
+            counters = {f"num_{made.row['split']}": 1, NUM_TOKENS: len(tokens)}
+            return made._replace(counters=counters), token_row(made.row_id, made.row["weight"], tokens)
         detail = f"prompt and answer have {len(tokens)} tokens, max_length is {max_length}"
-        return drop(example_id, DropReason.TOO_LONG, detail), None
-    return made, token_row(example_id, made.row["weight"], tokens)
+        made = Outcome(made.row_id, DropRow(DropReason.TOO_LONG, detail))
+    return made._replace(counters={NUM_TOKENS: 0}), None
 
 
 def job_of(config: Config, context: Context, model: ModelConfig, max_length: int, counts: Counter[str]) -> TrainingJob:
@@ -241,24 +228,11 @@ def model_card(config: Config, model: ModelConfig, counts: Counter[str]) -> str:
     )
 
 
-def row_ids(rows: pa.Table) -> pa.Array:
-    """The units that SFT examples answer."""
-    return rows["example_id"]
-
-
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Make the examples of `source_stage`'s revisions and train on them."""
     source = context.artifact(source_stage)
     model = local_path(context.model(config.model))
-    opened = open_stage(
-        context.folder(STAGE),
-        STAGE,
-        context.fingerprints[STAGE],
-        settings(config),
-        {source_stage: source.manifest.fingerprint},
-        row_ids,
-        ("example_id",),
-    )
+    opened = open_stage(context.spec(STAGE, config, EXAMPLE_IDS, source))
     if isinstance(opened, Artifact):
         return opened
     max_length = min(config.max_length or context_length(model), context_length(model))
@@ -268,3 +242,16 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     artifact = opened.commit(ids, trained.files)
     delete_tokens(opened.folder)
     return artifact
+
+
+def step(config: Config, source_stage: str) -> Step:
+    """Of a run; makes the model `sl_cai`."""
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context, source_stage),
+        trains=config.model,
+        makes="sl_cai",
+        reads=(source_stage,),
+        exports={"sft": export_sft},
+    )

@@ -15,23 +15,23 @@ import pyarrow.compute as pc
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob, commit_outcomes
-from cai_ray.engines.conversations.stage import Conversations, StageSpec, input_unit_ids
+from cai_ray.engines.conversations.generation import ConversationActor, commit_outcomes
+from cai_ray.engines.conversations.stage import Conversations, input_unit_ids
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
+from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT, ROW_ID, prompt_id_of
 from cai_ray.seeding import stable_id
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate, matches, run_judges
 from cai_ray.stages.evaluation.judges import base
+from tests.finished_stages import finished, spec_of
 
 SOURCE = "load_prompts"
 Policy = Callable[[str, Sequence[Message], int], str]  # (prompt id, messages, seed) -> answer; may raise DropRow
@@ -68,12 +68,9 @@ def saying(text: str, **changes: Any) -> dict[str, Any]:
 
 def write_prompts(folder: Path, rows: list[dict[str, Any]], num_files: int = 2) -> Artifact:
     """The finished artifact that `evaluate` reads."""
-    opened = open_stage(Storage(str(folder)) / SOURCE, SOURCE, "p", {}, {}, lambda t: t["source_row"], ("source_row",))
-    assert not isinstance(opened, Artifact)
-    for own in (rows[k::num_files] for k in range(num_files)):
-        table = pa.Table.from_pylist(own, PROMPT)
-        write_part(opened.folder, table, DROPPED.empty_table(), table["source_row"].to_pylist())
-    return opened.commit(pa.array([row["source_row"] for row in rows], pa.string()))
+    return finished(
+        spec_of(folder / SOURCE, SOURCE, PROMPT_IDS, "p"), PROMPT, *(rows[k::num_files] for k in range(num_files))
+    )
 
 
 class Scripted:
@@ -111,27 +108,25 @@ def run_evaluate(folder: Path, config: evaluate.Config, policies: Iterable[str])
     return evaluate.run(config, context, SOURCE)
 
 
-def converse_here(
-    spec: StageSpec, job: ConversationJob, model: ModelConfig, scaling: Any, cluster: ClusterConfig
-) -> Artifact:
+def converse_here(asked: Conversations, cluster: ClusterConfig) -> Artifact:
     """What run_conversations does, without Ray: one actor, parts of three rows."""
-    inputs = {spec.source.manifest.stage: spec.source.manifest.fingerprint}
-    opened = open_stage(spec.folder, job.stage, spec.fingerprint, spec.config, inputs, spec.row_ids, spec.key_columns)
+    opened = open_stage(asked.spec)
     if isinstance(opened, Artifact):
         return opened
+    job = asked.job
     actor = ConversationActor(job)
-    for table in spec.source.tables():
+    for table in asked.source.tables():
         units = job.expand(table)
         left = units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=opened.done_ids)))
         for start in range(0, left.num_rows, 3):
             for outcomes in asyncio.run(_batch(actor, left.slice(start, 3))):
-                commit_outcomes(spec.folder, job.schema, outcomes)
-    return opened.commit(input_unit_ids(spec, job))
+                commit_outcomes(opened.folder, job.schema, outcomes)
+    return opened.commit(input_unit_ids(asked))
 
 
 def together_here(asked: Sequence[Conversations], cluster: ClusterConfig) -> list[Artifact]:
     """What run_together does, one after the other."""
-    return [converse_here(ours.spec, ours.job, ours.model, ours.scaling, cluster) for ours in asked]
+    return [converse_here(ours, cluster) for ours in asked]
 
 
 async def _batch(actor: ConversationActor, units: pa.Table) -> list[pa.Table]:

@@ -20,7 +20,8 @@ from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.rows import EVALUATION, evaluation_row_id, evaluation_row_ids
+from cai_ray.row_ids import EVALUATION_IDS
+from cai_ray.rows import EVALUATION, evaluation_row_id
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation.evaluate import Config, chosen_prompts
 from cai_ray.stages.evaluation.folders import ANSWERS
@@ -75,7 +76,7 @@ def test_every_answer_of_every_policy_is_scored_once(tmp_path: Path, monkeypatch
 
 
 def row_ids_of(artifact: Any) -> list[str]:
-    return [row_id for table in artifact.tables() for row_id in evaluation_row_ids(table).to_pylist()]
+    return [row_id for table in artifact.tables() for row_id in EVALUATION_IDS(table).to_pylist()]
 
 
 def test_the_samples_of_a_dropped_prompt_are_dropped_for_its_reason(

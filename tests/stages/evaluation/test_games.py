@@ -8,22 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cai_ray.artifacts.artifact import Artifact, find, open_stage
-from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.chat import Message
-from cai_ray.dropped import DROPPED
 from cai_ray.metrics.elo import Game, ratings
 from cai_ray.microworld.language import comply, evade, refuse
 from cai_ray.microworld.oracle import parse_request
+from cai_ray.row_ids import EVALUATION_IDS, RESPONSES_IDS
 from cai_ray.rows import EVALUATION, GAME
 from cai_ray.stages.evaluation.evaluate import Config
 from cai_ray.stages.evaluation.folders import ANSWERS, GAMES
 from cai_ray.stages.evaluation.games import ORACLE, Judged, compared, games_of, scored_games
 from cai_ray.stages.evaluation.summary import read_summary, table
+from tests.finished_stages import finished, spec_of
 from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, write_prompts
 
 PROMPTS = microworld_prompts(32)  # 20 harmful
@@ -51,10 +50,6 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
 
 def scored(scores: dict[str, dict[str, float | None]], tmp_path: Path) -> list[tuple[str, str, float]]:
     """(judge, aspect, prob_a) of the games between two policies with these scores on one prompt."""
-    opened = open_stage(
-        _storage(tmp_path), "evaluate", "f", {"policies": list(scores)}, {}, lambda t: t["policy"], ("policy",)
-    )
-    assert not isinstance(opened, Artifact)
     rows = [
         {
             "policy": name,
@@ -66,16 +61,10 @@ def scored(scores: dict[str, dict[str, float | None]], tmp_path: Path) -> list[t
         }
         for name, own in scores.items()
     ]
-    write_part(opened.folder, pa.Table.from_pylist(rows, EVALUATION), DROPPED.empty_table(), list(scores))
-    artifact = opened.commit(pa.array(list(scores), pa.string()))
+    spec = spec_of(tmp_path / "evaluate", "evaluate", EVALUATION_IDS, policies=list(scores))
+    artifact = finished(spec, EVALUATION, rows)
     found = scored_games(artifact, list(scores), {"p": "harmlessness"})
     return [(one.judge, one.aspect, one.game.prob_a) for one in found]
-
-
-def _storage(folder: Path) -> Any:
-    from cai_ray.artifacts.storage import Storage
-
-    return Storage(str(folder / "evaluate"))
 
 
 @pytest.mark.parametrize(
@@ -152,11 +141,8 @@ def test_the_games_of_a_judge_are_read(evaluated: Artifact) -> None:
         for k, prompt in enumerate(PROMPTS)
     ]
     folder = evaluated.folder / GAMES / "critic"
-    opened = open_stage(folder, "evaluate", "f", {}, {}, lambda t: t["prompt_id"], ("prompt_id",))
-    assert not isinstance(opened, Artifact)
+    finished(spec_of(folder, "evaluate", RESPONSES_IDS), GAME, rows)
     ids = [row["prompt_id"] for row in rows]
-    write_part(opened.folder, pa.Table.from_pylist(rows, GAME), DROPPED.empty_table(), ids)
-    opened.commit(pa.array(ids, pa.string()))
     summary = read_summary(evaluated)
     expected = ratings([Game("policy", "rl_cai", 0.25, p) for p in ids], "policy")
     assert summary["elo_by_judge"]["critic"]["overall"] == [one.model_dump() for one in expected]

@@ -7,22 +7,21 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.artifacts.parts import write_part
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
-from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.rows import EVALUATION, REVISION, prompt_id_of, revision_row_id
+from cai_ray.row_ids import REVISION_IDS
+from cai_ray.rows import EVALUATION, REVISION, prompt_id_of
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.score_rounds import STAGE, Config, chosen_dialogues, read_summary, run, table
+from tests.finished_stages import finished, spec_of
 from tests.tiny_models import save_tiny
 
 SOURCE = "revise"
@@ -53,11 +52,7 @@ def dialogue(messages: list[dict[str, str]], answers: list[str], kind: str = "re
 
 
 def revised(folder: Path, rows: list[dict[str, Any]]) -> Artifact:
-    ids = [revision_row_id(row["prompt_id"], 0) for row in rows]
-    opened = open_stage(Storage(str(folder / SOURCE)), SOURCE, "r", {}, {}, lambda _: pa.array(ids), ("prompt_id",))
-    assert not isinstance(opened, Artifact)
-    write_part(opened.folder, pa.Table.from_pylist(rows, REVISION), DROPPED.empty_table(), ids)
-    return opened.commit(pa.array(ids, pa.string()))
+    return finished(spec_of(folder / SOURCE, SOURCE, REVISION_IDS, "r"), REVISION, rows)
 
 
 def microworld_rows(num: int) -> list[dict[str, Any]]:

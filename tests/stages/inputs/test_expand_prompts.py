@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob, commit_outcomes
 from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import settings as plain_settings
+from cai_ray.row_ids import ASK_IDS, PROMPT_IDS
 from cai_ray.rows import PROMPT, prompt_id_of
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs.choose_new_prompts import Candidate, SelectionConfig, choose
 from cai_ray.stages.inputs.expand_prompts import ASKS, Config, Seed, draw_shots, expand, seeds_of
+from tests.finished_stages import finished, spec_of
 
 SOURCE = "load_prompts"
 
@@ -233,17 +233,9 @@ def test_limits_are_ordered() -> None:
 # --- the stage ----------------------------------------------------------------------------------------
 
 
-def source_ids(table: pa.Table) -> pa.Array:
-    return table["source_row"]
-
-
 def context_with(tmp_path: Path, prompts: list[dict[str, Any]]) -> Context:
     run = Storage(str(tmp_path))
-    opened = open_stage(run / SOURCE, SOURCE, "f0", {}, {}, source_ids, ("source_row",))
-    if isinstance(opened, OpenStage):
-        ids = [row["source_row"] for row in prompts]
-        write_part(opened.folder, pa.Table.from_pylist(prompts, PROMPT), DROPPED.empty_table(), ids)
-        opened.commit(pa.array(ids, pa.string()))
+    finished(spec_of(run / SOURCE, SOURCE, PROMPT_IDS, "f0"), PROMPT, prompts)
     models = {"policy": ModelConfig(path="scripted")}
     return Context(run, 5, models, {}, None, ClusterConfig(), {expand_prompts.STAGE: "f1"})
 
@@ -251,7 +243,9 @@ def context_with(tmp_path: Path, prompts: list[dict[str, Any]]) -> Context:
 def answer_asks(config: Config, context: Context, script: Script) -> None:
     """Fill and commit the `asks` folder as the engine pool would, in this process."""
     folder = context.folder(expand_prompts.STAGE)
-    shots = expand_prompts._shots(config, folder / "shots", "f1", context.artifact(SOURCE), context.seed)
+    source = context.artifact(SOURCE)
+    spec = context.spec(expand_prompts.STAGE, config, PROMPT_IDS, source)
+    shots = expand_prompts.draw_all(config, source, spec, context.seed)
     made = expand_prompts.ask_job(config, context.model("policy"), context.seed)
     job = ConversationJob(
         made.stage,
@@ -264,9 +258,7 @@ def answer_asks(config: Config, context: Context, script: Script) -> None:
         made.expected_tokens,
         made.count,
     )
-    opened = open_stage(
-        folder / ASKS, expand_prompts.STAGE, "f1", plain_settings(config), {}, expand_prompts.ask_row_ids, ("ask_id",)
-    )
+    opened = open_stage(spec.inner(ASKS, ASK_IDS, shots))
     assert isinstance(opened, OpenStage)
 
     async def converse() -> list[str]:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from cai_ray.dropped import DROPPED, DropReason
+from cai_ray.dropped import DROPPED, DropReason, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.rows import PROMPT, prompt_id_of
-from cai_ray.stages.inputs.sources import Config, Loaded, load
+from cai_ray.stages.inputs.sources import STAGE, Config, load
 from tests.published import published
 
 
@@ -32,9 +32,9 @@ def numbered(path: Path, count: int, prefix: str = "What is thing") -> str:
 
 def run(seed: int = 0, **config: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The prompts and the dropped rows; both fit their schemas and no record ends twice."""
-    ends: list[Loaded] = list(load(Config(**config), seed))
-    prompts = [end.row for end in ends if not end.dropped]
-    dropped = [end.row for end in ends if end.dropped]
+    ends = list(load(Config(**config), seed))
+    prompts = [end.row for end in ends if end.drop is None]
+    dropped = [dropped_row(end.row_id, STAGE, end.drop) for end in ends if end.drop is not None]
     pa.Table.from_pylist(prompts, PROMPT).validate(full=True)
     pa.Table.from_pylist(dropped, DROPPED).validate(full=True)
     row_ids = [row["source_row"] for row in prompts] + [row["row_id"] for row in dropped]

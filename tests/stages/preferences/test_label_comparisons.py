@@ -21,6 +21,7 @@ from cai_ray.engines.conversations.asking import Completion, Usage
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.prompts.comparison import ANSWER_START, COT_START, Form, cot_stop_strings, nonce_for
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PREFERENCE
 from cai_ray.stages.preferences.label_comparisons import (
     Config,
@@ -28,7 +29,6 @@ from cai_ray.stages.preferences.label_comparisons import (
     count_readings,
     label,
     questions,
-    row_ids,
 )
 from tests.stages.scripted_ask import ScriptedAsk
 
@@ -105,7 +105,7 @@ def test_one_principle_in_both_orders() -> None:
     assert (row["chosen"], row["rejected"]) == ("Buy one.", "Take one.")
     assert row["order_flip_rate"] == 0.0
     assert (row["num_prompt_tokens"], row["num_cached_tokens"], row["num_output_tokens"]) == (70, 60, 2)
-    assert row_ids(pa.Table.from_pylist([row], PREFERENCE)).to_pylist() == ["p/0-1"]
+    assert PAIR_IDS(pa.Table.from_pylist([row], PREFERENCE)).to_pylist() == ["p/0-1"]
     assert count_readings(row) == {"num_readings": 2}
 
 

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import write_part
-from cai_ray.artifacts.storage import Storage
-from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.metrics.readings import Reading
 from cai_ray.microworld.language import answer, sample_request
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PREFERENCE
 from cai_ray.stages.preferences.label_summary import averages, oracle_verdict, read_summary, summarise, table
+from tests.finished_stages import finished, spec_of
 
 REQUEST = sample_request(random.Random(1), harmful=True, multi_turn=False)
 ASK = list(REQUEST.messages)
@@ -63,14 +62,8 @@ def readings(kind: tuple[float, float], legal: tuple[float, float]) -> list[Read
 
 
 def artifact(folder: Path, rows: list[dict[str, Any]]) -> Artifact:
-    opened = open_stage(
-        Storage(str(folder)), "label_comparisons", "f", {}, {}, lambda pairs: pairs["pair_id"], ("pair_id",)
-    )
-    assert isinstance(opened, OpenStage)
-    lost = dropped_row("lost/0-1", "label_comparisons", DropRow(DropReason.TIE, "why"))
-    ids = [*(row["pair_id"] for row in rows), "lost/0-1"]
-    write_part(opened.folder, pa.Table.from_pylist(rows, PREFERENCE), pa.Table.from_pylist([lost], DROPPED), ids)
-    return opened.commit(pa.array(ids))
+    lost = {"lost/0-1": DropRow(DropReason.TIE, "why")}
+    return finished(spec_of(folder, "label_comparisons", PAIR_IDS), PREFERENCE, rows, dropped=lost)
 
 
 ROWS = [

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import write_part
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import SamplingConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
+from cai_ray.row_ids import PAIR_IDS, RESPONSES_IDS
 from cai_ray.rows import PAIR, PROMPT, RESPONSES, pair_id_of
 from cai_ray.stages.preferences.sample_pairs import (
     STAGE,
@@ -27,12 +26,11 @@ from cai_ray.stages.preferences.sample_pairs import (
     make_pair,
     outcomes,
     pair_indices,
-    row_ids,
     sampling_of,
     unit_ids,
 )
 from cai_ray.stages.sampled_responses import expand_units
-from cai_ray.stages.sampled_responses import row_ids as response_row_ids
+from tests.finished_stages import finished, spec_of
 
 PROMPT_ROW: dict[str, Any] = {
     "prompt_id": "p",
@@ -135,7 +133,7 @@ def test_who_is_a_depends_on_the_pair_alone(prompt_id: str, temperatures: list[f
 def test_a_pair_fits_its_schema() -> None:
     pair = make_pair(responses(), (0, 2), Config(), 0)
     table = pa.Table.from_pylist([pair], PAIR)
-    assert row_ids(table).to_pylist() == ["p/0-2"]
+    assert PAIR_IDS(table).to_pylist() == ["p/0-2"]
     assert {pair["response_a"], pair["response_b"]} == {"one", "three"}
 
 
@@ -155,18 +153,9 @@ def test_a_pair_that_cannot_be_compared_is_dropped_with_its_reason() -> None:
 # ---- the artifact
 
 
-def stage(folder: Path, row_ids_of: Any, key: str) -> OpenStage:
-    opened = open_stage(Storage(str(folder)), STAGE, "fingerprint", {}, {}, row_ids_of, (key,))
-    assert isinstance(opened, OpenStage)
-    return opened
-
-
 def samples_of(folder: Path, rows: list[dict[str, Any]], gone: dict[str, DropReason]) -> Artifact:
-    opened = stage(folder, response_row_ids, "prompt_id")
-    lost = [dropped_row(prompt_id, STAGE, DropRow(reason, "why", 2)) for prompt_id, reason in gone.items()]
-    ids = [*(row["prompt_id"] for row in rows), *gone]
-    write_part(opened.folder, pa.Table.from_pylist(rows, RESPONSES), pa.Table.from_pylist(lost, DROPPED), ids)
-    return opened.commit(pa.array(ids))
+    lost = {prompt_id: DropRow(reason, "why", 2) for prompt_id, reason in gone.items()}
+    return finished(spec_of(folder, STAGE, RESPONSES_IDS), RESPONSES, rows, dropped=lost)
 
 
 def test_every_pair_of_every_prompt_has_one_end(tmp_path: Path) -> None:
@@ -179,15 +168,12 @@ def test_every_pair_of_every_prompt_has_one_end(tmp_path: Path) -> None:
     samples = samples_of(tmp_path / "samples", rows, {"late": DropReason.TIMEOUT})
     ends = {end.row_id: end for end in outcomes(samples, config, 0)}
     assert len(ends) == 4 * 3
-    reasons = {row_id: (end.row["reason"], end.row["attempts"]) for row_id, end in ends.items() if end.dropped}
+    reasons = {row_id: (end.drop.reason, end.drop.attempts) for row_id, end in ends.items() if end.drop}
     assert reasons == {"twins/0-2": ("identical", 1)} | {f"late/{p}": ("timeout", 2) for p in ("0-1", "0-2", "1-2")}
-    assert sum(end.num_truncated for end in ends.values()) == 4
+    assert sum(end.counters["flag.truncated"] for end in ends.values()) == 4
 
-    prompts = stage(tmp_path / "prompts", lambda table: table["prompt_id"], "prompt_id")
-    names = ["fine", "twins", "cut", "late"]
-    table = pa.Table.from_pylist([{**PROMPT_ROW, "prompt_id": name} for name in names], PROMPT)
-    write_part(prompts.folder, table, DROPPED.empty_table(), names)
-    source = prompts.commit(pa.array(names))
+    prompts = [{**PROMPT_ROW, "prompt_id": name} for name in ("fine", "twins", "cut", "late")]
+    source = finished(spec_of(tmp_path / "prompts", STAGE, RESPONSES_IDS), PROMPT, prompts)
     assert sorted(unit_ids(source, config, 0)) == sorted(ends)
     with pytest.raises(ConfigError, match="no prompt of kind helpful"):
         unit_ids(source, Config(kinds=("helpful",)), 0)

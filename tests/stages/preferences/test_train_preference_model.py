@@ -17,8 +17,9 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import EVAL_SCORE, EVAL_SCORES
-from cai_ray.stages.pair_files import PairFiles, pair_ids
+from cai_ray.stages.pair_files import PairFiles
 from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig, PairOptions
 from cai_ray.stages.preferences.preference_model_summary import (
     read_summary,
@@ -27,6 +28,7 @@ from cai_ray.stages.preferences.preference_model_summary import (
 )
 from cai_ray.stages.preferences.train_preference_model import Config, model_card
 from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
+from tests.finished_stages import spec_of
 from tests.label_artifacts import STAGE, context, label
 
 
@@ -37,7 +39,7 @@ def letters(messages: list[dict[str, str]], answer: str) -> tuple[list[int], lis
 def opened(folder: Path, rows: list[dict[str, Any]]) -> tuple[OpenStage, Artifact]:
     """A stage folder to fill, and the labels to fill it from."""
     where = context(folder, "no-model", "train", rows)
-    stage = open_stage(where.folder("train"), "train", "f", {}, {}, pair_ids, ("pair_id",))
+    stage = open_stage(spec_of(where.folder("train"), "train", PAIR_IDS))
     assert isinstance(stage, OpenStage)
     return stage, where.artifact(STAGE)
 
@@ -66,7 +68,7 @@ def test_pairs_are_written_once_and_read_back_by_weight(tmp_path: Path) -> None:
 def test_a_second_attempt_writes_the_same(tmp_path: Path) -> None:
     stage, source = opened(tmp_path, [label(k) for k in range(40)])
     first = write_pairs(stage, PairOptions(), source, letters, 4096, seed=1)
-    again = open_stage(stage.folder, "train", "f", {}, {}, pair_ids, ("pair_id",))
+    again = open_stage(stage.spec)
     assert isinstance(again, OpenStage) and len(again.parts) == 1
     second = write_pairs(again, PairOptions(), source, letters, 4096, seed=1)
     assert first.files == second.files and first.input_ids == second.input_ids

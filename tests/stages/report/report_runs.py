@@ -20,12 +20,14 @@ from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
+from cai_ray.row_ids import RESPONSES_IDS, RowIds
 from cai_ray.rows import EVAL_SCORE, EVAL_SCORES, REVISION, SFT_EXAMPLE
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation import summary as evaluate_summary
 from cai_ray.stages.preferences import label_summary, preference_model_summary
 from cai_ray.stages.preferences.preference_model_summary import source_scores
 from cai_ray.stages.revision import summary as revise_summary
+from tests.finished_stages import finished, spec_of
 from tests.label_artifacts import context as write_labels
 from tests.label_artifacts import label
 from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, prompt, write_prompts
@@ -76,8 +78,8 @@ def dialogue(row: dict[str, Any], rng: random.Random, hostile: bool) -> dict[str
 def commit(
     run: Storage, stage: str, rows: Sequence[dict[str, Any]], schema: pa.Schema, key: str, **counters: int
 ) -> Artifact:
-    """A finished stage with these rows."""
-    opened = open_stage(run / stage, stage, f"{stage}-fingerprint", {}, {}, lambda table: table[key], (key,))
+    """A finished stage with these rows, perhaps none, and with these counters even then."""
+    opened = open_stage(spec_of(run / stage, stage, RowIds((key,)), f"{stage}-fingerprint"))
     assert not isinstance(opened, Artifact)
     ids = [row[key] for row in rows]
     write_part(opened.folder, pa.Table.from_pylist(list(rows), schema), DROPPED.empty_table(), ids, counters)
@@ -87,22 +89,15 @@ def commit(
 def write_revise(run: Storage, prompts: Sequence[dict[str, Any]], hostile: bool = False) -> Artifact:
     """Every prompt revised but the last, which was dropped."""
     rng = random.Random(1)
-    opened = open_stage(run / "revise", "revise", "r", {}, {}, lambda table: table["prompt_id"], ("prompt_id",))
-    assert not isinstance(opened, Artifact)
     rows = [dialogue(row, rng, hostile) for row in prompts[:-1]]
-    lost = {
-        "row_id": prompts[-1]["prompt_id"],
-        "stage": "revise",
-        "reason": "too_long",
-        "detail": HOSTILE[0] if hostile else "2,000 tokens do not fit",
-        "attempts": 1,
-    }
-    ids = [row["prompt_id"] for row in prompts]
-    counters = {"num_prompt_tokens": 4_000, "num_cached_tokens": 2_000, "num_output_tokens": 6_000, "flag.no_op": 9}
-    write_part(
-        opened.folder, pa.Table.from_pylist(rows, REVISION), pa.Table.from_pylist([lost], DROPPED), ids, counters
+    too_long = DropRow(DropReason.TOO_LONG, HOSTILE[0] if hostile else "2,000 tokens do not fit")
+    artifact = finished(
+        spec_of(run / "revise", "revise", RESPONSES_IDS, "r"),
+        REVISION,
+        rows,
+        dropped={prompts[-1]["prompt_id"]: too_long},
+        counters={"num_prompt_tokens": 4_000, "num_cached_tokens": 2_000, "num_output_tokens": 6_000, "flag.no_op": 9},
     )
-    artifact = opened.commit(pa.array(ids, pa.string()))
     revise_summary.summarise(artifact)
     return artifact
 

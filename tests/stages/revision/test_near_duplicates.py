@@ -10,9 +10,10 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
 from cai_ray.quality.gates import GatesConfig
+from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import REVISION
 from cai_ray.stages.revision.near_duplicates import drop_near_duplicates
-from cai_ray.stages.revision.revise import row_ids
+from tests.finished_stages import spec_of
 
 TEXTS = {
     "a": "I will not help with that, because it hurts people. Talk to your neighbour instead.",
@@ -35,7 +36,7 @@ def row(prompt_id: str) -> dict:
 @pytest.mark.parametrize("times", [1, 2])
 def test_repeats_are_flagged_or_dropped_the_same_however_often_it_runs(tmp_path: Path, gate: str, times: int) -> None:
     folder = Storage(str(tmp_path))
-    opened = open_stage(folder, "revise", "f", {}, {}, row_ids, ("prompt_id", "sample_index"))
+    opened = open_stage(spec_of(folder, "revise", REVISION_IDS))
     assert isinstance(opened, OpenStage)
     for ids in (["c"], ["a", "b"]):
         rows = pa.Table.from_pylist([row(i) for i in ids], REVISION)

@@ -17,6 +17,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.prompts.revision import NO_META, STOP_STRINGS, RevisionPrompts
 from cai_ray.quality.gates import GatesConfig
+from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import PROMPT, REVISION
 from cai_ray.stages.revision.revise import (
     Config,
@@ -24,7 +25,6 @@ from cai_ray.stages.revision.revise import (
     expand_units,
     for_model,
     revise,
-    row_ids,
     similarity_of,
 )
 from tests.stages.scripted_ask import ScriptedAsk
@@ -92,7 +92,7 @@ def test_the_row_holds_the_whole_dialogue_and_fits_the_schema() -> None:
     assert [done["critique"] for done in row["revisions"]] == ["Critique 1.", "Critique 2."]
     assert len(ask.asked) == len(row["finish_reasons"]) == 1 + 2 * 2
     table = pa.Table.from_pylist([row], REVISION)
-    assert row_ids(table).to_pylist() == ["p/0"]
+    assert REVISION_IDS(table).to_pylist() == ["p/0"]
 
 
 def test_each_request_continues_the_one_before_it() -> None:

@@ -58,7 +58,7 @@ option_sets = st.builds(
 def test_every_unit_ends_exactly_once(rows: list[dict[str, Any]], options: ExampleOptions) -> None:
     units = [unit for row in rows for unit in unit_ids(row, options)]
     made = [made for row in rows for made in examples(row, options, seed=1)]
-    ends = [m.row["row_id"] if m.dropped else m.row["example_id"] for m in made]
+    ends = [m.row_id for m in made]
     assert ends == units
     assert len(set(units)) == len(units)
 
@@ -68,7 +68,7 @@ def test_a_prompt_is_on_one_side(rows: list[dict[str, Any]], options: ExampleOpt
     sides: dict[str, set[str]] = {}
     for row in rows:
         for made in examples(row, options, seed=1):
-            if not made.dropped:
+            if made.drop is None:
                 sides.setdefault(made.row["prompt_id"], set()).add(made.row["split"])
     assert all(len(splits) == 1 for splits in sides.values())
 
@@ -93,7 +93,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def answers(source: dict[str, Any], **options: Any) -> list[str]:
     made = examples(source, ExampleOptions(**options), seed=0)
-    return [m.row["messages"][-1]["content"] for m in made if not m.dropped]
+    return [m.row["messages"][-1]["content"] for m in made if m.drop is None]
 
 
 def test_which_revisions_are_learned() -> None:
@@ -115,8 +115,9 @@ def test_an_example_keeps_the_whole_prompt() -> None:
 def test_flags_leave_out_only_when_asked() -> None:
     assert len(answers(row())) == 3
     made = list(examples(row(), ExampleOptions(exclude_flags=("truncated",)), seed=0))
-    assert [m.dropped for m in made] == [False, True, False]
-    assert made[1].row["reason"] == DropReason.FILTERED and "truncated" in made[1].row["detail"]
+    assert [m.drop is not None for m in made] == [False, True, False]
+    lost = made[1].drop
+    assert lost is not None and lost.reason == DropReason.FILTERED and "truncated" in lost.detail
 
 
 def test_split_test_is_held_out_and_the_rest_by_share() -> None:

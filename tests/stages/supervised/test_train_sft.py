@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
-from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Renderer
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig
-from cai_ray.dropped import DROPPED, DropReason
+from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.models.trainable import load_causal_lm, load_tokenizer
@@ -21,10 +19,11 @@ from cai_ray.engines.training.arguments import Device, trainer_args
 from cai_ray.engines.training.token_files import read_tokens
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer
-from cai_ray.rows import REVISION, revision_row_id
+from cai_ray.row_ids import EXAMPLE_IDS, RESPONSES_IDS
+from cai_ray.rows import REVISION
 from cai_ray.stages.context import Context
-from cai_ray.stages.supervised import train_sft
 from cai_ray.stages.supervised.train_sft import Config, MakeSftTrainer, job_of, write_examples
+from tests.finished_stages import finished, spec_of
 from tests.training_jobs import save_tiny_model
 
 MODEL = ModelConfig(path="none")
@@ -53,21 +52,11 @@ def revision(number: int, text: str = "No, but you may ask the owner.", **change
 
 def revisions(folder: Path, rows: list[dict[str, Any]]) -> Artifact:
     """A finished revise stage."""
-
-    def ids(table: pa.Table) -> pa.Array:
-        return pa.array([revision_row_id(p, 0) for p in table["prompt_id"].to_pylist()], pa.string())
-
-    opened = open_stage(Storage(str(folder / "revise")), "revise", "f", {}, {}, ids, ("prompt_id",))
-    assert isinstance(opened, OpenStage)
-    table = pa.Table.from_pylist(rows, REVISION)
-    write_part(opened.folder, table, pa.Table.from_pylist([], DROPPED), ids(table).to_pylist())
-    return opened.commit(ids(table))
+    return finished(spec_of(folder / "revise", "revise", RESPONSES_IDS), REVISION, rows)
 
 
 def open_sft(folder: Path) -> OpenStage:
-    opened = open_stage(
-        Storage(str(folder / "train_sft")), "train_sft", "f", {}, {}, train_sft.row_ids, ("example_id",)
-    )
+    opened = open_stage(spec_of(folder / "train_sft", "train_sft", EXAMPLE_IDS))
     assert isinstance(opened, OpenStage)
     return opened
 

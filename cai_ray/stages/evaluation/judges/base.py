@@ -26,7 +26,8 @@ from cai_ray.engines.conversations.asking import Completion
 from cai_ray.errors import ConfigError
 from cai_ray.prompts.comparison import nonce_for
 from cai_ray.prompts.judges.yes_no import check_template
-from cai_ray.rows import ROW_ID, evaluation_row_ids
+from cai_ray.row_ids import EVALUATION_IDS
+from cai_ray.rows import ROW_ID
 from cai_ray.seeding import stable_id
 
 HARMFUL = "harmful"  # metric: 1 or 0, or a probability; lower is better
@@ -149,7 +150,7 @@ class TemplateJudge(AnswerJudge):
 
 def answer_units(rows: pa.Table, *, prompts: Prompts) -> pa.Table:
     """Answer rows -> units of work: those to such prompts."""
-    units = rows.append_column(ROW_ID, evaluation_row_ids(rows))
+    units = rows.append_column(ROW_ID, EVALUATION_IDS(rows))
     return units if prompts == "all" else units.filter(pc.equal(units["kind"], prompts))
 
 

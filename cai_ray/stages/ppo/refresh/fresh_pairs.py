@@ -13,22 +13,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import pyarrow as pa
-
 from cai_ray.algorithms.episodes import Episode
-from cai_ray.artifacts.artifact import Artifact, find, open_stage
-from cai_ray.artifacts.parts import remove_part, write_part
-from cai_ray.artifacts.storage import Storage
-from cai_ray.dropped import DROPPED, DropRow, dropped_row
-from cai_ray.engines.conversations.stage import StageSpec, run_conversations
+from cai_ray.artifacts.artifact import Artifact, StageSpec, find
+from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
+from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.fingerprint import settings
 from cai_ray.progress.board import open_board
+from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
-from cai_ray.stages.pair_files import pair_ids
 from cai_ray.stages.ppo.config import STAGE, Config
 from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.models import Models
@@ -50,8 +47,7 @@ class FreshPairs:
     refresh: RefreshConfig
     models: Models
     turns: Turns  # of the refreshes: a step of theirs is a refresh
-    folder: Storage  # of this refresh
-    fingerprint: str
+    spec: StageSpec  # of what this refresh leaves
     number: int
 
     @property
@@ -72,43 +68,34 @@ def turns_of(turns: Turns, refresh: RefreshConfig) -> Turns:
     return Turns(turns.prompts, refresh.prompts, SAMPLES, seed_for(turns.seed, STAGE, FOLDER))
 
 
+def spec_of(refresh: RefreshConfig, stage: StageSpec, number: int) -> StageSpec:
+    """Where refresh `number` of the run leaves its artifacts."""
+    folder = stage.folder / FOLDER / str(number)
+    return StageSpec(folder, NAME, stage.fingerprint, settings(refresh), {}, PAIR_IDS)
+
+
 def sampled(fresh: FreshPairs, machines: Machines, step: int) -> Artifact:
     """The pairs, answered by the policy as it is after `step`; those of an earlier attempt, if it got that far."""
-    opened = open_stage(
-        fresh.folder / "pairs", NAME, fresh.fingerprint, settings(fresh.refresh), {}, pair_ids, ("pair_id",)
-    )
-    if isinstance(opened, Artifact):
-        return opened
-    for part in opened.parts:
-        remove_part(opened.folder, part)
+    return derive(fresh.spec.inner("pairs", PAIR_IDS), _answered(fresh, machines, step), PAIR, fresh.ids)
+
+
+def _answered(fresh: FreshPairs, machines: Machines, step: int) -> Iterator[list[Outcome]]:
     episodes = machines.submit(fresh.turns.requests(fresh.number)).result()
-    rows, dropped = paired(episodes, fresh, f"{fresh.config.model} after {step} steps of PPO")
-    write_part(
-        opened.folder,
-        pa.Table.from_pylist(rows, PAIR),
-        pa.Table.from_pylist(dropped, DROPPED),
-        fresh.ids,
-        {
-            "num_episodes": len(episodes),
-            "num_output_tokens": sum(len(episode.response_ids) for episode in episodes),
-            "flag.truncated": sum(episode.truncated for episode in episodes),
-        },
-    )
-    return opened.commit(pa.array(fresh.ids, pa.string()))
+    counters = {
+        "num_episodes": len(episodes),
+        "num_output_tokens": sum(len(episode.response_ids) for episode in episodes),
+        "flag.truncated": sum(episode.truncated for episode in episodes),
+    }
+    yield list(counted(paired(episodes, fresh, f"{fresh.config.model} after {step} steps of PPO"), counters))
 
 
-def paired(
-    episodes: Sequence[Episode], fresh: FreshPairs, policy: str
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of PAIR and of DROPPED; episodes come as they were asked for, the two of a prompt side by side."""
-    rows, dropped = [], []
+def paired(episodes: Sequence[Episode], fresh: FreshPairs, policy: str) -> list[Outcome]:
+    """The end of every pair; episodes come as they were asked for, the two of a prompt side by side."""
+    found = []
     for first, second in zip(episodes[::SAMPLES], episodes[1::SAMPLES], strict=True):
         pair_id = fresh.pair_id(first.prompt_id, first.sample_index, second.sample_index)
-        try:
-            rows.append(_pair(pair_id, first, second, fresh, policy))
-        except DropRow as drop:
-            dropped.append(dropped_row(pair_id, NAME, drop))
-    return rows, dropped
+        found.append(outcome(pair_id, partial(_pair, pair_id, first, second, fresh, policy)))
+    return found
 
 
 def _pair(pair_id: str, first: Episode, second: Episode, fresh: FreshPairs, policy: str) -> dict[str, Any]:
@@ -142,20 +129,13 @@ def labelled(
     if not pairs.manifest.rows_out:
         return []
     model = context.model(sources.feedback_model)
-    spec = StageSpec(
-        folder=fresh.folder / "labels",
-        fingerprint=fresh.fingerprint,
-        config=settings(fresh.refresh),
-        source=pairs,
-        row_ids=pair_ids,
-        key_columns=("pair_id",),
-        unit_columns=("pair_id",),
-    )
+    spec = fresh.spec.inner("labels", PAIR_IDS, pairs)
     labels = find(spec.folder)
     if labels is None:
         job = replace(sources.job(context), stage=NAME)
+        asked = Conversations(spec, pairs, ("pair_id",), job, model, sources.scaling)
         with machines.room_for(model, sources.scaling, back.name, back.state.step), _line_of_its_own():
-            labels = run_conversations(spec, job, model, sources.scaling, context.cluster)
+            labels = run_conversations(asked, context.cluster)
     return sorted(labels.rows(), key=lambda row: str(row["pair_id"]))
 
 
@@ -172,7 +152,7 @@ def _line_of_its_own() -> Iterator[None]:
 
 def lost(fresh: FreshPairs) -> dict[str, int]:
     """Why pairs of this refresh have no label, by reason; sampling and labelling together."""
-    found = [artifact for name in ("pairs", "labels") if (artifact := find(fresh.folder / name)) is not None]
+    found = [artifact for name in ("pairs", "labels") if (artifact := find(fresh.spec.folder / name)) is not None]
     reasons: Counter[str] = Counter()
     for artifact in found:
         reasons.update(artifact.manifest.rows_dropped)

@@ -23,14 +23,14 @@ from cai_ray.dropped import DROPPED
 from cai_ray.rows import ROLLOUT
 from cai_ray.seeding import rng_for
 from cai_ray.stages.pair_files import PairFiles
-from cai_ray.stages.ppo import snapshot as ppo_snapshot
 from cai_ray.stages.ppo.config import STAGE
 from cai_ray.stages.ppo.health import plain
 from cai_ray.stages.ppo.models import Models
-from cai_ray.stages.ppo.refresh import fresh_pairs as ppo_fresh_pairs
+from cai_ray.stages.ppo.refresh import fresh_pairs
 from cai_ray.stages.ppo.refresh.fresh_pairs import FOLDER, FreshPairs
 from cai_ray.stages.ppo.refresh_config import Refresher, RefreshState
 from cai_ray.stages.ppo.run_state import Carried, Training, diverged
+from cai_ray.stages.ppo.snapshot import records
 
 if TYPE_CHECKING:
     from cai_ray.engines.learners.learners import Learners
@@ -75,15 +75,14 @@ def refreshed(training: Training, carried: Carried) -> Carried:
         training.config,
         refresher.config,
         training.models,
-        ppo_fresh_pairs.turns_of(training.turns, refresher.config),
-        training.opened.folder / FOLDER / str(state.num_refreshes + 1),
-        training.opened.plan.fingerprint,
+        fresh_pairs.turns_of(training.turns, refresher.config),
+        fresh_pairs.spec_of(refresher.config, training.opened.spec, state.num_refreshes + 1),
         state.num_refreshes + 1,
     )
-    pairs = ppo_fresh_pairs.sampled(fresh, machines, state.step)
+    pairs = fresh_pairs.sampled(fresh, machines, state.step)
     machines.engines.sleep()
-    back = ppo_snapshot.records(training.opened.folder, training.opened.plan.fingerprint)[0]
-    labels = ppo_fresh_pairs.labelled(fresh, pairs, refresher.sources, refresher.context, machines, back)
+    back = records(training.opened.folder, training.opened.plan.fingerprint)[0]
+    labels = fresh_pairs.labelled(fresh, pairs, refresher.sources, refresher.context, machines, back)
     machines.engines.sleep()
     measured = learn(machines.learners, lesson_of(labels, refresher, training.models, fresh.number), refresher, fresh)
     machines.engines.wake()
@@ -91,7 +90,7 @@ def refreshed(training: Training, carried: Carried) -> Carried:
     if not all(math.isfinite(measured.get(name, 0.0)) for name in ("refresh_loss", "refresh_offset")):
         raise diverged(training, state.step, f"refresh {fresh.number} of the preference model is no number: {measured}")
     counters = {"refreshes": 1, "refresh_pairs": len(fresh.ids), "refresh_labelled": len(labels)}
-    counters |= {f"refresh_dropped.{reason}": num for reason, num in ppo_fresh_pairs.lost(fresh).items()}
+    counters |= {f"refresh_dropped.{reason}": num for reason, num in fresh_pairs.lost(fresh).items()}
     write_part(
         training.opened.folder, ROLLOUT.empty_table(), DROPPED.empty_table(), [f"{FOLDER}/{fresh.number}"], counters
     )

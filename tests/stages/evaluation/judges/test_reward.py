@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import ModelConfig
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.conversations.stage import Conversations
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import run_judges
 from cai_ray.stages.evaluation.judges.reward import RewardJudge, reward
@@ -54,8 +57,8 @@ def test_a_real_classifier_in_the_stage(tmp_path: Path, monkeypatch: pytest.Monk
     from cai_ray.engines.models.scoring import Scorer
     from tests.tiny_models import save_tiny
 
-    def travels(spec: Any, job: Any, *more: Any) -> Artifact:
-        return converse_here(spec, cloudpickle.loads(cloudpickle.dumps(job)), *more)
+    def travels(asked: Conversations, cluster: ClusterConfig) -> Artifact:
+        return converse_here(replace(asked, job=cloudpickle.loads(cloudpickle.dumps(asked.job))), cluster)
 
     write_prompts(tmp_path, PROMPTS)
     folder = save_tiny(tmp_path / "model", classifier=True)

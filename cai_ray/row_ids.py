@@ -1,0 +1,46 @@
+"""How a row says which unit of work it answers, for each kind of row that stages write.
+
+Each stage must account for every unit exactly once (artifacts/parts.py), so its rows are told apart by these ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cai_ray.rows import ROW_ID, evaluation_row_id, match_id_of, revision_row_id, rollout_row_id
+
+
+@dataclass(frozen=True)
+class RowIds:
+    """The columns that tell a row from all others, and how they make its id.
+
+    Attributes:
+        join: the id of one row's values, in the order of `columns`; None where one column is the id itself.
+    """
+
+    columns: tuple[str, ...]
+    join: Callable[..., str] | None = None
+
+    def __call__(self, rows: pa.Table) -> pa.Array:
+        """The units that these rows answer: string array [num_rows]. Reads `columns` and nothing else."""
+        if self.join is None:
+            return rows[self.columns[0]].combine_chunks().cast(pa.string())
+        keys = zip(*(rows[name].to_pylist() for name in self.columns), strict=True)
+        return pa.array([self.join(*key) for key in keys], pa.string())
+
+
+PROMPT_IDS = RowIds(("source_row",))  # one per record read, or per request written
+SHOT_IDS = RowIds((ROW_ID,))
+ASK_IDS = RowIds(("ask_id",))
+REVISION_IDS = RowIds(("prompt_id", "sample_index"), revision_row_id)
+EXAMPLE_IDS = RowIds(("example_id",))
+RESPONSES_IDS = RowIds(("prompt_id",))  # all samples of a prompt are one unit
+PAIR_IDS = RowIds(("pair_id",))  # of pairs, their labels and what is learned of them
+ROLLOUT_IDS = RowIds(("step", "prompt_id", "sample_index"), rollout_row_id)
+ITEM_IDS = RowIds(("item_id",))
+EVALUATION_IDS = RowIds(("policy", "prompt_id", "sample_index"), evaluation_row_id)  # of answers and judgements too
+MATCH_IDS = RowIds(("match_id",))
+GAME_IDS = RowIds(("policy_a", "policy_b", "prompt_id", "sample_index"), match_id_of)

@@ -1,0 +1,44 @@
+"""From labels to a trained model: the life of the two stages that learn from pairs.
+
+Tested in tests/cluster/test_preference_model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import Field
+
+from cai_ray.artifacts.artifact import Artifact, open_stage
+from cai_ray.config import ModelConfig, StageConfig
+from cai_ray.engines.models.trainable import context_length, local_path
+from cai_ray.engines.training.job import TrainingJob
+from cai_ray.engines.training.launcher import train
+from cai_ray.row_ids import PAIR_IDS
+from cai_ray.stages.context import Context
+from cai_ray.stages.preferences.comparisons import Encode, PairOptions
+from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
+
+
+class PairTraining(StageConfig, PairOptions):
+    """What a stage that learns from pairs must know."""
+
+    model: str = Field("sl_cai", description="Which model to start from.")
+
+
+# Of the model that the training starts from: how it reads an answer, and what is done with the pairs.
+Prepare = Callable[[ModelConfig], tuple[Encode, Callable[[WrittenPairs], TrainingJob]]]
+
+
+def train_on_pairs(stage: str, config: PairTraining, context: Context, source_stage: str, prepare: Prepare) -> Artifact:
+    """Train on the labels of `source_stage`, and on human pairs where the config has some."""
+    labels = context.artifact(source_stage)
+    opened = open_stage(context.spec(stage, config, PAIR_IDS, labels))
+    if isinstance(opened, Artifact):
+        return opened
+    model = local_path(context.model(config.model))
+    encode, job_of = prepare(model)
+    longest = context_length(model)
+    pairs = write_pairs(opened, config, labels, encode, min(config.max_length or longest, longest), context.seed)
+    trained = train(job_of(pairs), context.cluster)
+    return opened.commit(pairs.input_ids, trained.files)

@@ -1,0 +1,57 @@
+"""A step of a run: what a stage says of itself, so that a run can check it, fingerprint it and start it.
+
+Each stage's file ends with the function that makes its step. Tested in tests/pipeline/test_steps.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rich.table import Table
+
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import Storage
+from cai_ray.config import StageConfig
+from cai_ray.stages.context import Context
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run.
+
+    Attributes:
+        asks: models it samples or scores with.
+        scores_with: classifiers and embedders: models that need no prompt format.
+        trains: the model it starts from; `makes`: the name of the one it trains.
+        reads: stages whose artifacts it takes.
+        identity: of input from outside the run.
+        exports: name of the folder -> what writes it, beside the stages, for other tools.
+        summary: shown at the end; writes what is missing of the stage's summary.
+    """
+
+    stage: str
+    config: StageConfig
+    run: Callable[[Context], Artifact]
+    asks: tuple[str, ...] = ()
+    scores_with: tuple[str, ...] = ()
+    trains: str | None = None
+    makes: str | None = None
+    reads: tuple[str, ...] = ()
+    needs_constitution: bool = False
+    identity: Callable[[], dict[str, Any]] = dict
+    exports: Mapping[str, Callable[[Artifact, Storage], object]] = field(default_factory=dict)
+    summary: Callable[[Artifact], Table | None] | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that must be there before this step."""
+        return (*self.asks, *self.scores_with, *((self.trains,) if self.trains else ()))
+
+
+def shown(read: Callable[[Artifact], S], table: Callable[[S], Table | None]) -> Callable[[Artifact], Table | None]:
+    """A step's `summary`, of what reads it and what makes it a table."""
+    return lambda artifact: table(read(artifact))
