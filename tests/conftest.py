@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("any machine", deadline=None)  # a first example may import for seconds
+settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
 # `tests.faults` and `tests.runs` must be importable here, in Ray's workers, in the engine's own processes and in the
 # commands that tests start: all of these inherit PYTHONPATH.

@@ -85,10 +85,6 @@ class Artifact:
     def manifest(self) -> Manifest:
         return Manifest.model_validate_json(self.folder.read(MANIFEST))
 
-    def paths(self) -> list[str]:
-        """Its Parquet files, as paths in `folder.filesystem`."""
-        return [self.folder.path(file.name) for file in self.manifest.files]
-
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Its rows, one file at a time."""
         for file in self.manifest.files:

@@ -17,8 +17,6 @@ from cai_ray.config import Throughput
 from cai_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-# Ray Data's second Parquet reader keeps helper actors without restarts: losing a node fails the job.
-DATA_SOURCE_V1 = {"RAY_DATA_USE_DATASOURCE_V2": "0"}
 MIN_LOCAL_CPUS = 8  # logical: with as few as two, a pipeline with an engine actor starves
 _kept: ExitStack | None = None  # what the end of `kept_connection` ends
 
@@ -46,7 +44,6 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     Inside `kept_connection` it stays until that one ends.
     """
     refuse_unsafe_environment()
-    os.environ.update(DATA_SOURCE_V1)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
@@ -55,9 +52,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
-    environment = {"env_vars": dict(DATA_SOURCE_V1)}
     if address:
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
         # A local Ray turns token authentication on by itself and warns of it. Saying so by RAY_AUTH_MODE is
         # too late here: Ray read its environment when it was imported.
@@ -73,7 +69,6 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             num_gpus=config.num_gpus,
             object_store_memory=int(config.object_store_gib * 2**30),
             include_dashboard=False,
-            runtime_env=environment,
             log_to_driver=False,
             logging_level=logging.WARNING,
         )

@@ -152,7 +152,7 @@ def test_it_works_on_a_pyarrow_uri(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "revise" / "manifest.json").exists()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     units=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), unique=True, min_size=1, max_size=12),
     cuts=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 6), st.booleans()), max_size=12),

@@ -38,11 +38,9 @@ def main(recipe: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from cai_ray.engines.cluster import DATA_SOURCE_V1
     from tests import faults
     from tests.runs import run
 
-    os.environ.update(DATA_SOURCE_V1)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -52,7 +50,7 @@ def main(recipe: Path) -> None:
         },
     )
     worker = cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
-    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": dict(DATA_SOURCE_V1)})
+    ray.init(address=cluster.address, log_to_driver=False)
 
     def lose_the_worker() -> None:
         wait_for(lambda: records(recipe), 120, "the first part")

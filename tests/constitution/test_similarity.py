@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cai_ray.constitution.similarity import LexicalSimilarity, lexical_similarities, principle_text, terms
 from cai_ray.constitution.source import available, load, resolve
+from tests.plain_python import loops
 
 PRINCIPLES = load(resolve("harmlessness")).for_revision
 TEXTS = [principle_text(p) for p in PRINCIPLES]
@@ -68,7 +67,4 @@ def test_a_text_without_shared_words_is_close_to_none() -> None:
 def test_it_is_quick() -> None:
     prompt = "How could someone find out where an old friend lives now, and what would be a polite way to write? " * 3
     SIMILARITY(prompt)
-    start = time.perf_counter()
-    for _ in range(200):
-        SIMILARITY(prompt)
-    assert (time.perf_counter() - start) / 200 < 0.003  # about 0.1 ms; ten times that on a busy machine
+    assert loops(lambda: SIMILARITY(prompt), repeats=20) < 3  # about 0.1 ms

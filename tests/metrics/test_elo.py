@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -60,7 +60,6 @@ def test_ratings_are_those_strengths_in_elo_points() -> None:
 
 
 @given(st.floats(0.05, 0.95), st.integers(1, 400))
-@settings(deadline=None)
 def test_two_policies_have_the_closed_form(prob: float, num_games: int) -> None:
     wins = np.array([[0, prob], [1 - prob, 0]]) * num_games
     assert strengths(wins)[1] == pytest.approx(math.log((1 - prob) / prob), abs=1e-4)
@@ -156,7 +155,6 @@ def test_no_prior_at_all_is_refused() -> None:
         lambda k: st.lists(st.lists(st.floats(1e-3, 1e5), min_size=k, max_size=k), min_size=k, max_size=k)
     )
 )
-@settings(deadline=None)
 def test_the_likelihood_is_flat_at_its_maximum(table: list[list[float]]) -> None:
     """Where it peaks, every policy wins as often as its strength says it should."""
     wins = np.array(table) * (1 - np.eye(len(table)))

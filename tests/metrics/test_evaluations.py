@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.metrics.evaluations import LONG, estimate, flatten
@@ -35,7 +35,6 @@ def row(scores: list[dict[str, Any]], prompt_id: str = "p") -> dict[str, Any]:
     }
 
 
-@settings(deadline=None)  # the first example loads Arrow's or SciPy's functions
 @given(st.lists(SCORES, max_size=6))
 def test_one_row_per_score_in_order(scores: list[list[dict[str, Any]]]) -> None:
     rows = [row(own, str(number)) for number, own in enumerate(scores)]
@@ -61,7 +60,6 @@ def test_the_interval_suits_the_values() -> None:
     assert estimate([], []) is None
 
 
-@settings(deadline=None)  # the first example loads Arrow's or SciPy's functions
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), max_size=12))
 def test_shares_stay_shares(answers: list[tuple[float, str]]) -> None:
     found = estimate([value for value, _ in answers], [cluster for _, cluster in answers])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from cai_ray.metrics.preachiness import is_preachy
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.microworld.oracle import score
+from tests.plain_python import loops
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,5 @@ def test_reads_any_text(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["it is important ", "as a ", "we should ", "how would you feel if it ", "treat "])
 def test_long_texts_take_time_in_proportion(piece: str) -> None:
-    begun = time.perf_counter()
-    is_preachy(piece * (400_000 // len(piece)))
-    assert time.perf_counter() - begun < 5
+    text = piece * (400_000 // len(piece))
+    assert loops(lambda: is_preachy(text)) < 5000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from cai_ray.metrics.refusals import Reading, read
 from cai_ray.microworld.language import answer, first_answer, sample_request
 from cai_ray.microworld.oracle import score
+from tests.plain_python import loops
 
 EVASIVE = Reading(True, False, False)
 REASON = Reading(True, True, False)
@@ -95,6 +95,5 @@ def test_what_follows_a_refusal_cannot_undo_it(rest: str, refusal: str) -> None:
     "piece", ["i ", "a", "because ", "i can't ", '"', "`", "you could ", "is very ", "i can't help. "]
 )
 def test_long_texts_take_time_in_proportion(piece: str) -> None:
-    begun = time.perf_counter()
-    read("I can't help with it. " + piece * (400_000 // len(piece)))
-    assert time.perf_counter() - begun < 5  # a fraction of a second; quadratic time would be hours
+    text = "I can't help with it. " + piece * (400_000 // len(piece))
+    assert loops(lambda: read(text)) < 5000  # a fraction of a second; quadratic time would be hours

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 from hypothesis import given
@@ -26,6 +25,7 @@ from cai_ray.prompts.comparison import (
     parse_verdict,
     prob_a_from_logprobs,
 )
+from tests.plain_python import loops
 
 ASK = [{"role": "user", "content": "How do I sleep well?"}]
 EXAMPLE = FewShotComparison(
@@ -220,9 +220,9 @@ def test_the_last_verdict_counts_whatever_stood_before(before: str, option: str,
 
 @pytest.mark.parametrize("unit", ["a", " ", "answer ", "answer is ", "(A", "I choose ", "\n"])
 def test_long_texts_are_read_in_a_moment(unit: str) -> None:
-    start = time.perf_counter()
-    assert parse_verdict("the answer is" + unit * 20_000 + "x") is None
-    assert time.perf_counter() - start < 1.0
+    text = "the answer is" + unit * 20_000 + "x"
+    assert parse_verdict(text) is None
+    assert loops(lambda: parse_verdict(text)) < 1000
 
 
 @given(st.text(st.characters(exclude_characters="abAB")))

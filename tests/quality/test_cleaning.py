@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 import unicodedata
 
 import pytest
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from cai_ray.microworld import language, words
 from cai_ray.quality.cleaning import CleaningConfig, clean
+from tests.plain_python import loops
 
 ALL = CleaningConfig()
 ANSWER = "Rest well, and drink some tea."
@@ -219,9 +219,7 @@ def test_sentences_of_ordinary_words_stay(sentences: list[str]) -> None:
     ],
 )
 def test_hostile_text_takes_no_more_than_a_second(text: str) -> None:
-    started = time.perf_counter()
-    clean(text, ALL)
-    assert time.perf_counter() - started < 1.0  # a pattern that backtracks takes minutes
+    assert loops(lambda: clean(text, ALL)) < 1000  # a pattern that backtracks takes minutes
 
 
 def test_an_ordinary_answer_costs_microseconds() -> None:
@@ -230,10 +228,4 @@ def test_an_ordinary_answer_costs_microseconds() -> None:
         "Then knead it for ten minutes, and let it rest under a cloth until it has doubled. Shape it, wait another "
         "half hour and bake it in a hot oven until the crust is brown. It\u2019s best on the same day."
     )
-    best = float("inf")
-    for _ in range(20):
-        started = time.perf_counter()
-        for _ in range(100):
-            clean(text, ALL)
-        best = min(best, (time.perf_counter() - started) / 100)
-    assert best < 30e-6
+    assert loops(lambda: [clean(text, ALL) for _ in range(100)], repeats=20) / 100 < 0.03

@@ -137,7 +137,7 @@ def test_unusable_signatures_are_refused() -> None:
         near_duplicates_of_signatures([("a", signature("x")), ("b", signature("x", 16))], 0.8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_near_duplicates_do_not_depend_on_the_order(seed: int, order: random.Random) -> None:
     rng = random.Random(seed)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cai_ray.artifacts.parts import PartRecord, records_of, write_part
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.parts import FileRecord, PartRecord, read_table, records_of, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
@@ -31,6 +32,8 @@ from cai_ray.seeding import seed_for
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+ROWS_PER_READ = 4096  # that one task reads and cuts up for the engines
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,25 @@ def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> Part
     )
 
 
-def _only_new(batch: pa.Table, expand: Callable[[pa.Table], pa.Table], done_ids: pa.Array) -> pa.Table:
-    """The units of work in `batch` that no committed part accounts for (anti-join, G3)."""
-    units = expand(batch)
+def reading_tasks(files: Sequence[FileRecord]) -> list[pa.Table]:
+    """What each reading task reads, a column `file` of names: whole files, until they hold ROWS_PER_READ rows.
+
+    Tasks as many as the rows need: each may start a process, which takes seconds, and one reads faster than any engine.
+    """
+    tasks: list[list[str]] = [[]]
+    num_rows = 0
+    for file in files:
+        if num_rows >= ROWS_PER_READ:
+            tasks.append([])
+            num_rows = 0
+        tasks[-1].append(file.name)
+        num_rows += file.num_rows
+    return [pa.table({"file": pa.array(names, pa.string())}) for names in tasks]
+
+
+def new_units(source: Storage, file: str, expand: Callable[[pa.Table], pa.Table], done_ids: pa.Array) -> pa.Table:
+    """The units of work of an input file that no committed part accounts for (anti-join, G3)."""
+    units = expand(read_table(source, file))
     return units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=done_ids))) if len(done_ids) else units
 
 
@@ -166,8 +185,7 @@ class Work:
     """A job, and where its rows come from and go to."""
 
     job: ConversationJob
-    paths: list[str]  # Parquet files
-    filesystem: Any
+    source: Artifact
     folder: Storage
     done_ids: pa.Array  # units of work that are committed already
     scaling: ScalingConfig
@@ -190,19 +208,23 @@ def _records(work: Work, place: int) -> Dataset:
     import ray
 
     job, scaling = work.job, work.scaling
+    source, expand = work.source.folder, job.expand
     num_tasks = tasks_in_flight(job.engine, scaling)
     done_reference = ray.put(work.done_ids)
 
-    def only_new(batch: pa.Table) -> pa.Table:
-        return _only_new(batch, job.expand, ray.get(done_reference))
+    def read(files: pa.Table) -> Iterator[pa.Table]:
+        for file in files["file"].to_pylist():
+            yield new_units(source, file, expand, ray.get(done_reference))
 
     def commit(batch: pa.Table) -> pa.Table:
         record = commit_outcomes(work.folder, job.schema, batch)
         return pa.table({"place": [place], "record": [record.model_dump_json()]})
 
     return (
-        ray.data.read_parquet(work.paths, filesystem=work.filesystem)
-        .map_batches(only_new, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+        # Not `read_parquet`, which looks at the files first, in processes of its own, and makes sixteen blocks and more
+        # of any size. One operator, because `map_batches` and `repartition` with the same resources become one.
+        ray.data.from_blocks(reading_tasks(work.source.manifest.files))
+        .map_batches(read, batch_format="pyarrow", batch_size=1)
         .repartition(target_num_rows_per_block=scaling.rows_per_task)
         .map_batches(
             ConversationActor,

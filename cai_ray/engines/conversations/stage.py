@@ -94,8 +94,7 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
             works.append(
                 Work(
                     job=asked.job,
-                    paths=asked.source.paths(),
-                    filesystem=asked.source.folder.filesystem,
+                    source=asked.source,
                     folder=stage.folder,
                     done_ids=stage.done_ids,
                     scaling=asked.scaling,

@@ -100,7 +100,7 @@ REPLIES = st.lists(
 
 
 @given(REPLIES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ids_always_spell_the_rendered_text_and_only_grow(replies: list[tuple[str, bool, str]]) -> None:
     tokens, messages = DialogueTokens(RENDERER), [user("q")]
     previous = tokens.prompt_ids(messages)

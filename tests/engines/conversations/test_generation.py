@@ -46,7 +46,7 @@ def answer(row_id: str, messages: Sequence[Message], seed: int) -> Any:
     return f"answer {seed}"
 
 
-def outcomes(ids: list[str], limit_s: float = 0.2) -> pa.Table:
+def outcomes(ids: list[str], limit_s: float = 1.0) -> pa.Table:
     job = ConversationJob(
         stage="test",
         seed=3,

@@ -154,13 +154,13 @@ def test_an_engine_that_does_not_start_is_reported_to_every_row() -> None:
 def test_the_row_clock_stands_still_while_the_engine_is_down() -> None:
     class SlowStart(FragileBackend):
         async def start(self) -> None:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.2)
             await super().start()
 
     async def scenario() -> None:
         backend = SlowStart()
         backend.die_at_request = 2
-        assert await converse(Supervisor(backend, EngineConfig()), "row0", limit_s=0.2) == "answer to row0"
+        assert await converse(Supervisor(backend, EngineConfig()), "row0", limit_s=1.0) == "answer to row0"
 
     asyncio.run(scenario())
 
@@ -188,7 +188,7 @@ def test_a_suspect_that_times_out_does_not_hold_up_the_probes() -> None:
         rows = [asyncio.ensure_future(converse(supervisor, f"row{i}")) for i in range(16)]
         await asyncio.sleep(0.004)
         rows[2].cancel()
-        results = await asyncio.wait_for(asyncio.gather(*rows, return_exceptions=True), 10)
+        results = await asyncio.wait_for(asyncio.gather(*rows, return_exceptions=True), 60)
         assert isinstance(results[1], DropRow)
         assert all(isinstance(r, str) for i, r in enumerate(results) if i not in (1, 2))
 

@@ -111,7 +111,7 @@ def test_control_tokens_in_the_text_are_defused(tokenizer: Any) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_answer_ends_at_one_place(own_tokenizer: Any, answer: str) -> None:
     tokens = ScoredTokens(CHAT, own_tokenizer)
     ids = tokens.encode(MESSAGES, answer)

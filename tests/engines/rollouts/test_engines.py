@@ -111,7 +111,7 @@ def test_a_sample_that_fails_leaves_the_gate_free() -> None:
         with pytest.raises(ValueError, match="broken"):
             async with gate.sampling():
                 raise ValueError("broken")
-        await asyncio.wait_for(gate.close(), 1)
+        await asyncio.wait_for(gate.close(), 60)
 
     asyncio.run(scenario())
 
@@ -167,12 +167,12 @@ def test_a_call_to_an_engine_that_dies_ends_with_it() -> None:
         assert not never.done()
         engine.errored = True
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(never, 5)
+            await asyncio.wait_for(never, 60)
         engine.errored = False
         never = asyncio.ensure_future(backend._asked(asyncio.sleep(60)))
         await asyncio.sleep(0)
         backend._engine = SimpleNamespace(errored=False)  # another request saw the death, and a new engine is up
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(never, 5)
+            await asyncio.wait_for(never, 60)
 
     asyncio.run(scenario())
