@@ -14,6 +14,7 @@ from pydantic import Field
 
 from cai_ray.algorithms.token_stats import token_stats
 from cai_ray.config import Config
+from cai_ray.metrics.training_keys import CLIP_FRACTION, VALUE_CLIP_FRACTION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,7 @@ def policy_loss(
     free = ratio * gain
     clipped = ratio.clamp(1 - config.clip_range, 1 + high) * gain
     loss = -(weights * torch.minimum(free, clipped)).sum()
-    sums = {"clip_fraction": (clipped < free).double(), "ratio": ratio, "approx_kl": log_ratio.expm1() - log_ratio}
+    sums = {CLIP_FRACTION: (clipped < free).double(), "ratio": ratio, "approx_kl": log_ratio.expm1() - log_ratio}
     return LossAndStats(loss, token_stats(mask, sums, {"ratio": ratio}))
 
 
@@ -138,7 +139,7 @@ def value_loss(
     else:
         near = old + (values - old).clamp(-config.clip_range, config.clip_range)
         worst = torch.maximum(free, (near - target) ** 2)
-    sums = {"value_clip_fraction": (worst > free).double(), "value_error": free}
+    sums = {VALUE_CLIP_FRACTION: (worst > free).double(), "value_error": free}
     return LossAndStats((weights * worst).sum() / 2, token_stats(mask, sums, {}))
 
 

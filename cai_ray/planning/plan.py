@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact, Manifest, find
+from cai_ray.artifacts.counters import CACHED_TOKENS, EPISODES, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS
 from cai_ray.artifacts.storage import Storage
 from cai_ray.fingerprint import settings
 from cai_ray.pipeline.recipe import Recipe
@@ -111,8 +112,8 @@ def _measured(artifact: Artifact) -> Measured:
 
 def _used(manifest: Manifest) -> Usages:
     counted = manifest.counters
-    requests = counted.get("num_requests", counted.get("num_episodes", 0))
-    tokens = (counted.get(f"num_{kind}_tokens", 0) for kind in ("prompt", "cached", "output"))
+    requests = counted.get(REQUESTS, counted.get(EPISODES, 0))
+    tokens = (counted.get(kind, 0) for kind in (PROMPT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS))
     return Usages(float(requests), *map(float, tokens))
 
 

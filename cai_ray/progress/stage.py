@@ -12,6 +12,7 @@ from typing import Self
 
 from rich.progress import Progress
 
+from cai_ray.artifacts.counters import OUTPUT_TOKENS
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.progress.board import terminal_bar
@@ -95,7 +96,7 @@ class StageProgress:
     def _speed(self) -> str:
         elapsed = max(self._elapsed_s, 1e-9)
         rows = (self._num_rows + self._num_dropped) / elapsed
-        tokens = self._counters["num_output_tokens"] / elapsed
+        tokens = self._counters[OUTPUT_TOKENS] / elapsed
         return f"{rows:,.1f} rows/s, {tokens:,.0f} tokens/s" + (
             f", {self._num_dropped} dropped" if self._num_dropped else ""
         )

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from cai_ray.artifacts.metrics_file import METRICS, UPLOAD_EVERY_S, parse_metrics
 from cai_ray.artifacts.storage import Storage
+from cai_ray.metrics import training_keys as keys
 from cai_ray.progress.board import terminal_bar
 
 logger = logging.getLogger(__name__)
@@ -73,16 +74,16 @@ class TrainingProgress:
             self._show(entry)
 
     def _show(self, entry: dict[str, Any]) -> None:
-        if "event" in entry:
-            logger.warning("%s: %s", self._stage, entry["event"])
-        elif entry.get("eval_loss") is not None:
-            logger.info("%s: step %d, eval loss %.4f", self._stage, entry["step"], entry["eval_loss"])
-        elif entry.get("loss") is not None:
+        if keys.EVENT in entry:
+            logger.warning("%s: %s", self._stage, entry[keys.EVENT])
+        elif entry.get(keys.EVAL_LOSS) is not None:
+            logger.info("%s: step %d, eval loss %.4f", self._stage, entry[keys.STEP], entry[keys.EVAL_LOSS])
+        elif entry.get(keys.LOSS) is not None:
             self._show_step(entry)
 
     def _show_step(self, entry: dict[str, Any]) -> None:
-        step, num_steps = entry["step"], entry["num_steps"]
-        speed = f"loss {entry['loss']:.4f}, {entry['examples_per_s']:,.1f} examples/s"
+        step, num_steps = entry[keys.STEP], entry[keys.NUM_STEPS]
+        speed = f"loss {entry[keys.LOSS]:.4f}, {entry[keys.EXAMPLES_PER_S]:,.1f} examples/s"
         if self._progress:
             self._progress.update(self._bar, completed=step, total=num_steps, speed=speed)
         elif time.monotonic() - self._logged > LOG_EVERY_S or step == num_steps:

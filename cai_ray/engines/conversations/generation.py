@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cai_ray.artifacts import counters as counted
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.parts import FileRecord, PartRecord, read_table, records_of, write_part
 from cai_ray.artifacts.storage import Storage
@@ -86,7 +87,7 @@ class ConversationActor:
         new_starts = self._supervisor.num_starts - self._num_starts_reported
         self._num_starts_reported += new_starts
         if new_starts and outcomes:
-            outcomes[0]["counters"].append(("engine_starts", new_starts))
+            outcomes[0]["counters"].append((counted.ENGINE_STARTS, new_starts))
         yield pa.Table.from_pylist(outcomes, self._schema)
 
     async def _run_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
@@ -118,10 +119,12 @@ class ConversationActor:
             gate.learn(conversation.num_context_tokens - conversation.num_shared_tokens)
         usage = conversation.usage
         counters = Counter(
-            num_requests=usage.num_requests,
-            num_prompt_tokens=usage.num_prompt_tokens,
-            num_cached_tokens=usage.num_cached_tokens,
-            num_output_tokens=usage.num_output_tokens,
+            {
+                counted.REQUESTS: usage.num_requests,
+                counted.PROMPT_TOKENS: usage.num_prompt_tokens,
+                counted.CACHED_TOKENS: usage.num_cached_tokens,
+                counted.OUTPUT_TOKENS: usage.num_output_tokens,
+            }
         )
         if result is not None:
             counters.update(job.count(result))

@@ -30,6 +30,7 @@ from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.learners.models import Models, here
 from cai_ray.engines.learners.packing import Packed, Pass, cut, shares
 from cai_ray.engines.training.worker_group import Place
+from cai_ray.metrics.training_keys import POLICY_LOSS, VALUE_LOSS
 from cai_ray.seeding import seed_for
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class Learning:
                 columns["logprobs"], columns["sampler_logprobs"], mask, config.max_importance
             )
         policy = policy_loss(logprobs, columns["logprobs"], columns["advantages"], weights, config, importance)
-        losses = {"policy_loss": policy.loss.detach().double()}
+        losses = {POLICY_LOSS: policy.loss.detach().double()}
         kl = None
         if config.kl_loss_coefficient:
             kl = kl_loss(logprobs, columns["ref_logprobs"], weights, config.kl_loss_estimator)
@@ -230,7 +231,7 @@ class Learning:
         weights = _weights(batch, "token", num_tokens)
         loss, stats = value_loss(values, columns["values"], columns["returns"], weights, self._job.value_loss)
         self._models.value.backward(loss)
-        return stats, {"value_loss": loss.detach().double()}
+        return stats, {VALUE_LOSS: loss.detach().double()}
 
     def _pretraining_passes(self, other: Packed, texts: Indices) -> list[dict[str, Tensor]]:
         """Next-token loss on other text, in the same update."""
@@ -278,7 +279,7 @@ class Learning:
             verdict, guards.policy = judge_update(
                 guards.policy,
                 self._job.guards,
-                loss=losses["policy_loss"] + losses.get("kl_loss", 0.0) + losses.get("pretraining_loss", 0.0),
+                loss=losses[POLICY_LOSS] + losses.get("kl_loss", 0.0) + losses.get("pretraining_loss", 0.0),
                 grad_norm=norm,
                 ratio_min=stats["ratio_min"],
                 ratio_max=stats["ratio_max"],
@@ -291,7 +292,7 @@ class Learning:
             verdict, guards.value = judge_update(
                 guards.value,
                 self._job.guards,
-                loss=losses["value_loss"],
+                loss=losses[VALUE_LOSS],
                 grad_norm=norm,
                 ratio_min=1.0,
                 ratio_max=1.0,

@@ -15,11 +15,12 @@ from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.attempt import Attempt, check_owner
 from cai_ray.engines.training.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.training.worker_group import Place
+from cai_ray.metrics.training_keys import EVAL_LOSS, EXAMPLES_PER_S, LOSS, TOKENS_PER_S
 
 if TYPE_CHECKING:
     from cai_ray.engines.training.job import TrainingJob
 
-JUDGED = ("loss", "grad_norm", "eval_loss")
+JUDGED = (LOSS, "grad_norm", EVAL_LOSS)
 
 
 def not_finite(logs: dict[str, Any]) -> str | None:
@@ -52,10 +53,10 @@ def watch_of(
             self._began = time.monotonic()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> Any:
-            if "loss" not in logs and "eval_loss" not in logs:
+            if LOSS not in logs and EVAL_LOSS not in logs:
                 return control  # the summary at the end
-            if "eval_loss" in logs:
-                self._eval = (state.global_step, logs["eval_loss"])
+            if EVAL_LOSS in logs:
+                self._eval = (state.global_step, logs[EVAL_LOSS])
             if metrics is not None:
                 metrics.write(step=state.global_step, num_steps=state.max_steps, **self._measured(logs))
             problem = not_finite(logs)
@@ -72,13 +73,13 @@ def watch_of(
             found: dict[str, float | None] = {
                 n: v if math.isfinite(v) else None for n, v in numbers.items()
             }  # no NaN in JSON
-            if "loss" not in logs:
+            if LOSS not in logs:
                 return found
             # The last batch of an epoch may be smaller and counts as a whole one; `tokens_per_s` is exact.
             duration_s = max(time.monotonic() - self._began, 1e-9)
-            found["examples_per_s"] = round(job.optim.batch_size / duration_s, 3)
+            found[EXAMPLES_PER_S] = round(job.optim.batch_size / duration_s, 3)
             if "num_tokens" in numbers:
-                found["tokens_per_s"] = round((numbers["num_tokens"] - self._num_tokens) / duration_s, 1)
+                found[TOKENS_PER_S] = round((numbers["num_tokens"] - self._num_tokens) / duration_s, 1)
                 self._num_tokens = numbers["num_tokens"]
             return found
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec
+from cai_ray.artifacts.counters import flag_counter
 from cai_ray.artifacts.derived import Outcome, batched, counted, derive
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DropReason, drop_of
@@ -45,7 +46,7 @@ from cai_ray.stages.evaluation.scorers import (
 )
 from cai_ray.stages.step import Step, shown
 
-TRUNCATED = f"flag.{DropReason.TRUNCATED}"  # counter: answers that were cut off at max_tokens
+TRUNCATED = flag_counter(DropReason.TRUNCATED)  # counter: answers that were cut off at max_tokens
 T = TypeVar("T")
 
 

@@ -11,6 +11,7 @@ from statistics import fmean, pstdev
 
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.guards import Verdict, judge_rollouts
+from cai_ray.metrics import training_keys as keys
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.refusals import read
 from cai_ray.quality.gates import boilerplate_score
@@ -43,14 +44,14 @@ def writing(episodes: Sequence[Episode], texts: Sequence[str], prompts: Sequence
         [Answered(e.prompt_id, prompt, text) for e, prompt, text in zip(episodes, prompts, texts, strict=True)]
     )
     return {
-        "length": fmean(lengths),
-        "length_max": float(max(lengths)),
-        "truncated": fmean(episode.truncated for episode in episodes),
-        "refusal_rate": fmean(reading.refusal for reading in readings),
-        "evasive_rate": fmean(reading.evasive for reading in readings),
+        keys.LENGTH: fmean(lengths),
+        keys.LENGTH_MAX: float(max(lengths)),
+        keys.TRUNCATED: fmean(episode.truncated for episode in episodes),
+        keys.REFUSAL_RATE: fmean(reading.refusal for reading in readings),
+        keys.EVASIVE_RATE: fmean(reading.evasive for reading in readings),
         "stock_phrases": fmean(boilerplate_score(text) for text in texts),
-        "boilerplate_rate": fmean(said.carries),
-        "distinct": distinct(texts, DISTINCT_N) or 0.0,
+        keys.BOILERPLATE_RATE: fmean(said.carries),
+        keys.DISTINCT: distinct(texts, DISTINCT_N) or 0.0,
     }
 
 
@@ -69,12 +70,12 @@ def sampled(episodes: Sequence[Episode], scored: Sequence[Scored], kl: Sequence[
         for mine, theirs in zip(one.logprobs, episode.logprobs, strict=True)
     )
     return {
-        "score": fmean(scores),
+        keys.SCORE: fmean(scores),
         "score_std": pstdev(scores) if all(map(math.isfinite, scores)) else math.nan,
-        "kl": fmean(kl),
+        keys.KL: fmean(kl),
         "kl_per_token": sum(kl) / num_tokens,
-        "entropy": -sum(sum(one.logprobs) for one in scored) / num_tokens,
-        "sampler_gap": sum(gaps) / num_tokens,
+        keys.ENTROPY: -sum(sum(one.logprobs) for one in scored) / num_tokens,
+        keys.SAMPLER_GAP: sum(gaps) / num_tokens,
     }
 
 
@@ -83,7 +84,8 @@ def updates(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
     Updates that were skipped tell nothing but that.
     """
-    found: dict[str, float] = {"updates": float(len(stats)), "updates_skipped": sum(s.get("skipped", 0) for s in stats)}
+    num_skipped = sum(one.get("skipped", 0) for one in stats)
+    found: dict[str, float] = {"updates": float(len(stats)), keys.UPDATES_SKIPPED: num_skipped}
     done = [one for one in stats if not one.get("skipped", 0)]
     for name in sorted({name for one in done for name in one} - {"skipped", "num_tokens"}):
         values = [one[name] for one in done if name in one]
@@ -104,11 +106,11 @@ def speed(phases: Phases, busy_s: float, episodes: Sequence[Episode]) -> dict[st
     step_s = max(phases.elapsed_s, 1e-9)
     num_tokens = sum(len(episode.response_ids) for episode in episodes)
     return {
-        **{f"{phase}_s": round(duration_s, 4) for phase, duration_s in phases.seconds.items()},
+        **{keys.seconds_of(phase): round(duration_s, 4) for phase, duration_s in phases.seconds.items()},
         "step_s": round(step_s, 4),
-        "episodes_per_s": round(len(episodes) / step_s, 2),
-        "tokens_per_s": round(num_tokens / step_s, 1),
-        "engine_idle": round(min(max(1 - busy_s / step_s, 0.0), 1.0), 4),
+        keys.EPISODES_PER_S: round(len(episodes) / step_s, 2),
+        keys.TOKENS_PER_S: round(num_tokens / step_s, 1),
+        keys.ENGINE_IDLE: round(min(max(1 - busy_s / step_s, 0.0), 1.0), 4),
     }
 
 
@@ -131,14 +133,14 @@ def judge(
     measured = {
         **sampled(episodes, scored, distance.kl),
         **writing(episodes, texts, prompts),
-        "kl_coefficient": before.kl.coefficient,
+        keys.KL_COEFFICIENT: before.kl.coefficient,
         "policy_lag": float(before.step - min(episode.policy_version for episode in episodes)),
     }
     verdict, guard = judge_rollouts(
         before.guard,
         training.config.guards,
-        kl=measured["kl"],
-        writing=(measured["distinct"], measured["entropy"], measured["length"]),
+        kl=measured[keys.KL],
+        writing=(measured[keys.DISTINCT], measured[keys.ENTROPY], measured[keys.LENGTH]),
         logprobs_finite=distance.logprobs_finite,
         scores_finite=distance.scores_finite,
     )

@@ -10,6 +10,7 @@ from cai_ray.algorithms.advantages import advantages_of, explained_variance, mom
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.algorithms.kl import KlState, per_token_kl, sequence_kl, shaped_rewards
 from cai_ray.algorithms.scores import ScoreState, observed, shaped_scores
+from cai_ray.metrics.training_keys import EXPLAINED_VARIANCE
 from cai_ray.stages.ppo.config import Config
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def lesson_of(
     }
     if values is not None and returns is not None:
         measured["value"] = float(values[mask].mean())
-        measured["explained_variance"] = explained_variance(moments(returns, mask), moments(returns - values, mask))
+        measured[EXPLAINED_VARIANCE] = explained_variance(moments(returns, mask), moments(returns - values, mask))
         if config.advantage.whiten:
             advantages = whiten(advantages, mask, moments(advantages, mask))
     given: PerToken = _unpadded(returns, lengths) if returns is not None else [() for _ in lengths]

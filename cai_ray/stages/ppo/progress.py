@@ -16,6 +16,7 @@ from typing import Self
 
 from rich.progress import Progress
 
+from cai_ray.metrics import training_keys as keys
 from cai_ray.progress.board import terminal_bar
 from cai_ray.progress.stage import LOG_EVERY_S
 
@@ -26,7 +27,7 @@ class Phases:
     """Where one step's time goes: `seconds` spent in each named phase; phases do not overlap."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.seconds: defaultdict[keys.Phase, float] = defaultdict(float)
         self._began = time.perf_counter()
 
     @property
@@ -34,7 +35,7 @@ class Phases:
         return time.perf_counter() - self._began
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
+    def __call__(self, phase: keys.Phase) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
@@ -66,8 +67,8 @@ class PpoProgress:
 
     def show(self, step: int, measured: Mapping[str, float]) -> None:
         line = (
-            f"score {measured['score']:.3f}, KL {measured['kl']:.2f}, length {measured['length']:.0f}, "
-            f"{measured['episodes_per_s']:,.1f} episodes/s"
+            f"score {measured[keys.SCORE]:.3f}, KL {measured[keys.KL]:.2f}, length {measured[keys.LENGTH]:.0f}, "
+            f"{measured[keys.EPISODES_PER_S]:,.1f} episodes/s"
         )
         if self._progress:
             self._progress.update(self._bar, completed=step, speed=line)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from cai_ray.algorithms import kl
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.artifact import OpenStage
+from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
@@ -90,7 +91,7 @@ def keep_rows(
     rows = rollout_rows(
         training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
     )
-    counters = {"num_episodes": len(episodes), "num_output_tokens": sum(len(e.response_ids) for e in episodes)}
+    counters = {EPISODES: len(episodes), OUTPUT_TOKENS: sum(len(e.response_ids) for e in episodes)}
     write_part(training.opened.folder, rows, DROPPED.empty_table(), ROLLOUT_IDS(rows).to_pylist(), counters)
 
 

@@ -22,6 +22,7 @@ from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training.attempt import begin, end
+from cai_ray.metrics.training_keys import KL
 from cai_ray.row_ids import ROLLOUT_IDS
 from cai_ray.rows import ROLLOUT
 from cai_ray.stages.context import Context
@@ -68,7 +69,7 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     verdict, state, measured = judge(training, carried.state, episodes, scored, distance)
     if verdict.action == "go":
         with phase("update"):
-            state, learned = learn(training, state, episodes, scored, measured["kl"])
+            state, learned = learn(training, state, episodes, scored, measured[KL])
         measured |= learned
     with phase("wait"):
         ready = pending.result() if pending is not None else None

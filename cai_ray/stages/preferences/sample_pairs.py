@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec
+from cai_ray.artifacts.counters import flag_counter
 from cai_ray.artifacts.derived import Outcome, batched, counted, derive, outcome
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DropReason, DropRow, drop_of
@@ -32,7 +33,7 @@ from cai_ray.stages.step import Step
 
 STAGE = "sample_pairs"
 SAMPLES = "samples"  # folder inside the stage's own
-TRUNCATED = f"flag.{DropReason.TRUNCATED}"  # counter: answers of pairs, cut off at max_tokens
+TRUNCATED = flag_counter(DropReason.TRUNCATED)  # counter: answers of pairs, cut off at max_tokens
 
 Indices = tuple[int, int]  # (i, j), i < j: sample indices of a pair's answers
 

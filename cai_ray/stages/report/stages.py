@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
+from cai_ray.artifacts import counters as counted
 from cai_ray.artifacts.artifact import Manifest
+from cai_ray.metrics.training_keys import EXAMPLES_PER_S
 from cai_ray.stages.report.source import RunSource
 
 
@@ -61,22 +63,21 @@ def _facts(source: RunSource, stage: str) -> StageFacts:
 
 def _finished(stage: str, manifest: Manifest, examples_per_s: float | None) -> StageFacts:
     counters = manifest.counters
-    flags = {name.removeprefix("flag."): n for name, n in counters.items() if name.startswith("flag.") and n}
     return StageFacts(
         stage=stage,
         state="finished",
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         dropped=_most_first(manifest.rows_dropped),
-        flagged=_most_first(flags),
+        flagged=_most_first(counted.flags(counters)),
         duration_s=manifest.duration_s,
         attempts=manifest.attempts,
-        prompt_tokens=counters.get("num_prompt_tokens", 0),
-        cached_tokens=counters.get("num_cached_tokens", 0),
-        output_tokens=counters.get("num_output_tokens", 0),
-        requests=counters.get("num_requests", 0),
-        engine_starts=counters.get("engine_starts", 0),
-        trained_tokens=counters.get("num_tokens", 0),
+        prompt_tokens=counters.get(counted.PROMPT_TOKENS, 0),
+        cached_tokens=counters.get(counted.CACHED_TOKENS, 0),
+        output_tokens=counters.get(counted.OUTPUT_TOKENS, 0),
+        requests=counters.get(counted.REQUESTS, 0),
+        engine_starts=counters.get(counted.ENGINE_STARTS, 0),
+        trained_tokens=counters.get(counted.TRAINED_TOKENS, 0),
         examples_per_s=examples_per_s,
     )
 
@@ -86,5 +87,5 @@ def _most_first(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _examples_per_s(source: RunSource, stage: str) -> float | None:
-    speeds = [entry["examples_per_s"] for entry in source.metrics(stage) if "examples_per_s" in entry]
+    speeds = [entry[EXAMPLES_PER_S] for entry in source.metrics(stage) if EXAMPLES_PER_S in entry]
     return median(speeds) if speeds else None

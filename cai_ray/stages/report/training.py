@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from cai_ray.metrics import training_keys as keys
 from cai_ray.microworld.oracle import score
 from cai_ray.stages.report.source import RunSource
 
@@ -52,56 +53,55 @@ class Panel(NamedTuple):
 
 
 ANSWERS = {
-    "refusal_rate": "refusal",
-    "evasive_rate": "evasive",
-    "boilerplate_rate": "boilerplate",
-    "truncated": "cut off",
+    keys.REFUSAL_RATE: "refusal",
+    keys.EVASIVE_RATE: "evasive",
+    keys.BOILERPLATE_RATE: "boilerplate",
+    keys.TRUNCATED: "cut off",
 }
-PHASES = {f"{phase}_s": phase for phase in ("rollout", "score", "update", "wait", "sync", "proof")}
+PHASES: dict[str, str] = {keys.seconds_of(phase): phase for phase in keys.PHASES}
 REFRESHES = {
-    "refresh_held_out_accuracy_before": "before a refresh",
-    "refresh_held_out_accuracy_after": "after it",
+    keys.refresh_fit("held_out", "accuracy", "before"): "before a refresh",
+    keys.refresh_fit("held_out", "accuracy", "after"): "after it",
 }
+CLIPPED = {keys.CLIP_FRACTION: "policy", keys.VALUE_CLIP_FRACTION: "value"}
 TRUTH = {"oracle_harmful": "harmful", "oracle_helpful": "helpful"}
-LOSS = Panel("Loss", "nats", {"loss": "training", "eval_loss": "held out"})
+LOSS = Panel("Loss", "nats", {keys.LOSS: "training", keys.EVAL_LOSS: "held out"})
 STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "train_sft": (
         "Supervised fine-tuning",
         (
             LOSS,
-            Panel(
-                "Token accuracy", "share", {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "held out"}
-            ),
+            Panel("Token accuracy", "share", {keys.TOKEN_ACCURACY: "training", keys.EVAL_TOKEN_ACCURACY: "held out"}),
         ),
     ),
     "train_preference_model": (
         "Preference model",
-        (LOSS, Panel("Pair accuracy", "share", {"accuracy": "training", "eval_accuracy": "held out"})),
+        (LOSS, Panel("Pair accuracy", "share", {keys.PAIR_ACCURACY: "training", keys.EVAL_PAIR_ACCURACY: "held out"})),
     ),
     "train_dpo": (
         "Direct preference optimisation",
         (
             LOSS,
-            Panel("Pair accuracy", "share", {"rewards/accuracies": "training", "eval_rewards/accuracies": "held out"}),
+            Panel("Pair accuracy", "share", {keys.DPO_ACCURACY: "training", keys.EVAL_DPO_ACCURACY: "held out"}),
         ),
     ),
     "train_ppo": (
         "Reinforcement learning (PPO)",
         (
-            Panel("Preference-model score", "score", {"score": "mean of a step"}),
+            Panel("Preference-model score", "score", {keys.SCORE: "mean of a step"}),
             # Beside the score: a score that rises while the truth does not is over-optimisation.
             Panel("The oracle on kept answers", "mean of a step", TRUTH),
-            Panel("KL from the start", "nats per answer", {"kl": "KL"}),
-            Panel("Entropy", "nats per token", {"entropy": "entropy"}),
+            Panel("KL from the start", "nats per answer", {keys.KL: "KL"}),
+            Panel("Entropy", "nats per token", {keys.ENTROPY: "entropy"}),
             Panel("How it answers", "share of answers", ANSWERS),
-            Panel("Answer length", "tokens", {"length": "mean", "length_max": "longest"}),
-            Panel("Clipped ratios", "share of tokens", {"clip_fraction": "policy", "value_clip_fraction": "value"}),
-            Panel("Losses", "loss", {"policy_loss": "policy", "value_loss": "value"}),
-            Panel("Explained variance of returns", "share", {"explained_variance": "value model"}),
-            Panel("Variety", "distinct-2", {"distinct": "distinct-2"}),
+            Panel("Answer length", "tokens", {keys.LENGTH: "mean", keys.LENGTH_MAX: "longest"}),
+            Panel("Clipped ratios", "share of tokens", CLIPPED),
+            Panel("Losses", "loss", {keys.POLICY_LOSS: "policy", keys.VALUE_LOSS: "value"}),
+            Panel("Explained variance of returns", "share", {keys.EXPLAINED_VARIANCE: "value model"}),
+            Panel("Variety", "distinct-2", {keys.DISTINCT: "distinct-2"}),
             Panel("Preference model on fresh pairs", "share ranked right", REFRESHES),
-            Panel("Sampler against learner", "nats per token", {"sampler_gap": "mean gap"}),
-            Panel("Speed", "answers per second", {"episodes_per_s": "answers"}),
+            Panel("Sampler against learner", "nats per token", {keys.SAMPLER_GAP: "mean gap"}),
+            Panel("Speed", "answers per second", {keys.EPISODES_PER_S: "answers"}),
             Panel("Where a step's time goes", "seconds", PHASES),
         ),
     ),
@@ -128,7 +128,7 @@ def _facts(source: RunSource, stage: str) -> TrainingFacts:
         plots=plots,
         last={name: points[max(points)] for name, points in sorted(series.items())},
         num_steps=int(max(steps, default=0)),
-        events=[str(entry["event"]) for entry in entries if "event" in entry],
+        events=[str(entry[keys.EVENT]) for entry in entries if keys.EVENT in entry],
     )
 
 
@@ -136,11 +136,11 @@ def _series(entries: Sequence[dict[str, Any]]) -> dict[str, dict[float, float]]:
     """Metric -> step -> value. A step that a later attempt did again counts as it was done last."""
     found: dict[str, dict[float, float]] = {}
     for entry in entries:
-        step = entry.get("step")
+        step = entry.get(keys.STEP)
         if step is None or not _is_number(step):
             continue
         for name, value in entry.items():
-            if _is_number(value) and name not in ("step", "attempt", "elapsed_s", "num_steps"):
+            if _is_number(value) and name not in keys.PLACES:
                 found.setdefault(name, {})[step] = float(value)
     return found
 

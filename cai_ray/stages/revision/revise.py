@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.counters import flag_counter
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, draw
@@ -258,9 +259,9 @@ def expand_units(prompts: pa.Table, *, config: Config) -> pa.Table:
 
 def count_flags(row: dict[str, Any]) -> dict[str, int]:
     """Counters of one Revision row for the manifest: rounds, and each cleaning rule and gate that fired."""
-    counts = Counter(f"flag.{flag}" for flag in row["initial_flags"])
+    counts = Counter(map(flag_counter, row["initial_flags"]))
     for done in row["revisions"]:
-        counts.update(f"flag.{flag}" for flag in done["flags"])
+        counts.update(map(flag_counter, done["flags"]))
     counts["num_revisions"] = len(row["revisions"])
     counts["num_neutralised"] = row["num_neutralised"]
     return dict(counts)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.counters import TRAINED_TOKENS
 from cai_ray.artifacts.derived import Outcome, write_outcomes
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
@@ -46,8 +47,6 @@ from cai_ray.stages.supervised.examples import (
     schedule,
     unit_ids,
 )
-
-NUM_TOKENS = "num_tokens"  # counter: of all examples that are learned or measured on
 
 
 class Config(ExampleOptions):
@@ -161,11 +160,11 @@ def _fitting(made: Outcome, tokenise: AnswerTokens, max_length: int) -> tuple[Ou
     if made.drop is None:
         tokens = tokenise(made.row["messages"])
         if len(tokens) <= max_length:
-            counters = {f"num_{made.row['split']}": 1, NUM_TOKENS: len(tokens)}
+            counters = {f"num_{made.row['split']}": 1, TRAINED_TOKENS: len(tokens)}
             return made._replace(counters=counters), token_row(made.row_id, made.row["weight"], tokens)
         detail = f"prompt and answer have {len(tokens)} tokens, max_length is {max_length}"
         made = Outcome(made.row_id, DropRow(DropReason.TOO_LONG, detail))
-    return made._replace(counters={NUM_TOKENS: 0}), None
+    return made._replace(counters={TRAINED_TOKENS: 0}), None
 
 
 def job_of(config: Config, context: Context, model: ModelConfig, max_length: int, counts: Counter[str]) -> TrainingJob:

@@ -18,6 +18,7 @@ from typing import Any
 
 from cai_ray.algorithms.episodes import Episode
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find
+from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS, flag_counter
 from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.fingerprint import settings
@@ -82,9 +83,9 @@ def sampled(fresh: FreshPairs, machines: Machines, step: int) -> Artifact:
 def _answered(fresh: FreshPairs, machines: Machines, step: int) -> Iterator[list[Outcome]]:
     episodes = machines.submit(fresh.turns.requests(fresh.number)).result()
     counters = {
-        "num_episodes": len(episodes),
-        "num_output_tokens": sum(len(episode.response_ids) for episode in episodes),
-        "flag.truncated": sum(episode.truncated for episode in episodes),
+        EPISODES: len(episodes),
+        OUTPUT_TOKENS: sum(len(episode.response_ids) for episode in episodes),
+        flag_counter("truncated"): sum(episode.truncated for episode in episodes),
     }
     yield list(counted(paired(episodes, fresh, f"{fresh.config.model} after {step} steps of PPO"), counters))
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from cai_ray.algorithms.losses import centring_penalty, pairwise_loss
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
+from cai_ray.metrics import training_keys as keys
 from cai_ray.rows import ROLLOUT
 from cai_ray.seeding import rng_for
 from cai_ray.stages.pair_files import PairFiles
@@ -89,7 +90,7 @@ def refreshed(training: Training, carried: Carried) -> Carried:
     machines.newly_busy_s()  # what a refresh takes is no step's
     if not all(math.isfinite(measured.get(name, 0.0)) for name in ("refresh_loss", "refresh_offset")):
         raise diverged(training, state.step, f"refresh {fresh.number} of the preference model is no number: {measured}")
-    counters = {"refreshes": 1, "refresh_pairs": len(fresh.ids), "refresh_labelled": len(labels)}
+    counters = {"refreshes": 1, keys.REFRESH_PAIRS: len(fresh.ids), keys.REFRESH_LABELLED: len(labels)}
     counters |= {f"refresh_dropped.{reason}": num for reason, num in fresh_pairs.lost(fresh).items()}
     write_part(
         training.opened.folder, ROLLOUT.empty_table(), DROPPED.empty_table(), [f"{FOLDER}/{fresh.number}"], counters
@@ -156,8 +157,8 @@ def learn(learners: Learners, lesson: Lesson, refresher: Refresher, fresh: Fresh
     }
     for name, pairs in groups.items():
         for when, scores in (("before", before), ("after", after)):
-            fit = fit_of(scores[name], [pair.target for pair in pairs]) if pairs else None
-            found |= {f"refresh_{name}_{what}_{when}": value for what, value in (fit._asdict() if fit else {}).items()}
+            fit = fit_of(scores[name], [pair.target for pair in pairs])._asdict() if pairs else {}
+            found |= {keys.refresh_fit(name, what, when): value for what, value in fit.items()}
     return found
 
 
@@ -226,12 +227,11 @@ def tell(training: Training, step: int, number: int, figures: Mapping[str, float
     """An event with its figures in metrics.jsonl, and the log."""
     dropped = {name.partition(".")[2]: num for name, num in figures.items() if name.startswith("refresh_dropped.")}
     lost = f" ({', '.join(f'{reason} {num}' for reason, num in dropped.items())})" if dropped else ""
-    said = (
-        f"refresh {number} of the preference model: {figures['refresh_labelled']} of {figures['refresh_pairs']} fresh "
-    )
-    said += f"pairs got a label{lost}"
+    labelled = f"{figures[keys.REFRESH_LABELLED]} of {figures[keys.REFRESH_PAIRS]}"
+    said = f"refresh {number} of the preference model: {labelled} fresh pairs got a label{lost}"
     for name, what in (("held_out", "fresh pairs held out"), ("original", "its own evaluation pairs")):
-        if (before := figures.get(f"refresh_{name}_accuracy_before")) is not None:
-            said += f"; accuracy on {what} {before:.1%} before, {figures[f'refresh_{name}_accuracy_after']:.1%} after"
+        if (before := figures.get(keys.refresh_fit(name, "accuracy", "before"))) is not None:
+            after = figures[keys.refresh_fit(name, "accuracy", "after")]
+            said += f"; accuracy on {what} {before:.1%} before, {after:.1%} after"
     logger.info("%s: %s", STAGE, said)
     training.metrics.event(said, step=step, refresh=number, **plain(figures))
