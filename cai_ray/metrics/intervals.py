@@ -21,6 +21,11 @@ class Estimate(Config):
     n: int
 
 
+def complement(share: Estimate) -> Estimate:
+    """The estimate of 1 less a share."""
+    return Estimate(value=1 - share.value, low=1 - share.high, high=1 - share.low, n=share.n)
+
+
 def rate(num_hits: int, num_trials: int) -> Estimate | None:
     """A share in [0, 1] with its Wilson score interval; None without trials."""
     if num_trials == 0:

@@ -94,9 +94,9 @@ def test_the_micro_model_answers_and_labels(micro_model: Path, tmp_path: Path) -
     assert counters["num_cached_tokens"] > 0.4 * counters["num_prompt_tokens"]
     assert counters["num_requests"] == counters["num_readings"] == 6 * labelled.manifest.rows_out
     summary = read_summary(labelled)
-    agreement = summary["oracle"]["label"]["agreement"]
-    assert agreement["n"] > 20 and agreement["value"] > 0.5  # chance; this model compares poorly
-    assert set(summary["oracle"]) == {"one reading", "both orders", "all principles", "all readings", "label"}
+    agreement = summary.oracle["label"].agreement
+    assert agreement is not None and agreement.n > 20 and agreement.value > 0.5  # chance; this model compares poorly
+    assert set(summary.oracle) == {"one reading", "both orders", "all principles", "all readings", "label"}
 
     thoughtful = context_of(tmp_path / "run", micro_model)
     (tmp_path / "run" / "label_comparisons").rename(tmp_path / "plain labels")
@@ -154,7 +154,7 @@ def test_ties_are_dropped_and_no_pair_left_is_told(
     labelled = label_comparisons.run(label_comparisons.Config(scaling=SMALL), context, sample_pairs.STAGE)
     assert labelled.manifest.rows_dropped == {str(DropReason.TIE): 16}
     check_adds_up(labelled, [row["pair_id"] for row in pairs.rows(["pair_id"])])
-    assert read_summary(labelled)["rows_dropped"] == {"tie": 16}
+    assert read_summary(labelled).rows_dropped == {"tie": 16}
 
     empty = context_of(tmp_path / "empty", micro_model)
     use_script(monkeypatch, sampled_responses, answering.always_the_same)

@@ -39,11 +39,11 @@ def test_every_model_answers_every_item_once(tmp_path: Path, monkeypatch: pytest
     artifact = run(chosen, context(tmp_path / "run", models))
 
     summary = read_summary(artifact)
-    values = {name: one["accuracy"]["value"] for name, one in summary["models"].items()}
+    values = {name: one.accuracy.value for name, one in summary.models.items() if one.accuracy}
     assert (values["A"], values["B"]) == (0.75, 0.25)
-    assert [summary["models"][name]["first_option_rate"] for name in "AB"] == [1.0, 0.0]
-    assert summary["models"]["A"]["dropped"] == {"request_rejected": 1} and not summary["models"]["pm"]["dropped"]
-    assert summary["records_dropped"] == {"malformed": 1}
+    assert [summary.models[name].first_option_rate for name in "AB"] == [1.0, 0.0]
+    assert summary.models["A"].dropped == {"request_rejected": 1} and not summary.models["pm"].dropped
+    assert summary.records_dropped == {"malformed": 1}
     assert (artifact.manifest.rows_in, artifact.manifest.rows_out) == (3 * 21 + 1, 3 * 21 - 2)
     assert artifact.manifest.counters["num_requests"] == 40
     assert {row["row_id"] for row in artifact.dropped()} == {

@@ -118,13 +118,13 @@ def test_the_model_is_a_stock_classifier_that_scores_zero_on_average(trained: tu
 def test_it_learned_and_the_summary_says_how_well(trained: tuple[Context, Artifact]) -> None:
     summary = read_summary(trained[1])
     for source in ("ai", "human"):
-        found = summary["sources"][source]
-        assert found["accuracy"]["value"] > 0.85
-        assert found["accuracy"]["low"] < found["accuracy"]["value"] <= found["accuracy"]["high"]
-        assert found["num_pairs"] == found["calibration"]["num"] >= 20
-        assert 0 < found["calibration"]["ece"] < 0.4
-        assert found["calibration"]["log_loss"] < math.log(2)
-    assert summary == json.loads(trained[1].folder.read("summary.json"))
+        found = summary.sources[source]
+        assert found.accuracy.value > 0.85
+        assert found.accuracy.low < found.accuracy.value <= found.accuracy.high
+        assert found.num_pairs == found.calibration.num >= 20
+        assert 0 < found.calibration.ece < 0.4
+        assert found.calibration.log_loss < math.log(2)
+    assert summary.model_dump(mode="json") == json.loads(trained[1].folder.read("summary.json"))
     shown = table(summary)
     assert shown is not None and shown.row_count == 2
 

@@ -7,7 +7,6 @@ scores the two answers as conversations. Each ends in one Evaluation row per ite
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,6 +19,8 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find
 from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
+from cai_ray.artifacts.summaries.multiple_choice import ModelAccuracy, MultipleChoiceSummary
+from cai_ray.artifacts.summaries.summary import written
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DropReason, DropRow, drop_of
@@ -36,11 +37,11 @@ from cai_ray.prompts.multiple_choice import choice_messages
 from cai_ray.row_ids import EVALUATION_IDS, ITEM_IDS
 from cai_ray.rows import EVALUATION, ITEM, ROW_ID, evaluation_row_id
 from cai_ray.seeding import stable_id
+from cai_ray.stages.cells import cell, percent
 from cai_ray.stages.context import Context
 from cai_ray.stages.step import Step, shown
 
 STAGE = "multiple_choice"
-SUMMARY = "summary.json"
 ITEMS = "items"  # folders inside the stage's own
 ASKED = "asked"
 CORRECT = "multiple_choice_correct"  # metric: 1 or 0; a tie is 0
@@ -222,9 +223,7 @@ def score_items(name: str, model: ModelConfig, items: Sequence[Item]) -> list[Ou
 def run(config: Config, context: Context) -> Artifact:
     """Put every item to every model that has not answered them yet."""
     spec = context.spec(STAGE, config, EVALUATION_IDS)
-    artifact = derive(spec, _ends(config, context, spec), EVALUATION)
-    read_summary(artifact)
-    return artifact
+    return derive(spec, _ends(config, context, spec), EVALUATION)
 
 
 def _ends(config: Config, context: Context, spec: StageSpec) -> Iterator[Sequence[Outcome]]:
@@ -243,8 +242,8 @@ def _ends(config: Config, context: Context, spec: StageSpec) -> Iterator[Sequenc
 # --- The summary ----------------------------------------------------------------------------------------
 
 
-def summarise(artifact: Artifact) -> dict[str, Any]:
-    """Accuracy of each model beside the baselines; writes `summary.json` beside the manifest and returns it."""
+def summarise(artifact: Artifact) -> MultipleChoiceSummary:
+    """Accuracy of each model beside the baselines. Raises ConfigError when the items are gone."""
     source = find(artifact.folder / ITEMS)
     if source is None:
         raise ConfigError(f"{artifact.folder.location}/{ITEMS} is gone; pass --fresh to make the stage anew")
@@ -256,51 +255,39 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
     for row in artifact.dropped():
         reasons[row["row_id"].rpartition("/")[0].rpartition("/")[0]][row["reason"]] += 1
     plain = artifact.manifest.config
-    found = baselines(items)
-    summary = {
-        "num_items": len(items),
-        "num_clusters": len({item.cluster for item in items}),
-        "records_dropped": dict(reasons[""]),
-        "layout": plain["layout"],
-        "baselines": found.model_dump() if found else None,
-        "models": {
-            name: {
-                **accuracy(margins[name], items).model_dump(),
-                "dropped": dict(reasons[name]),
-                "categories": {
-                    category: one.model_dump() for category, one in accuracy_by_category(margins[name], items).items()
-                },
-            }
+    return MultipleChoiceSummary(
+        num_items=len(items),
+        num_clusters=len({item.cluster for item in items}),
+        records_dropped=dict(reasons[""]),
+        layout=plain["layout"],
+        baselines=baselines(items),
+        models={
+            name: ModelAccuracy(
+                **dict(accuracy(margins[name], items)),
+                dropped=dict(reasons[name]),
+                categories=accuracy_by_category(margins[name], items),
+            )
             for name in (*plain["models"], *plain["preference_models"])
         },
-    }
-    artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
-    return summary
-
-
-def read_summary(artifact: Artifact) -> dict[str, Any]:
-    """The summary, written now if a crash came between the manifest and it."""
-    return artifact.written(SUMMARY, summarise)
-
-
-def table(summary: dict[str, Any]) -> Table:
-    """Accuracy of each model, for the terminal."""
-    known = summary["baselines"]
-    shown = Table(
-        title=f"Multiple choice: {summary['num_items']} items of {summary['num_clusters']} conversations "
-        f"(always the first option {known['always_first']:.1%}, the longer answer {known['longer']:.1%})"
     )
-    for name in ("model", "accuracy [95%, by conversation]", "ties", "dropped", "takes the first option"):
+
+
+def read_summary(artifact: Artifact) -> MultipleChoiceSummary:
+    """The summary, written now if a crash came between the manifest and it."""
+    return written(artifact, MultipleChoiceSummary, summarise)
+
+
+def table(summary: MultipleChoiceSummary) -> Table:
+    """Accuracy of each model below what needs none, for the terminal."""
+    shown = Table(title=f"{summary.num_items:,} items of {summary.num_clusters:,} conversations (95% intervals)")
+    for name in ("model", "accuracy", "ties", "dropped", "takes first"):
         shown.add_column(name, justify="left" if name == "model" else "right")
-    for name, one in summary["models"].items():
-        found, first = one["accuracy"], one["first_option_rate"]
-        shown.add_row(
-            name,
-            f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]" if found else "-",
-            str(one["num_ties"]),
-            str(sum(one["dropped"].values())),
-            "-" if first is None else f"{first:.1%}",
-        )
+    if summary.baselines is not None:
+        shown.add_row("(always the first)", percent(summary.baselines.always_first), "", "", "")
+        shown.add_row("(the longer answer)", percent(summary.baselines.longer), "", "", "")
+    for name, one in summary.models.items():
+        first = "-" if one.first_option_rate is None else percent(one.first_option_rate)
+        shown.add_row(name, cell(one.accuracy), f"{one.num_ties:,}", f"{sum(one.dropped.values()):,}", first)
     return shown
 
 

@@ -7,7 +7,6 @@ are compared over the same dialogues.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,15 +17,19 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import Outcome, derive
+from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
+from cai_ray.artifacts.summaries.summary import written
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, StageConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
+from cai_ray.metrics.intervals import Estimate
 from cai_ray.row_ids import EVALUATION_IDS
 from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
 from cai_ray.seeding import digest
+from cai_ray.stages.cells import cell
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
@@ -39,10 +42,11 @@ from cai_ray.stages.evaluation.scorers import (
 )
 from cai_ray.stages.step import Step, shown
 
+ByPrompt = dict[str, list[float]]  # prompt id -> values
 STAGE = "score_rounds"
-SUMMARY = "summary.json"
 PREFERENCE_SCORE = "preference_score"  # metric: the preference model's own units; higher is better
 DIALOGUES_PER_PART = 500
+MOST_METRICS = 2  # of the terminal's table, beside the preference score
 _COLUMNS = ("prompt_id", "sample_index", "messages", "kind", "category", "initial_response", "revisions")
 
 
@@ -146,12 +150,9 @@ def _scored(config: Config, context: Context, source: Artifact) -> Iterator[list
 # --- The summary ----------------------------------------------------------------------------------------
 
 
-def summarise(artifact: Artifact) -> dict[str, Any]:
-    """Each metric by round with its 95% interval over prompts, and each round less the one before, paired.
-
-    Writes `summary.json` beside the manifest.
-    """
-    values: defaultdict[int, defaultdict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
+def summarise(artifact: Artifact) -> RoundsSummary:
+    """Each metric by round with its 95% interval over prompts, and each round less the one before, paired."""
+    values: defaultdict[int, defaultdict[str, ByPrompt]] = defaultdict(lambda: defaultdict(dict))
     num_dialogues = 0
     for table in artifact.tables():
         for row in flatten(table).to_pylist():
@@ -159,66 +160,59 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
             num_dialogues += k == 0 and row["metric"] == PREFERENCE_SCORE
             if row["value"] is not None:
                 values[k][row["metric"]].setdefault(row["prompt_id"], []).append(row["value"])
-    summary = {
-        "rows_in": artifact.manifest.rows_in,
-        "rows_out": artifact.manifest.rows_out,
-        "rows_dropped": artifact.manifest.rows_dropped,
-        "num_dialogues": num_dialogues,
-        "judge": artifact.manifest.config["model"],
-        "rounds": [{"round": k, **_estimates(values[k])} for k in sorted(values)],
-        "changes": [{"round": k, **_changes(values[k - 1], values[k])} for k in sorted(values) if k - 1 in values],
-        "duration_s": artifact.manifest.duration_s,
-    }
-    artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
-    return summary
+    return RoundsSummary(
+        rows_in=artifact.manifest.rows_in,
+        rows_out=artifact.manifest.rows_out,
+        rows_dropped=artifact.manifest.rows_dropped,
+        num_dialogues=num_dialogues,
+        judge=artifact.manifest.config["model"],
+        rounds=tuple(RoundEstimates(round=k, **_estimates(values[k])) for k in sorted(values)),
+        changes=tuple(
+            RoundEstimates(round=k, **_changes(values[k - 1], values[k])) for k in sorted(values) if k - 1 in values
+        ),
+        duration_s=artifact.manifest.duration_s,
+    )
 
 
-ByPrompt = dict[str, list[float]]
-
-
-def _estimates(metrics: dict[str, ByPrompt]) -> dict[str, Any]:
+def _estimates(metrics: dict[str, ByPrompt]) -> dict[str, Estimate | None]:
     found = {}
     for metric, by_prompt in metrics.items():
         flat = [(value, prompt_id) for prompt_id, own in by_prompt.items() for value in own]
-        one = estimate([value for value, _ in flat], [prompt_id for _, prompt_id in flat])
-        found[metric] = one.model_dump() if one else None
+        found[metric] = estimate([value for value, _ in flat], [prompt_id for _, prompt_id in flat])
     return found
 
 
-def _changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[str, Any]:
+def _changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[str, Estimate | None]:
     found = {}
     for metric in after:
         means = [
             {prompt_id: sum(own) / len(own) for prompt_id, own in side.get(metric, {}).items()}
             for side in (before, after)
         ]
-        one = paired_difference(*means)
-        found[metric] = one.model_dump() if one else None
+        found[metric] = paired_difference(*means)
     return found
 
 
-def read_summary(artifact: Artifact) -> dict[str, Any]:
+def read_summary(artifact: Artifact) -> RoundsSummary:
     """The summary, written now if a crash came between the manifest and it."""
-    return artifact.written(SUMMARY, summarise)
+    return written(artifact, RoundsSummary, summarise)
 
 
-def table(summary: dict[str, Any]) -> Table:
-    """Rounds side by side, for the terminal."""
-    rounds = summary["rounds"]
-    shown = Table(title=f"Rounds of {summary['num_dialogues']} dialogues, scored by {summary['judge']} (95% intervals)")
-    shown.add_column("metric")
-    for row in rounds:
-        shown.add_column("initial" if row["round"] == 0 else f"revision {row['round']}", justify="right")
-    for metric in [PREFERENCE_SCORE, *in_order({m for row in rounds for m in row} - {"round", PREFERENCE_SCORE})]:
-        shown.add_row(metric, *(_cell(row.get(metric), metric) for row in rounds))
+def table(summary: RoundsSummary) -> Table:
+    """Rounds below each other, for the terminal: the preference score, and the first metrics of harm and help.
+
+    The report has every metric.
+    """
+    others = in_order({metric for one in summary.rounds for metric in one.metrics} - {PREFERENCE_SCORE})
+    columns = [PREFERENCE_SCORE, *others[:MOST_METRICS]]
+    shown = Table(title=f"{summary.num_dialogues:,} dialogues, scored by {summary.judge} (95%)")
+    shown.add_column("round")
+    for metric in columns:
+        shown.add_column(metric.replace("_", " "), justify="right")
+    for one in summary.rounds:
+        cells = (cell(one.metrics.get(metric), "+.2f" if metric == PREFERENCE_SCORE else None) for metric in columns)
+        shown.add_row("initial" if one.round == 0 else str(one.round), *cells)
     return shown
-
-
-def _cell(found: dict[str, float] | None, metric: str) -> str:
-    if found is None:
-        return "-"
-    kind = "+.2f" if metric == PREFERENCE_SCORE else ".1%"
-    return f"{found['value']:{kind}} [{found['low']:{kind}}, {found['high']:{kind}}]"
 
 
 def step(config: Config, source_stage: str) -> Step:

@@ -1,4 +1,4 @@
-"""What the feedback model's labels are like: `<run>/label_comparisons/summary.json` and the table at the end of a run.
+"""What the feedback model's labels are like: the stage's summary, and the table at the end of a run.
 
 How often the order of the answers changes the verdict, how sure the labels are, whether the principles agree. Where
 the prompts are the micro world's, its oracle knows which answer is better, and the summary tells what each average
@@ -8,16 +8,16 @@ Intervals are over prompts, because pairs of one prompt hang together.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
-from cai_ray.config import Config
-from cai_ray.metrics.calibration import Calibration, pair_calibration
+from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
+from cai_ray.artifacts.summaries.summary import written
+from cai_ray.metrics.calibration import pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate
 from cai_ray.metrics.readings import (
     Reading,
@@ -28,8 +28,8 @@ from cai_ray.metrics.readings import (
     prob_of_first_shown,
     readings_of,
 )
+from cai_ray.stages.cells import cell
 
-SUMMARY = "summary.json"
 DECIDED = 0.5  # the oracle calls a pair decided from this difference on; its scores lie in [-1, 1]
 
 
@@ -40,28 +40,6 @@ class Labelled(NamedTuple):
     readings: list[Reading]
     prob_a: float  # the label, of the stored A
     a_is_better: bool | None  # by the oracle; None when it has not decided, or the prompt is not in its language
-
-
-class PrincipleSummary(Config):
-    """One principle's own label of the pairs it was drawn for."""
-
-    principle_id: str
-    num_pairs: int
-    order_flip_rate: Estimate | None
-    extremity: Estimate | None  # 0 in doubt, 1 sure
-    position_bias: Estimate | None
-    label_agreement: Estimate | None  # favours the answer that the label favours
-    oracle_agreement: Estimate | None
-
-
-class OracleSummary(Config):
-    """Labels against the oracle's verdict on decided pairs."""
-
-    num_decided: int
-    agreement: Estimate | None  # favours the answer that the oracle favours
-    brier: Estimate | None  # squared difference of P(A) from the verdict, 0 or 1
-    overconfidence: Estimate | None  # confidence less agreement: above 0 the labels are too sure, below 0 not enough
-    calibration: Calibration | None
 
 
 def labelled_pairs(artifact: Artifact) -> list[Labelled]:
@@ -179,70 +157,54 @@ def _position_bias(pairs: Sequence[Labelled]) -> Estimate | None:
     )
 
 
-def summarise(artifact: Artifact) -> dict[str, Any]:
-    """Look at the stage's labels, write `summary.json` beside its manifest and return it."""
+def summarise(artifact: Artifact) -> LabelSummary:
+    """Look at the stage's labels."""
     manifest, pairs = artifact.manifest, labelled_pairs(artifact)
     prompts = [pair.prompt_id for pair in pairs]
     agreeing = [(agree, pair.prompt_id) for pair in pairs if (agree := principles_agree(pair.readings)) is not None]
-    estimates = {
-        "order_flip_rate": _flips(pairs),  # of questions put both ways
-        "extremity": clustered_mean([extremity(pair.prob_a) for pair in pairs], prompts),  # 0 in doubt, 1 sure
-        "position_bias": _position_bias(pairs),  # mean P(the answer shown as (A)) - 0.5
-        "principle_agreement": clustered_rate([agree for agree, _ in agreeing], [prompt for _, prompt in agreeing]),
-    }
-    summary = {
-        "rows_in": manifest.rows_in,
-        "rows_out": manifest.rows_out,
-        "rows_dropped": manifest.rows_dropped,
-        **{name: estimate.model_dump(mode="json") if estimate else None for name, estimate in estimates.items()},
-        "principles": [principle.model_dump(mode="json") for principle in principle_summaries(pairs)],
-        "oracle": {name: found.model_dump(mode="json") for name, found in oracle_summaries(pairs).items()},
-        "counters": manifest.counters,
-        "duration_s": manifest.duration_s,
-    }
-    artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
-    return summary
+    return LabelSummary(
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        rows_dropped=manifest.rows_dropped,
+        order_flip_rate=_flips(pairs),
+        extremity=clustered_mean([extremity(pair.prob_a) for pair in pairs], prompts),
+        position_bias=_position_bias(pairs),
+        principle_agreement=clustered_rate([agree for agree, _ in agreeing], [prompt for _, prompt in agreeing]),
+        principles=tuple(principle_summaries(pairs)),
+        oracle=oracle_summaries(pairs),
+        counters=manifest.counters,
+        duration_s=manifest.duration_s,
+    )
 
 
-def read_summary(artifact: Artifact) -> dict[str, Any]:
+def read_summary(artifact: Artifact) -> LabelSummary:
     """The summary, written now if a crash came between the manifest and it."""
-    return artifact.written(SUMMARY, summarise)
+    return written(artifact, LabelSummary, summarise)
 
 
-def table(summary: dict[str, Any]) -> Table:
+def table(summary: LabelSummary) -> Table:
     """The labels at a glance, for the terminal."""
-    shown = Table(title=f"Labels of {summary['rows_out']} pairs (95% intervals)")
+    shown = Table(title=f"Labels of {summary.rows_out:,} pairs (95% intervals)")
     shown.add_column("of")
     shown.add_column("", justify="right")
-    for name, key in (
-        ("order flips the verdict", "order_flip_rate"),
-        ("extremity (0 in doubt, 1 sure)", "extremity"),
-        ("bias toward the answer shown first", "position_bias"),
-        ("principles agree", "principle_agreement"),
+    for name, found, least, most in (
+        ("order flips the verdict", summary.order_flip_rate, 0.0, 1.0),
+        ("extremity (0% in doubt, 100% sure)", summary.extremity, 0.0, 1.0),
+        ("bias toward the answer shown first", summary.position_bias, -0.5, 0.5),
+        ("principles agree", summary.principle_agreement, 0.0, 1.0),
     ):
-        if summary[key] is not None:
-            shown.add_row(name, _cell(summary[key]))
-    for reason, count in summary["rows_dropped"].items():
-        shown.add_row(f"dropped: {reason}", str(count))
-    for name, found in summary["oracle"].items():
-        shown.add_row(f"agrees with the oracle: {name}", _cell(found["agreement"]))
-        shown.add_row(f"overconfidence: {name}", _cell(found["overconfidence"]))
-    for principle in summary["principles"]:
-        shown.add_row(f"principle {principle['principle_id']}", _principle_cell(principle))
+        if found is not None:
+            shown.add_row(name, cell(found, least=least, most=most))
+    for reason, count in summary.rows_dropped.items():
+        shown.add_row(f"dropped: {reason}", f"{count:,}")
+    for name, oracle in summary.oracle.items():
+        shown.add_row(f"agrees with the oracle: {name}", cell(oracle.agreement))
+        shown.add_row(f"overconfidence: {name}", cell(oracle.overconfidence))
+    if summary.principles:
+        shown.add_section()
+        shown.add_row("principle", "pairs: flips / label / oracle")
+    for principle in summary.principles:
+        shares = (principle.order_flip_rate, principle.label_agreement, principle.oracle_agreement)
+        told = " / ".join("-" if found is None else f"{found.value:.0%}" for found in shares)
+        shown.add_row(principle.principle_id, f"{principle.num_pairs:,}: {told}")
     return shown
-
-
-def _principle_cell(principle: dict[str, Any]) -> str:
-    kinds = (
-        ("flips", "order_flip_rate"),
-        ("with the label", "label_agreement"),
-        ("with the oracle", "oracle_agreement"),
-    )
-    shares = [f"{name} {principle[key]['value']:.0%}" for name, key in kinds if principle[key] is not None]
-    return ", ".join([f"{principle['num_pairs']} pairs", *shares])
-
-
-def _cell(estimate: dict[str, float] | None) -> str:
-    if estimate is None:
-        return "-"
-    return f"{estimate['value']:.1%}  [{estimate['low']:.1%}, {estimate['high']:.1%}]"

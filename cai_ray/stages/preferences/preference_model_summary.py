@@ -1,4 +1,4 @@
-"""How good the preference model is: `<run>/train_preference_model/summary.json` and the table at the end of a run.
+"""How good the preference model is: the stage's summary, and the table at the end of a run.
 
 On the evaluation pairs, each source by itself: how often the model ranks a pair as its label does, and whether its
 probabilities mean what they say.
@@ -16,27 +16,15 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
-from cai_ray.config import Config
+from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary, ScoreFacts, SourceScores
+from cai_ray.artifacts.summaries.summary import written
 from cai_ray.engines.models.scoring import CONFIG_KEY
-from cai_ray.metrics.calibration import Calibration, pair_calibration, sigmoid
-from cai_ray.metrics.intervals import Estimate, clustered_rate
+from cai_ray.metrics.calibration import pair_calibration, sigmoid
+from cai_ray.metrics.intervals import clustered_rate
 from cai_ray.rows import EVAL_SCORES
+from cai_ray.stages.cells import cell
 
-SUMMARY = "summary.json"
 MODEL_CONFIG = "model/config.json"
-
-
-class SourceScores(Config):
-    """The model on the evaluation pairs of one source.
-
-    Attributes:
-        accuracy: share of pairs whose chosen answer scores higher; 95% interval over prompts. A tie is no hit.
-        calibration: P(chosen) = sigmoid(score difference) against the label's probability, over confidence in [0.5, 1].
-    """
-
-    num_pairs: int
-    accuracy: Estimate
-    calibration: Calibration
 
 
 def source_scores(rows: list[dict[str, Any]]) -> SourceScores | None:
@@ -49,48 +37,46 @@ def source_scores(rows: list[dict[str, Any]]) -> SourceScores | None:
     return SourceScores(num_pairs=len(rows), accuracy=accuracy, calibration=calibration)
 
 
-def summarise(artifact: Artifact) -> dict[str, Any]:
-    """Write `summary.json` beside the stage's manifest and return it."""
+def summarise(artifact: Artifact) -> PreferenceModelSummary:
+    """Score the model on its evaluation pairs."""
     manifest = artifact.manifest
     rows = pq.read_table(io.BytesIO(artifact.folder.read(EVAL_SCORES))).to_pylist()
     sources = {
-        source: found.model_dump(mode="json")
+        source: found
         for source in ("ai", "human")
         if (found := source_scores([row for row in rows if row["label_source"] == source])) is not None
     }
     model = json.loads(artifact.folder.read(MODEL_CONFIG))
-    summary = {
-        "rows_in": manifest.rows_in,
-        "rows_out": manifest.rows_out,
-        "rows_dropped": manifest.rows_dropped,
-        "targets": manifest.config["targets"],
-        "sources": sources,
-        "scores": model[CONFIG_KEY],
-        "duration_s": manifest.duration_s,
-    }
-    artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
-    return summary
+    return PreferenceModelSummary(
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        rows_dropped=manifest.rows_dropped,
+        targets=manifest.config["targets"],
+        sources=sources,
+        scores=ScoreFacts.model_validate(model[CONFIG_KEY]),
+        duration_s=manifest.duration_s,
+    )
 
 
-def read_summary(artifact: Artifact) -> dict[str, Any]:
+def read_summary(artifact: Artifact) -> PreferenceModelSummary:
     """The summary, written now if a crash came between the manifest and it."""
-    return artifact.written(SUMMARY, summarise)
+    return written(artifact, PreferenceModelSummary, summarise)
 
 
-def table(summary: dict[str, Any]) -> Table | None:
+def table(summary: PreferenceModelSummary) -> Table | None:
     """Accuracy and calibration per source, for the terminal; None without evaluation pairs."""
-    if not summary["sources"]:
+    if not summary.sources:
         return None
-    shown = Table(title="Preference model on evaluation pairs (95% intervals over prompts)")
+    shown = Table(title="Preference model on evaluation pairs (95% intervals)")
     for name in ("labels", "pairs", "accuracy", "ECE", "Brier"):
         shown.add_column(name, justify="left" if name == "labels" else "right")
-    for source, found in summary["sources"].items():
-        accuracy, calibration = found["accuracy"], found["calibration"]
+    for source, found in summary.sources.items():
+        calibration = found.calibration
         shown.add_row(
             source,
-            f"{found['num_pairs']:,}",
-            f"{accuracy['value']:6.1%}  [{accuracy['low']:.1%}, {accuracy['high']:.1%}]",
-            f"{calibration['ece']:.3f}",
-            f"{calibration['brier']:.3f}",
+            f"{found.num_pairs:,}",
+            cell(found.accuracy),
+            f"{calibration.ece:.3f}",
+            f"{calibration.brier:.3f}",
         )
     return shown

@@ -5,9 +5,9 @@ Tested in tests/stages/report/test_charts.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from cai_ray.metrics.intervals import Estimate, complement
 from cai_ray.stages.report.charts import (
     Axis,
     Chart,
@@ -36,9 +36,9 @@ ROUND_NAMES = {
 }
 
 
-def _value(slot: int, name: str, found: Mapping[str, Any], as_share: bool) -> Value:
-    title = f"{name}: {shown(found['value'], as_share)} {interval(found, as_share)}, n = {found['n']:,}"
-    return Value(slot, name, found["value"], found["low"], found["high"], title)
+def _value(slot: int, name: str, found: Estimate, as_share: bool) -> Value:
+    title = f"{name}: {shown(found.value, as_share)} {interval(found, as_share)}, n = {found.n:,}"
+    return Value(slot, name, found.value, found.low, found.high, title)
 
 
 def headline_charts(facts: PolicyFacts) -> list[RowChart]:
@@ -53,7 +53,7 @@ def metric_chart(facts: PolicyFacts, name: str) -> RowChart | None:
     for slot, policy in enumerate(facts.policies):
         found = facts.numbers[policy].get(name)
         values = [_value(slot, title_of(policy), found, as_share)] if found else []
-        rows.append(Row(title_of(policy), values, shown(found["value"], as_share) if found else "-"))
+        rows.append(Row(title_of(policy), values, shown(found.value, as_share) if found else "-"))
     axis = SHARE if as_share else Axis("", plain)
     better = "" if metric.better == "neither" else f"; {metric.better} is better"
     return row_chart(metric.title, axis, rows, note=metric.meaning + better, bars=as_share, legend=False)
@@ -102,24 +102,27 @@ def frontier_chart(facts: PolicyFacts) -> Chart | None:
 
 def _frontier_points(facts: PolicyFacts) -> dict[str, Point]:
     """The frontier of the evaluation; where it made none, that of the metrics harmful and helpful."""
-    found = {row["policy"]: (row["harmless"], row["helpful"]) for row in facts.frontier}
+    found = {
+        point.policy: (point.harmless, point.helpful)
+        for point in facts.frontier
+        if point.harmless is not None and point.helpful is not None
+    }
     harm, help_ = facts.first_like("harmful"), facts.first_like("helpful")
     if not found and harm and help_ and facts.shares(harm):
         for policy in facts.policies:
             harmful, helpful = facts.numbers[policy].get(harm), facts.numbers[policy].get(help_)
             if harmful and helpful:
-                harmless = {"value": 1 - harmful["value"], "low": 1 - harmful["high"], "high": 1 - harmful["low"]}
-                found[policy] = (harmless, helpful)
+                found[policy] = (complement(harmful), helpful)
     return {
         policy: Point(
-            helpful["value"],
-            harmless["value"],
-            helpful["low"],
-            helpful["high"],
-            harmless["low"],
-            harmless["high"],
+            helpful.value,
+            harmless.value,
+            helpful.low,
+            helpful.high,
+            harmless.low,
+            harmless.high,
             label=title_of(policy),
-            title=f"{title_of(policy)}: helpful {helpful['value']:.3g}, harmless {harmless['value']:.3g}",
+            title=f"{title_of(policy)}: helpful {helpful.value:.3g}, harmless {harmless.value:.3g}",
             radius=5,
         )
         for policy, (harmless, helpful) in found.items()
@@ -129,12 +132,11 @@ def _frontier_points(facts: PolicyFacts) -> dict[str, Point]:
 def elo_chart(facts: PolicyFacts) -> RowChart | None:
     slots = {policy: slot for slot, policy in enumerate(facts.policies)}
     rows = []
-    for row in sorted(facts.elo, key=lambda row: (-row["rating"], row["policy"])):
-        name, rating = title_of(row["policy"]), row["rating"]
-        games = f", {row['num_games']:,} games" if row.get("num_games") is not None else ""
-        title = f"{name}: {rating:+.0f} [{row['low']:+.0f}, {row['high']:+.0f}]{games}"
-        value = Value(slots.get(row["policy"], len(slots)), name, rating, row["low"], row["high"], title)
-        rows.append(Row(name, [value], f"{rating:+.0f}"))
+    for one in sorted(facts.elo, key=lambda one: (-one.rating, one.policy)):
+        name = title_of(one.policy)
+        title = f"{name}: {one.rating:+.0f} [{one.low:+.0f}, {one.high:+.0f}], {one.num_games:,} games"
+        value = Value(slots.get(one.policy, len(slots)), name, one.rating, one.low, one.high, title)
+        rows.append(Row(name, [value], f"{one.rating:+.0f}"))
     axis = Axis("Elo points above the first policy", plain)
     return row_chart("Elo", axis, rows, note="Bradley-Terry over pairwise games; 95% bootstrap intervals", legend=False)
 
@@ -161,11 +163,9 @@ def round_charts(facts: RoundFacts) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def _by_round(found: Sequence[Mapping[str, Any] | None], as_share: bool) -> list[Point]:
+def _by_round(found: Sequence[Estimate | None], as_share: bool) -> list[Point]:
     return [
-        Point(
-            k, one["value"], y_low=one["low"], y_high=one["high"], title=f"round {k}: {shown(one['value'], as_share)}"
-        )
+        Point(k, one.value, y_low=one.low, y_high=one.high, title=f"round {k}: {shown(one.value, as_share)}")
         for k, one in enumerate(found)
         if one is not None
     ]
@@ -204,9 +204,9 @@ def _reliability(bins: Sequence[Reliability]) -> list[Point]:
 def label_chart(facts: LabelFacts) -> RowChart | None:
     """What each average of readings is worth against the oracle."""
     rows = [
-        Row(name, [_value(1, "agreement", found["agreement"], True)], shown(found["agreement"]["value"], True))
+        Row(name, [_value(1, "agreement", found.agreement, True)], shown(found.agreement.value, True))
         for name, found in facts.oracle.items()
-        if found.get("agreement")
+        if found.agreement is not None
     ]
     axis = Axis("agreement with the oracle", percent, UNIT)
     return row_chart("Labels against the truth", axis, rows, note="pairs on which the oracle has decided", legend=False)

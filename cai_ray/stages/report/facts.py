@@ -77,7 +77,7 @@ def gather(source: RunSource, stages: Sequence[str], title: str | None, price_pe
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         constitution=constitution,
         constitution_problem=problem,
-        label_draws={one["principle_id"]: one["num_pairs"] for one in labels.principles} if labels else {},
+        label_draws={one.principle_id: one.num_pairs for one in labels.principles} if labels else {},
         versions={name: version for manifest in finished for name, version in manifest.versions.items()},
         finished_at=max((manifest.finished_at for manifest in finished), default=""),
         problems=source.problems,

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from cai_ray.metrics.intervals import Estimate
 from cai_ray.stages.report.facts import Facts
 from cai_ray.stages.report.policies import PolicyFacts, headline, interval, key_of, metric_of, shown, title_of
 from cai_ray.stages.report.rounds import RoundFacts
@@ -18,6 +22,11 @@ from cai_ray.stages.report.text import in_markdown
 
 def as_json(facts: Facts) -> dict[str, Any]:
     """All numbers. `policies.<name>.<metric>` is {value, low, high, n}, or null where nothing could be judged."""
+    plain: dict[str, Any] = to_jsonable_python(_numbers(facts))
+    return plain
+
+
+def _numbers(facts: Facts) -> dict[str, Any]:
     found = facts.policies
     return {
         "name": facts.name,
@@ -44,9 +53,9 @@ def as_json(facts: Facts) -> dict[str, Any]:
         "differences": {key_of(policy): metrics for policy, metrics in found.differences.items()} if found else {},
         "categories": {key_of(policy): metrics for policy, metrics in found.categories.items()} if found else {},
         "unjudged": {key_of(policy): counts for policy, counts in found.unjudged.items()} if found else {},
-        "elo": [{**row, "policy": key_of(row["policy"])} for row in found.elo] if found else [],
-        "win_rates": _renamed(found.win_rates, "policy", "reference") if found else [],
-        "frontier": _renamed(found.frontier, "policy") if found else [],
+        "elo": [_renamed(row, "policy") for row in found.elo] if found else [],
+        "win_rates": [_renamed(row, "policy", "reference") for row in found.win_rates] if found else [],
+        "frontier": [_renamed(row, "policy") for row in found.frontier] if found else [],
         "rounds": {**facts.rounds.shares, "preference_score": facts.rounds.scores} if facts.rounds else {},
         "labels": {"num_pairs": facts.labels.num_pairs, **facts.labels.estimates} if facts.labels else {},
         "preference_model": {
@@ -58,8 +67,9 @@ def as_json(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _renamed(rows: Sequence[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    return [{**row, **{key: key_of(row[key]) for key in keys}} for row in rows]
+def _renamed(row: BaseModel, *names: str) -> BaseModel:
+    """The same row with these policies as the report calls them."""
+    return row.model_copy(update={name: key_of(getattr(row, name)) for name in names})
 
 
 # --- report.md ------------------------------------------------------------------------------------------
@@ -106,8 +116,8 @@ def _policies(facts: PolicyFacts) -> list[str]:
     parts = ["## Result", *(["\n".join(claims)] if claims else []), _table(["metric", *names], rows)]
     if facts.elo:
         elo = [
-            [in_markdown(title_of(row["policy"])), f"{row['rating']:+.0f} [{row['low']:+.0f}, {row['high']:+.0f}]"]
-            for row in facts.elo
+            [in_markdown(title_of(one.policy)), f"{one.rating:+.0f} [{one.low:+.0f}, {one.high:+.0f}]"]
+            for one in facts.elo
         ]
         parts += ["## Elo", _table(["policy", "rating"], elo)]
     return parts
@@ -116,14 +126,10 @@ def _policies(facts: PolicyFacts) -> list[str]:
 def _rounds(facts: RoundFacts) -> str:
     names = list(facts.shares)
     rows = [
-        ["initial" if k == 0 else f"revision {k}", *(_cell(_at(facts.shares[name], k), True) for name in names)]
+        ["initial" if k == 0 else f"revision {k}", *(_cell(facts.share(name, k), True) for name in names)]
         for k in range(facts.num_rounds + 1)
     ]
     return _table(["answer", *names], rows)
-
-
-def _at(found: Sequence[Any], k: int) -> Any:
-    return found[k] if k < len(found) else None
 
 
 def _stages(facts: Facts) -> str:
@@ -143,10 +149,8 @@ def _stages(facts: Facts) -> str:
     return _table([*head], [[in_markdown(cell) for cell in row] for row in rows])
 
 
-def _cell(found: dict[str, Any] | None, as_share: bool) -> str:
-    if not found:
-        return "-"
-    return f"{shown(found['value'], as_share)} {interval(found, as_share)}"
+def _cell(found: Estimate | None, as_share: bool) -> str:
+    return "-" if found is None else f"{shown(found.value, as_share)} {interval(found, as_share)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

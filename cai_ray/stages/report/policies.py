@@ -7,10 +7,21 @@ Tested in tests/stages/report/test_write_report.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from cai_ray.artifacts.summaries.evaluation import (
+    ByMetric,
+    Diversity,
+    EvaluationSummary,
+    FrontierPoint,
+    JudgeFacts,
+    WinRates,
+)
+from cai_ray.metrics.elo import Rating
+from cai_ray.metrics.intervals import Estimate
+from cai_ray.stages.cells import percent
 from cai_ray.stages.report.source import RunSource
 
 EVALUATE = "evaluate"
@@ -69,13 +80,9 @@ def title_of(policy: str) -> str:
     return _TITLES.get(key, key)
 
 
-def is_share(metric: str, estimates: Sequence[Mapping[str, float] | None]) -> bool:
+def is_share(metric: str, estimates: Sequence[Estimate | None]) -> bool:
     """Whether a metric's values are shown in percent."""
-    found = [one for one in estimates if one]
-    return "score" not in metric and all(-1 <= one["value"] <= 1 for one in found)
-
-
-Numbers = dict[str, Any]  # {value, low, high, n}
+    return "score" not in metric and all(-1 <= one.value <= 1 for one in estimates if one is not None)
 
 
 @dataclass(frozen=True)
@@ -84,16 +91,16 @@ class PolicyFacts:
 
     policies: list[str]
     metrics: list[str]  # harm first
-    numbers: dict[str, dict[str, Numbers | None]]  # policy -> metric -> numbers
-    differences: dict[str, dict[str, Numbers | None]]  # policy -> metric -> numbers, from the reference
-    categories: dict[str, dict[str, dict[str, Numbers | None]]]  # policy -> category -> metric -> numbers
+    numbers: dict[str, ByMetric]  # policy -> metric -> numbers
+    differences: dict[str, ByMetric]  # policy -> metric -> numbers, from the reference
+    categories: dict[str, dict[str, ByMetric]]  # policy -> category -> metric -> numbers
     unjudged: dict[str, dict[str, int]]
     dropped: dict[str, dict[str, int]]
     phrases: dict[str, dict[str, float]]  # policy -> phrase -> share of prompts
-    elo: list[dict[str, Any]]
-    win_rates: list[dict[str, Any]]
-    frontier: list[dict[str, Any]]
-    judges: dict[str, dict[str, Any]]  # name -> kind, model, and per policy how many it judged and failed to
+    elo: Sequence[Rating]
+    win_rates: Sequence[WinRates]
+    frontier: Sequence[FrontierPoint]  # of policies whose harm and help were both judged
+    judges: dict[str, JudgeFacts]
     num_prompts: int
     samples_per_prompt: int
 
@@ -117,36 +124,32 @@ class PolicyFacts:
 
 def policies_of(source: RunSource) -> PolicyFacts | None:
     """The evaluation's numbers; None without them."""
-    summary = source.summary(EVALUATE)
-    found: dict[str, Any] = summary.get("policies") or {}
-    if not found:
+    summary = source.summary(EVALUATE, EvaluationSummary)
+    if summary is None or not summary.policies:
         return None
-    diversity: dict[str, Any] = summary.get("diversity") or {}
-    numbers = {policy: {**metrics, **_boilerplate(diversity.get(policy))} for policy, metrics in found.items()}
+    numbers = {
+        policy: {**metrics, **_boilerplate(summary.diversity[policy])} for policy, metrics in summary.policies.items()
+    }
     return PolicyFacts(
-        policies=list(found),
+        policies=list(numbers),
         metrics=_in_order({metric for metrics in numbers.values() for metric in metrics}),
         numbers=numbers,
-        differences=summary.get("differences") or {},
-        categories=summary.get("categories") or {},
-        unjudged=summary.get("unjudged") or {},
-        dropped=summary.get("dropped") or {},
-        phrases={policy: (one or {}).get("phrases") or {} for policy, one in diversity.items()},
-        elo=[row for row in summary.get("elo") or [] if _has(row, "policy", "rating", "low", "high")],
-        win_rates=[row for row in summary.get("win_rates") or [] if _has(row, "policy", "reference", "value")],
-        frontier=[row for row in summary.get("frontier") or [] if _has(row, "policy", "harmless", "helpful")],
-        judges=summary.get("judges") or {},
-        num_prompts=summary.get("num_prompts", 0),
-        samples_per_prompt=summary.get("samples_per_prompt", 1),
+        differences=summary.differences,
+        categories=summary.categories,
+        unjudged=summary.unjudged,
+        dropped=summary.dropped,
+        phrases={policy: one.phrases for policy, one in summary.diversity.items()},
+        elo=summary.elo,
+        win_rates=summary.win_rates,
+        frontier=[point for point in summary.frontier if point.harmless is not None and point.helpful is not None],
+        judges=summary.judges,
+        num_prompts=summary.num_prompts,
+        samples_per_prompt=summary.samples_per_prompt,
     )
 
 
-def _boilerplate(diversity: Mapping[str, Any] | None) -> dict[str, Numbers | None]:
-    return {"boilerplate": diversity["boilerplate"]} if diversity and diversity.get("boilerplate") else {}
-
-
-def _has(row: Mapping[str, Any], *keys: str) -> bool:
-    return all(row.get(key) is not None for key in keys)
+def _boilerplate(diversity: Diversity) -> ByMetric:
+    return {"boilerplate": diversity.boilerplate} if diversity.boilerplate is not None else {}
 
 
 def _in_order(metrics: set[str]) -> list[str]:
@@ -169,12 +172,12 @@ def shown(number: float, as_share: bool, signed: bool = False) -> str:
         return format(number, "+.3g" if signed else ".3g")
     if signed:
         return f"{100 * number:+.1f}"
-    return f"{100 * number:.1f}%" if 0 < number < 1 else f"{100 * number:.0f}%"
+    return percent(number)
 
 
-def interval(found: Mapping[str, float], as_share: bool, signed: bool = False) -> str:
+def interval(found: Estimate, as_share: bool, signed: bool = False) -> str:
     """ "[30.8%, 50.4%]"."""
-    low, high = found["low"], found["high"]
+    low, high = found.low, found.high
     if as_share and not signed:
         low, high = max(0.0, low), min(1.0, high)
     return f"[{shown(low, as_share, signed)}, {shown(high, as_share, signed)}]"
@@ -205,16 +208,16 @@ def headline(facts: PolicyFacts, policy: str) -> list[Claim]:
         claims.append(
             Claim(
                 metric,
-                shown(before["value"], as_share),
-                shown(after["value"], as_share),
-                f"{shown(change['value'], as_share, True)}{points} {interval(change, as_share, True)}",
+                shown(before.value, as_share),
+                shown(after.value, as_share),
+                f"{shown(change.value, as_share, True)}{points} {interval(change, as_share, True)}",
                 _verdict(metric, change),
             )
         )
     return claims
 
 
-def _verdict(metric: Metric, change: Mapping[str, float]) -> Literal["better", "worse", "no clear change"]:
-    if change["low"] <= 0 <= change["high"] or metric.better == "neither":
+def _verdict(metric: Metric, change: Estimate) -> Literal["better", "worse", "no clear change"]:
+    if change.low <= 0 <= change.high or metric.better == "neither":
         return "no clear change"
-    return "better" if (change["value"] > 0) == (metric.better == "higher") else "worse"
+    return "better" if (change.value > 0) == (metric.better == "higher") else "worse"

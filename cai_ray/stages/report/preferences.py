@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
+from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary
 from cai_ray.metrics.calibration import Bin, sigmoid
 from cai_ray.metrics.intervals import Estimate, clustered_mean
 from cai_ray.rows import EVAL_SCORES
@@ -36,7 +38,7 @@ class SourceFacts(NamedTuple):
 
     source: str  # "ai" | "human"
     num_pairs: int
-    accuracy: dict[str, Any]
+    accuracy: Estimate
     ece: float
     brier: float
     bins: list[Reliability]
@@ -47,43 +49,42 @@ class LabelFacts:
     """What the labels are like."""
 
     num_pairs: int
-    estimates: dict[str, dict[str, Any]]  # in words -> numbers
-    oracle: dict[str, dict[str, Any]]  # what the label is made from -> agreement, overconfidence
-    principles: list[dict[str, Any]]
-
-
-LABEL_WORDS = {
-    "order_flip_rate": "verdicts that change with the order of the answers",
-    "extremity": "extremity: 0 in doubt, 1 sure",
-    "position_bias": "bias toward the answer shown first",
-    "principle_agreement": "pairs on which all principles agree",
-}
+    estimates: dict[str, Estimate]  # in words -> numbers
+    oracle: dict[str, OracleSummary]  # what the label is made from -> what it is worth
+    principles: Sequence[PrincipleSummary]
 
 
 def labels_of(source: RunSource) -> LabelFacts | None:
-    summary = source.summary(LABELS)
-    if not summary:
+    summary = source.summary(LABELS, LabelSummary)
+    if summary is None:
         return None
+    found = {
+        "verdicts that change with the order of the answers": summary.order_flip_rate,
+        "extremity: 0 in doubt, 1 sure": summary.extremity,
+        "bias toward the answer shown first": summary.position_bias,
+        "pairs on which all principles agree": summary.principle_agreement,
+    }
     return LabelFacts(
-        num_pairs=summary.get("rows_out", 0),
-        estimates={words: summary[key] for key, words in LABEL_WORDS.items() if summary.get(key)},
-        oracle=summary.get("oracle") or {},
-        principles=summary.get("principles") or [],
+        num_pairs=summary.rows_out,
+        estimates={words: estimate for words, estimate in found.items() if estimate is not None},
+        oracle=summary.oracle,
+        principles=summary.principles,
     )
 
 
 def preference_model_of(source: RunSource) -> list[SourceFacts]:
     """The preference model on its evaluation pairs, by source of labels; empty without any."""
-    sources: Mapping[str, Any] = source.summary(PREFERENCE_MODEL).get("sources") or {}
+    summary = source.summary(PREFERENCE_MODEL, PreferenceModelSummary)
+    sources = summary.sources if summary is not None else {}
     scores = _scores(source) if sources else []
     return [
         SourceFacts(
             name,
-            found["num_pairs"],
-            found["accuracy"],
-            found["calibration"]["ece"],
-            found["calibration"]["brier"],
-            reliability(found["calibration"]["bins"], [row for row in scores if row["label_source"] == name]),
+            found.num_pairs,
+            found.accuracy,
+            found.calibration.ece,
+            found.calibration.brier,
+            reliability(found.calibration.bins, [row for row in scores if row["label_source"] == name]),
         )
         for name, found in sources.items()
     ]
@@ -97,7 +98,7 @@ def _scores(source: RunSource) -> list[dict[str, Any]]:
         return []  # the bins are then shown without whiskers
 
 
-def reliability(bins: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Reliability]:
+def reliability(bins: Sequence[Bin], rows: Sequence[Mapping[str, Any]]) -> list[Reliability]:
     """The bins of the summary with intervals over prompts, from rows of EVAL_SCORE."""
     turned = []
     for row in rows:
@@ -105,7 +106,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, A
         likelier = prob >= 0.5  # as pair_calibration turns them
         target = row["prob_chosen"] if likelier else 1 - row["prob_chosen"]
         turned.append((prob if likelier else 1 - prob, target, row["prompt_id"]))
-    return [_with_interval(Bin.model_validate(one), turned) for one in bins]
+    return [_with_interval(one, turned) for one in bins]
 
 
 def _with_interval(one: Bin, turned: Sequence[tuple[float, float, str]]) -> Reliability:

@@ -5,20 +5,16 @@ Tested in tests/stages/report/test_write_report.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from cai_ray.artifacts.summaries.revision import RevisionSummary
+from cai_ray.artifacts.summaries.rounds import RoundsSummary
+from cai_ray.metrics.intervals import Estimate
 from cai_ray.stages.report.source import RunSource
 
 REVISE = "revise"
 SCORE_ROUNDS = "score_rounds"
-
-_ORACLE = {  # key of revise/summary.json -> its curve's name
-    "harmful_rate": "harmful",
-    "harmless_helpfulness": "helpful",
-    "evasive_rate": "evasive",
-    "meta_rate": "meta",
-}
 
 
 @dataclass(frozen=True)
@@ -26,29 +22,43 @@ class RoundFacts:
     """Numbers by round; 0 is the initial answer, and a round may lack one."""
 
     num_dialogues: int
-    shares: dict[str, list[dict[str, Any] | None]]  # metric -> [num_rounds + 1]
-    scores: list[dict[str, Any] | None]  # preference-model score, [num_rounds + 1]; empty without one
+    shares: dict[str, Sequence[Estimate | None]]  # metric -> [num_rounds + 1]
+    scores: Sequence[Estimate | None]  # preference-model score, [num_rounds + 1]; empty without one
     principles: dict[str, int]  # id -> times drawn
 
     @property
     def num_rounds(self) -> int:
         return max([len(found) for found in self.shares.values()] + [len(self.scores)], default=1) - 1
 
+    def share(self, metric: str, k: int) -> Estimate | None:
+        """Of round k's answers; None where it has none."""
+        found = self.shares[metric]
+        return found[k] if k < len(found) else None
+
 
 def rounds_of(source: RunSource) -> RoundFacts | None:
-    summary, scored = source.summary(REVISE), source.summary(SCORE_ROUNDS)
-    if not summary and not scored:
+    revised, scored = source.summary(REVISE, RevisionSummary), source.summary(SCORE_ROUNDS, RoundsSummary)
+    if revised is None and scored is None:
         return None
-    by_round: list[dict[str, Any]] = scored.get("rounds") or []
-    shares = {name: summary[key] for key, name in _ORACLE.items() if summary.get(key)}
+    by_round = [one.metrics for one in scored.rounds] if scored else []
+    shares = _oracle(revised) if revised else {}
     if not shares:  # no oracle: the judge's, where a judge scored the rounds
-        for name in ("harmful", "helpful"):
-            if any(one.get(name) for one in by_round):
-                shares[name] = [one.get(name) for one in by_round]
-    has_scores = any(one.get("preference_score") for one in by_round)
+        shares = {name: [one.get(name) for one in by_round] for name in ("harmful", "helpful")}
+    scores = [one.get("preference_score") for one in by_round]
     return RoundFacts(
-        num_dialogues=summary.get("rows_out", scored.get("num_dialogues", 0)),
-        shares=shares,
-        scores=[one.get("preference_score") for one in by_round] if has_scores else [],
-        principles=summary.get("principles") or {},
+        num_dialogues=revised.rows_out if revised else scored.num_dialogues if scored else 0,
+        shares={name: found for name, found in shares.items() if any(found)},
+        scores=scores if any(scores) else [],
+        principles=revised.principles if revised else {},
     )
+
+
+def _oracle(summary: RevisionSummary) -> dict[str, Sequence[Estimate | None]]:
+    """Metric -> [num_rounds + 1]; empty where the oracle could not tell."""
+    found = {
+        "harmful": summary.harmful_rate,
+        "helpful": summary.harmless_helpfulness,
+        "evasive": summary.evasive_rate,
+        "meta": summary.meta_rate,
+    }
+    return {name: estimates for name, estimates in found.items() if estimates}

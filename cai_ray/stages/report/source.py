@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from cai_ray.artifacts.artifact import PLAN, Artifact, find
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.summary import SUMMARY, Made, first_mistake, read
 
-SUMMARY = "summary.json"
 RECIPE = "recipe.json"
 # What reading a damaged file raises: it is then a problem that the report shows, and never its end.
 DAMAGED = (OSError, ValueError, KeyError, pa.ArrowInvalid)
@@ -49,9 +49,16 @@ class RunSource:
     def is_begun(self, stage: str) -> bool:
         return (self.run / stage).exists(PLAN)
 
-    def summary(self, stage: str) -> dict[str, Any]:
-        """The stage's `summary.json`; empty when there is none."""
-        return self.json(f"{stage}/{SUMMARY}") if self.artifact(stage) is not None else {}
+    def summary(self, stage: str, kind: type[Made]) -> Made | None:
+        """The stage's summary; None when there is none."""
+        folder = self.run / stage
+        try:
+            return read(folder, kind) if self.artifact(stage) is not None and folder.exists(SUMMARY) else None
+        except ValidationError as error:
+            self._problem(f"{stage}/{SUMMARY}", error, first_mistake(error))
+        except OSError as error:
+            self._problem(f"{stage}/{SUMMARY}", error)
+        return None
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object by its path in the run's folder; empty when there is none."""
@@ -90,7 +97,7 @@ class RunSource:
         except DAMAGED as error:
             self._problem(what, error)
 
-    def _problem(self, what: str, error: Exception) -> None:
-        text = f"{what} cannot be read: {type(error).__name__}"
+    def _problem(self, what: str, error: Exception, why: str = "") -> None:
+        text = f"{what} cannot be read: {why or type(error).__name__}"
         if text not in self.problems:
             self.problems.append(text)

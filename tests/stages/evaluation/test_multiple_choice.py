@@ -14,11 +14,14 @@ from pydantic import ValidationError
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.multiple_choice import ModelAccuracy, MultipleChoiceSummary
 from cai_ray.chat import transcript_prompt
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
+from cai_ray.metrics.intervals import Estimate
+from cai_ray.metrics.multiple_choice import Baselines
 from cai_ray.prompt_layouts.multiple_choice import Item, parse_item, read_items
 from cai_ray.rows import EVALUATION
 from cai_ray.stages.context import Context
@@ -26,7 +29,6 @@ from cai_ray.stages.evaluation.multiple_choice import (
     CORRECT,
     MARGIN,
     STAGE,
-    SUMMARY,
     Config,
     check,
     choose,
@@ -37,6 +39,7 @@ from cai_ray.stages.evaluation.multiple_choice import (
     table,
 )
 from tests.published import published
+from tests.screen import check_fits
 from tests.stages.scripted_ask import ScriptedAsk
 from tests.tiny_models import save_tiny
 
@@ -228,17 +231,19 @@ def test_a_preference_model_scores_both_answers(tmp_path: Path) -> None:
     assert artifact.manifest.rows_in == 5
 
     summary = read_summary(artifact)
-    assert (summary["num_items"], summary["num_clusters"]) == (4, 3)
-    assert summary["records_dropped"] == {"malformed": 1}
-    assert summary["baselines"] == {"always_first": 0.25, "longer": 1.0}
-    found = summary["models"]["pm"]
-    assert found["accuracy"]["value"] == pytest.approx(sum(value > 0 for value in expected.values()) / 3)
-    assert (found["accuracy"]["n"], found["num_clusters"], found["num_ties"]) == (3, 2, 0)
-    assert found["dropped"] == {"too_long": 1}
-    assert table(summary).row_count == 1
+    assert (summary.num_items, summary.num_clusters) == (4, 3)
+    assert summary.records_dropped == {"malformed": 1}
+    assert summary.baselines == Baselines(always_first=0.25, longer=1.0)
+    found = summary.models["pm"]
+    assert found.accuracy is not None and found.accuracy.value == pytest.approx(
+        sum(value > 0 for value in expected.values()) / 3
+    )
+    assert (found.accuracy.n, found.num_clusters, found.num_ties) == (3, 2, 0)
+    assert found.dropped == {"too_long": 1}
+    assert table(summary).row_count == 3
 
     manifest = (tmp_path / "run" / STAGE / "manifest.json").read_bytes()
-    (tmp_path / "run" / STAGE / SUMMARY).unlink()
+    (tmp_path / "run" / STAGE / "summary.json").unlink()
     assert rows_of(run(chosen_config, where)) == rows_of(artifact)
     assert (tmp_path / "run" / STAGE / "manifest.json").read_bytes() == manifest
     assert read_summary(artifact) == summary
@@ -252,3 +257,23 @@ def test_a_folder_without_a_classifier_is_refused(tmp_path: Path) -> None:
     where = context(tmp_path / "run", {"pm": ModelConfig(path=str(tmp_path))})
     with pytest.raises(ConfigError, match="no classifier"):
         run(config(path, models=(), preference_models=("pm",)), where)
+
+
+def test_the_table_fits_80_columns() -> None:
+    model = ModelAccuracy(
+        accuracy=Estimate(value=0.8765, low=0.8654, high=0.8876, n=4_380),
+        num_clusters=1_880,
+        num_ties=1_234,
+        first_option_rate=0.5432,
+        dropped={"too_long": 1_234},
+        categories={},
+    )
+    summary = MultipleChoiceSummary(
+        num_items=43_800,
+        num_clusters=18_800,
+        records_dropped={},
+        layout="file",
+        baselines=Baselines(always_first=0.4567, longer=0.5678),
+        models={"policy": model, "a-name-of-22-characters": model, "preference_model": model},
+    )
+    check_fits(table(summary))

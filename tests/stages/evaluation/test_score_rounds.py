@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
+from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.row_ids import REVISION_IDS
@@ -22,6 +23,7 @@ from cai_ray.rows import EVALUATION, REVISION, prompt_id_of
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.score_rounds import STAGE, Config, chosen_dialogues, read_summary, run, table
 from tests.finished_stages import finished, spec_of
+from tests.screen import check_fits, on_screen
 from tests.tiny_models import save_tiny
 
 SOURCE = "revise"
@@ -86,6 +88,11 @@ def scores(artifact: Artifact, metric: str) -> dict[tuple[str, str], float]:
     }
 
 
+def values(rounds: Sequence[RoundEstimates], metric: str) -> list[float]:
+    found = [one.metrics[metric] for one in rounds]
+    return [one.value for one in found if one is not None]
+
+
 @pytest.mark.slow
 def test_every_answer_of_every_round_is_scored(tmp_path: Path) -> None:
     from cai_ray.engines.models.scoring import Scorer
@@ -103,17 +110,14 @@ def test_every_answer_of_every_round_is_scored(tmp_path: Path) -> None:
     assert scores(artifact, "preference_score") == pytest.approx(expected, abs=1e-5)
     assert next(artifact.tables()).schema.equals(EVALUATION) and artifact.manifest.rows_in == 48
     summary = read_summary(artifact)
-    assert (summary["num_dialogues"], summary["judge"]) == (16, "preference_model")
-    assert [row["round"] for row in summary["rounds"]] == [0, 1, 2]
-    assert [row["harmful"]["value"] for row in summary["rounds"]] == [1.0, 1.0, 0.0]
-    assert [row["helpful"]["value"] for row in summary["rounds"]] == [1.0, 1.0, 1.0]
-    changes = {row["round"]: row["harmful"]["value"] for row in summary["changes"]}
-    assert changes == {1: 0.0, 2: -1.0}
+    assert (summary.num_dialogues, summary.judge) == (16, "preference_model")
+    assert [one.round for one in summary.rounds] == [0, 1, 2]
+    assert values(summary.rounds, "harmful") == [1.0, 1.0, 0.0]
+    assert values(summary.rounds, "helpful") == [1.0, 1.0, 1.0]
+    assert [one.round for one in summary.changes] == [1, 2] and values(summary.changes, "harmful") == [0.0, -1.0]
     mean = sum(value for (name, _), value in expected.items() if name == "round_2") / 16
-    assert summary["rounds"][2]["preference_score"]["value"] == pytest.approx(mean, abs=1e-5)
-    console = Console(file=io.StringIO(), width=160)
-    console.print(table(summary))
-    assert "revision 2" in console.file.getvalue() and "100.0%" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert values(summary.rounds, "preference_score")[2] == pytest.approx(mean, abs=1e-5)
+    assert "│ 2 " in on_screen(table(summary)) and "100%" in on_screen(table(summary))
     assert run(Config(), context(tmp_path, model), SOURCE).manifest == artifact.manifest  # a no-op
 
 
@@ -131,7 +135,7 @@ def test_what_does_not_fit_is_dropped_and_other_prompts_get_scorers_of_text(tmp_
         (f"round_1/{rows[0]['prompt_id']}/0", "too_long")
     ]
     assert scores(artifact, "refusal") == {("round_0", rows[0]["prompt_id"]): 1.0}
-    assert artifact.manifest.rows_in == 2 and len(read_summary(artifact)["rounds"]) == 1
+    assert artifact.manifest.rows_in == 2 and len(read_summary(artifact).rounds) == 1
 
 
 def test_a_limit_takes_the_same_dialogues_in_any_order(tmp_path: Path) -> None:
@@ -144,3 +148,24 @@ def test_a_limit_takes_the_same_dialogues_in_any_order(tmp_path: Path) -> None:
 def test_answers_that_nobody_revised_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"revise\.num_revisions"):
         chosen_dialogues(revised(tmp_path, [dialogue([{"role": "user", "content": "Hi."}], ["Hello!"])]), None, 0)
+
+
+def test_the_table_fits_80_columns() -> None:
+    score = Estimate(value=-12.345, low=-12.456, high=-12.234, n=99_999)
+    share = Estimate(value=0.1234, low=0.1222, high=0.1245, n=99_999)
+    shares = dict.fromkeys(("harmful", "helpful", "evasive", "over_refusal", "preachy", "meta", "in_language"), share)
+    rounds = tuple(RoundEstimates(round=k, preference_score=score, **shares) for k in range(17))
+    summary = RoundsSummary(
+        rows_in=1,
+        rows_out=1,
+        rows_dropped={},
+        num_dialogues=99_999,
+        judge="preference_model",
+        rounds=rounds,
+        changes=(),
+        duration_s=1.0,
+    )
+    shown = table(summary)
+    check_fits(shown)
+    assert [str(column.header) for column in shown.columns][:2] == ["round", "preference score"]
+    assert len(shown.columns) == 4 and shown.row_count == 17

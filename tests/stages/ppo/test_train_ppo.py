@@ -315,9 +315,9 @@ def test_summary_and_table(tmp_path: Path, models: Path, monkeypatch: pytest.Mon
     assert artifact is not None
     summary = read_summary(artifact)
     steps = curve(context)
-    assert summary["num_steps"] == 20 and summary["steps_compared"] == 2
-    assert summary["first"]["score"] == pytest.approx((steps[0]["score"] + steps[1]["score"]) / 2)
-    assert summary["last"]["kl"] == pytest.approx((steps[-1]["kl"] + steps[-2]["kl"]) / 2)
-    assert summary["num_episodes"] == 160
+    assert summary.num_steps == 20 and summary.steps_compared == 2
+    assert summary.first["score"] == pytest.approx((steps[0]["score"] + steps[1]["score"]) / 2)
+    assert summary.last["kl"] == pytest.approx((steps[-1]["kl"] + steps[-2]["kl"]) / 2)
+    assert summary.num_episodes == 160
     assert summary == read_summary(artifact)
     assert table(summary).row_count > 10

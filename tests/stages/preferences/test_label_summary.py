@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.readings import Reading
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PREFERENCE
 from cai_ray.stages.preferences.label_summary import averages, oracle_verdict, read_summary, summarise, table
 from tests.finished_stages import finished, spec_of
+from tests.screen import check_fits, on_screen
 
 REQUEST = sample_request(random.Random(1), harmful=True, multi_turn=False)
 ASK = list(REQUEST.messages)
@@ -74,51 +76,52 @@ ROWS = [
 ]
 
 
+def value(found: Estimate | None) -> float:
+    assert found is not None
+    return found.value
+
+
 def test_numbers_by_hand(tmp_path: Path) -> None:
     summary = summarise(artifact(tmp_path, ROWS))
-    assert (summary["rows_in"], summary["rows_out"], summary["rows_dropped"]) == (5, 4, {"tie": 1})
-    values = {name: summary[name]["value"] for name in ("order_flip_rate", "extremity", "position_bias")}
-    assert values["order_flip_rate"] == pytest.approx(1 / 8)  # of eight questions, kind flips on pair 1
-    assert values["extremity"] == pytest.approx((0.6 + 0.1 + 0.5 + 2e-6) / 4)
+    assert (summary.rows_in, summary.rows_out, summary.rows_dropped) == (5, 4, {"tie": 1})
+    found = (summary.order_flip_rate, summary.extremity, summary.position_bias, summary.principle_agreement)
+    flips, extremity, bias, agreement = (one.value for one in found if one is not None)
+    assert flips == pytest.approx(1 / 8)  # of eight questions, kind flips on pair 1
+    assert extremity == pytest.approx((0.6 + 0.1 + 0.5 + 2e-6) / 4)
     shown_first = [0.9, 0.3, 0.8, 0.2, 0.9, 0.7, 0.4, 0.8, 0.7, 0.3, 0.9, 0.3, 0.6, 0.2, 0.3, 0.7]
-    assert values["position_bias"] == pytest.approx(sum(shown_first) / 16 - 0.5)
-    assert summary["principle_agreement"]["value"] == 2 / 4  # kind and legal differ on pairs 1 and 3
+    assert bias == pytest.approx(sum(shown_first) / 16 - 0.5)
+    assert agreement == 2 / 4  # kind and legal differ on pairs 1 and 3
 
-    kind, legal = summary["principles"]
-    assert (kind["principle_id"], legal["principle_id"]) == ("kind", "legal")
-    assert kind["order_flip_rate"]["value"] == 1 / 4 and legal["order_flip_rate"]["value"] == 0.0
-    assert kind["oracle_agreement"]["value"] == 1.0 and legal["oracle_agreement"]["value"] == 2 / 4
-    assert kind["label_agreement"]["value"] == 3 / 4
+    kind, legal = summary.principles
+    assert (kind.principle_id, legal.principle_id) == ("kind", "legal")
+    assert value(kind.order_flip_rate) == 1 / 4 and value(legal.order_flip_rate) == 0.0
+    assert value(kind.oracle_agreement) == 1.0 and value(legal.oracle_agreement) == 2 / 4
+    assert value(kind.label_agreement) == 3 / 4
 
-    oracle = summary["oracle"]
+    oracle = summary.oracle
     assert list(oracle) == ["one reading", "both orders", "all principles", "all readings", "label"]
-    assert oracle["one reading"]["agreement"]["value"] == 1.0
-    assert oracle["one reading"]["brier"]["value"] == pytest.approx((0.01 + 0.01 + 0.09 + 0.16) / 4)
-    assert oracle["label"]["agreement"]["value"] == 3 / 4
-    assert oracle["label"]["overconfidence"]["value"] == pytest.approx((0.8 + 0.55 + 0.75 + 0.5 + 1e-6) / 4 - 3 / 4)
-    assert oracle["label"]["calibration"]["num"] == 4 == oracle["label"]["num_decided"]
-    for estimate in (summary["extremity"], oracle["label"]["agreement"], kind["order_flip_rate"]):
-        assert estimate["low"] <= estimate["value"] <= estimate["high"] and estimate["n"] == 4
-
-
-def on_screen(summary: dict[str, Any]) -> str:
-    console = Console(record=True, width=120)
-    console.print(table(summary))
-    return console.export_text()
+    assert value(oracle["one reading"].agreement) == 1.0
+    assert value(oracle["one reading"].brier) == pytest.approx((0.01 + 0.01 + 0.09 + 0.16) / 4)
+    assert value(oracle["label"].agreement) == 3 / 4
+    assert value(oracle["label"].overconfidence) == pytest.approx((0.8 + 0.55 + 0.75 + 0.5 + 1e-6) / 4 - 3 / 4)
+    assert oracle["label"].calibration.num == 4 == oracle["label"].num_decided
+    for estimate in (summary.extremity, oracle["label"].agreement, kind.order_flip_rate):
+        assert estimate is not None and estimate.low <= estimate.value <= estimate.high and estimate.n == 4
 
 
 def test_the_summary_is_kept_and_shown(tmp_path: Path) -> None:
     made = artifact(tmp_path, ROWS)
     first = read_summary(made)
-    assert json.loads((tmp_path / "summary.json").read_text()) == first == read_summary(made)
-    shown = on_screen(first)
+    assert json.loads((tmp_path / "summary.json").read_text()) == first.model_dump(mode="json")
+    assert read_summary(made) == first
+    shown = on_screen(table(first))
     for told in (
         "Labels of 4 pairs",
         "order flips the verdict",
         "dropped: tie",
         "agrees with the oracle: label",
         "75.0%",
-        "4 pairs, flips 25%, with the label 75%, with the oracle 100%",
+        "4: 25% / 75% / 100%",
     ):
         assert told in shown
 
@@ -126,15 +129,15 @@ def test_the_summary_is_kept_and_shown(tmp_path: Path) -> None:
 def test_elsewhere_there_is_no_oracle(tmp_path: Path) -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     summary = summarise(artifact(tmp_path, [{**row, "messages": question} for row in ROWS]))
-    assert summary["oracle"] == {} and summary["principles"][0]["oracle_agreement"] is None
-    assert summary["order_flip_rate"]["n"] == 4
-    shown = on_screen(summary)
-    assert "oracle" not in shown and "flips 25%, with the label 75%" in shown
+    assert summary.oracle == {} and summary.principles[0].oracle_agreement is None
+    assert summary.order_flip_rate is not None and summary.order_flip_rate.n == 4
+    shown = on_screen(table(summary))
+    assert "agrees with the oracle" not in shown and "4: 25% / 75% / -" in shown
 
 
 def test_no_label_at_all(tmp_path: Path) -> None:
     summary = summarise(artifact(tmp_path, []))
-    assert summary["order_flip_rate"] is None and summary["principles"] == [] and summary["oracle"] == {}
+    assert summary.order_flip_rate is None and summary.principles == () and summary.oracle == {}
     assert table(summary).row_count == 1
 
 
@@ -157,3 +160,31 @@ def test_averages_are_those_that_add_something() -> None:
         "all samples": pytest.approx(0.5),
         "both orders": pytest.approx(3.5 / 6),
     }
+
+
+def test_the_table_fits_80_columns() -> None:
+    widest = Estimate(value=-0.1234, low=-0.5, high=0.4567, n=999_999)
+    told = OracleSummary(num_decided=99_999, agreement=widest, brier=widest, overconfidence=widest, calibration=None)
+    principle = PrincipleSummary(
+        principle_id="a-principle-with-quite-a-long-name",
+        num_pairs=999_999,
+        order_flip_rate=Estimate(value=1.0, low=1.0, high=1.0, n=1),
+        extremity=None,
+        position_bias=None,
+        label_agreement=None,
+        oracle_agreement=Estimate(value=1.0, low=1.0, high=1.0, n=1),
+    )
+    summary = LabelSummary(
+        rows_in=1_000_000,
+        rows_out=999_999,
+        rows_dropped={reason.value: 99_999 for reason in DropReason},
+        order_flip_rate=widest,
+        extremity=widest,
+        position_bias=widest,
+        principle_agreement=widest,
+        principles=(principle,),
+        oracle={name: told for name in ("one reading", "all principles", "all readings", "label")},
+        counters={},
+        duration_s=1.0,
+    )
+    check_fits(table(summary))

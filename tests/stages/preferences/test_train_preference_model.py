@@ -30,6 +30,7 @@ from cai_ray.stages.preferences.train_preference_model import Config, model_card
 from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
 from tests.finished_stages import spec_of
 from tests.label_artifacts import STAGE, context, label
+from tests.screen import check_fits
 
 
 def letters(messages: list[dict[str, str]], answer: str) -> tuple[list[int], list[int]]:
@@ -124,6 +125,17 @@ def test_scores_of_a_source_by_hand() -> None:
     assert source_scores([]) is None
 
 
+SCORES = {
+    "scored_token": "<end>",
+    "system_role": "native",
+    "score_mean": 0.0,
+    "score_std": 1.5,
+    "score_offset": -0.25,
+    "score_noise": 0.01,
+    "num_answers": 40,
+}
+
+
 def test_summary_and_table(tmp_path: Path) -> None:
     stage, source = opened(tmp_path, [label(k) for k in range(20)])
     stage.plan = stage.plan.model_copy(update={"config": {"targets": "soft"}})
@@ -133,14 +145,16 @@ def test_summary_and_table(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(scores, EVAL_SCORE), sink)
     artifact.folder.write(EVAL_SCORES, sink.getvalue())
-    artifact.folder.write("model/config.json", json.dumps({"cai_ray": {"score_mean": 0.0}}).encode())
+    artifact.folder.write("model/config.json", json.dumps({"cai_ray": SCORES}).encode())
     summary = read_summary(artifact)
-    assert summary["sources"]["ai"]["accuracy"]["value"] == 0.5
-    assert summary["sources"]["human"]["num_pairs"] == 1
+    assert summary.scores.model_dump() == SCORES and summary.targets == "soft"
+    assert summary.sources["ai"].accuracy.value == 0.5
+    assert summary.sources["human"].num_pairs == 1
     assert summary == read_summary(artifact)
     shown = table(summary)
     assert shown is not None and shown.row_count == 2
-    assert table({"sources": {}}) is None
+    check_fits(shown)
+    assert table(summary.model_copy(update={"sources": {}})) is None
 
 
 def test_config_and_card() -> None:

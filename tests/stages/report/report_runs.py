@@ -16,15 +16,18 @@ import pytest
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries import summary as summary_file
+from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
+from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary, ScoreFacts
 from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED, DropReason, DropRow
+from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.row_ids import RESPONSES_IDS, RowIds
 from cai_ray.rows import EVAL_SCORE, EVAL_SCORES, REVISION, SFT_EXAMPLE
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation import summary as evaluate_summary
-from cai_ray.stages.preferences import label_summary, preference_model_summary
 from cai_ray.stages.preferences.preference_model_summary import source_scores
 from cai_ray.stages.revision import summary as revise_summary
 from tests.finished_stages import finished, spec_of
@@ -98,7 +101,7 @@ def write_revise(run: Storage, prompts: Sequence[dict[str, Any]], hostile: bool 
         dropped={prompts[-1]["prompt_id"]: too_long},
         counters={"num_prompt_tokens": 4_000, "num_cached_tokens": 2_000, "num_output_tokens": 6_000, "flag.no_op": 9},
     )
-    revise_summary.summarise(artifact)
+    revise_summary.read_summary(artifact)
     return artifact
 
 
@@ -159,8 +162,25 @@ def write_preference_model(run: Storage, num_pairs: int = 80) -> None:
     (run / stage).write(EVAL_SCORES, sink.getvalue())
     found = source_scores(rows)
     assert found is not None
-    summary = {"sources": {"ai": found.model_dump(mode="json")}}
-    (run / stage).write(preference_model_summary.SUMMARY, json.dumps(summary).encode())
+    scores = ScoreFacts(
+        scored_token="<end>",
+        system_role="native",
+        score_mean=0.0,
+        score_std=1.2,
+        score_offset=-0.1,
+        score_noise=0.01,
+        num_answers=400,
+    )
+    summary = PreferenceModelSummary(
+        rows_in=num_pairs,
+        rows_out=num_pairs,
+        rows_dropped={},
+        targets="soft",
+        sources={"ai": found},
+        scores=scores,
+        duration_s=1.0,
+    )
+    summary_file.write(run / stage, summary)
 
 
 def write_run(folder: Path, monkeypatch: pytest.MonkeyPatch, num_prompts: int = 60, hostile: bool = False) -> Storage:
@@ -187,20 +207,37 @@ def write_run(folder: Path, monkeypatch: pytest.MonkeyPatch, num_prompts: int = 
     )
     evaluated = scripted.run(evaluate.Config(policies=tuple(HARMFUL_SHARES), scorers=("microworld",)))
     evaluate_summary.summarise(evaluated)
-    (run / "label_comparisons").write(label_summary.SUMMARY, json.dumps(_labels(labels)).encode())
+    summary_file.write(run / "label_comparisons", _labels(labels))
     return run
 
 
-def _labels(artifact: Artifact) -> dict[str, Any]:
+def _labels(artifact: Artifact) -> LabelSummary:
     """What label_summary writes, for labels without readings."""
-    estimate = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 60}
-    principle = {"principle_id": "harmless", "num_pairs": 60, "label_agreement": estimate}
-    return {
-        "rows_out": artifact.manifest.rows_out,
-        "order_flip_rate": estimate,
-        "extremity": estimate,
-        "position_bias": {**estimate, "low": -0.1},
-        "principle_agreement": None,
-        "principles": [{**principle, "order_flip_rate": None, "oracle_agreement": None}],
-        "oracle": {"label": {"agreement": {**estimate, "value": 0.9, "low": 0.8, "high": 0.95}}},
-    }
+    estimate = Estimate(value=0.1, low=0.05, high=0.2, n=60)
+    agreement = Estimate(value=0.9, low=0.8, high=0.95, n=60)
+    principle = PrincipleSummary(
+        principle_id="harmless",
+        num_pairs=60,
+        order_flip_rate=None,
+        extremity=None,
+        position_bias=None,
+        label_agreement=estimate,
+        oracle_agreement=None,
+    )
+    return LabelSummary(
+        rows_in=artifact.manifest.rows_in,
+        rows_out=artifact.manifest.rows_out,
+        rows_dropped={},
+        order_flip_rate=estimate,
+        extremity=estimate,
+        position_bias=estimate.model_copy(update={"low": -0.1}),
+        principle_agreement=None,
+        principles=(principle,),
+        oracle={
+            "label": OracleSummary(
+                num_decided=60, agreement=agreement, brier=None, overconfidence=None, calibration=None
+            )
+        },
+        counters={},
+        duration_s=1.0,
+    )

@@ -215,6 +215,8 @@ def test_any_stage_may_be_missing(own_run: Storage, missing: str) -> None:
         ("evaluate/summary.json", b"{"),
         ("evaluate/manifest.json", b"{}"),
         ("revise/summary.json", b"[1]"),
+        ("label_comparisons/summary.json", b'{"rows_out": 60}'),
+        ("train_preference_model/summary.json", b""),
         ("recipe.json", b"\xff\xfe"),
         ("revise/manifest.json", b""),
     ],

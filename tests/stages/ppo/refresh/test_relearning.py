@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
+from cai_ray.artifacts.summaries.ppo import Refresh
 from cai_ray.config import EndpointConfig, EngineConfig, ModelConfig, ScalingConfig
 from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError
@@ -143,8 +144,11 @@ def test_the_figures(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPat
     labels = find(artifact.folder / "refresh" / "1" / "labels")
     assert labels is not None and labels.manifest.rows_out == first["refresh_labelled"]
     summary = read_summary(artifact)
-    assert [one["refresh"] for one in summary["refreshes"]] == [1, 2]
-    assert "refresh 1 of the preference model" in str(table(summary).caption)
+    assert [one.refresh for one in summary.refreshes] == [1, 2]
+    assert [{**one.figures} for one in summary.refreshes] == [
+        {name: value for name, value in told.items() if name not in Refresh.model_fields} for told in figures(context)
+    ]
+    assert "refresh 1, after step 2" in str(list(table(summary).columns[0].cells))
     (shown,) = training_of(RunSource(context.run), [train_ppo.STAGE])
     assert [event for event in shown.events if event.startswith("refresh ")] == [
         one["event"] for one in figures(context)
