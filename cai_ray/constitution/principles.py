@@ -1,6 +1,6 @@
 """A constitution: principles with stable ids that drive critique, revision and labelling, and how they are drawn.
 
-Reading and writing the YAML file is `constitution_source`; the paper's own files are read by `paper_constitution`.
+Reading and writing the YAML file is `source`; the paper's own files are read by `paper`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.run import FEEDBACK, MICROWORLD, folder_of
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
 
@@ -25,7 +25,7 @@ def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
         return name, _of_recipe(load(recipe_path), name)
     if checkpoint.endswith(RECIPE_SUFFIXES):
         raise ConfigError(f"{checkpoint!r} is a recipe; say which of its models: {checkpoint}:sl_cai")
-    if checkpoint == pipeline.MICROWORLD:
+    if checkpoint == MICROWORLD:
         return checkpoint, _built(ModelConfig())
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
@@ -40,7 +40,7 @@ def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
 
 def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
     """The model as the run's own stages would ask it."""
-    given = {**recipe.models, pipeline.FEEDBACK: recipe.models.get(pipeline.FEEDBACK, recipe.models["policy"])}
+    given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
     made = {step.makes: step for step in steps(recipe) if step.makes is not None}
     base = name
     while base in made:  # a trained model may descend from a trained one
@@ -49,7 +49,7 @@ def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
         raise ConfigError(f"the recipe {recipe.name!r} has no model {name!r}; it has {', '.join([*given, *made])}")
     trained = {name: Trained(made[name].stage, base, given[base])} if name in made else {}
     context = Context(
-        run=pipeline.folder_of(recipe),
+        run=folder_of(recipe),
         seed=recipe.seed,
         models=given,
         trained=trained,
@@ -62,7 +62,7 @@ def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
 
 def _built(model: ModelConfig) -> ModelConfig:
     """The model with "microworld" replaced by its folder, which is built when missing."""
-    if model.path != pipeline.MICROWORLD or model.endpoint is not None:
+    if model.path != MICROWORLD or model.endpoint is not None:
         return model
     from cai_ray.microworld.pretrain import ensure_model
 

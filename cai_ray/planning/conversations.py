@@ -18,7 +18,7 @@ from cai_ray.prompt_layouts.multiple_choice import read_items
 from cai_ray.rows import PAIR, PROMPT
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.evaluation import evaluate, multiple_choice
-from cai_ray.stages.inputs import expand_prompts
+from cai_ray.stages.inputs import expand_prompts, load_prompts
 from cai_ray.stages.preferences import label_comparisons, sample_pairs
 from cai_ray.stages.revision import revise
 from cai_ray.stages.step import Step
@@ -150,3 +150,14 @@ def plan_multiple_choice(step: Step, world: World) -> StagePlan:
 def _mean(values: Iterable[int]) -> float:
     found = list(values)
     return sum(found) / len(found) if found else 0.0
+
+
+PLANNERS = {
+    load_prompts.STAGE: plan_load,
+    expand_prompts.STAGE: plan_expand,
+    revise.STAGE: plan_revise,
+    sample_pairs.STAGE: plan_pairs,
+    label_comparisons.STAGE: plan_labels,
+    evaluate.STAGE: plan_evaluate,
+    multiple_choice.STAGE: plan_multiple_choice,
+}

@@ -60,3 +60,6 @@ def plan_score_rounds(step: Step, world: World) -> StagePlan:
         Usages(rows * share, tokens * share),
         work=Work(start_s + model.shape.params * 2 * tokens * share / speed, 1),
     )
+
+
+PLANNERS = {score_rounds.STAGE: plan_score_rounds}

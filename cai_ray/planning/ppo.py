@@ -11,13 +11,13 @@ from cai_ray.errors import ConfigError
 from cai_ray.planning.stand_in_engine import Usages
 from cai_ray.planning.work import Memory, StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
-from cai_ray.stages.ppo import config as ppo_config
+from cai_ray.stages.ppo.config import STAGE, Config
 from cai_ray.stages.step import Step
 
 
 def plan_ppo(step: Step, world: World) -> StagePlan:
     """Rows in are the prompts it may ask, rows out the answers it keeps."""
-    config = config_of(step, ppo_config.Config)
+    config = config_of(step, Config)
     model = world.model(config.model)
     asked = [(row, weight) for row, weight in each(world.written[step.reads[0]]) if row["split"] == "train"]
     num_prompts = sum(weight for _, weight in asked)
@@ -40,7 +40,7 @@ def plan_ppo(step: Step, world: World) -> StagePlan:
     )
 
 
-def _rollouts(config: ppo_config.Config, model: PlannedModel, prompt: float) -> Usages:
+def _rollouts(config: Config, model: PlannedModel, prompt: float) -> Usages:
     episodes = config.num_steps * config.num_episodes + _refresh_answers(config)
     answer = model.counter.lengths.of("answer", config.sampling)
     block = model.config.engine.block_size
@@ -49,14 +49,14 @@ def _rollouts(config: ppo_config.Config, model: PlannedModel, prompt: float) -> 
     return Usages(episodes, episodes * prompt, episodes * cached, float(episodes * answer), prompt + answer)
 
 
-def _refresh_answers(config: ppo_config.Config) -> int:
+def _refresh_answers(config: Config) -> int:
     """Two answers to each prompt of every refresh. Labelling these pairs is not counted."""
     if config.refresh is None:
         return 0
     return 2 * config.refresh.prompts * ((config.num_steps - 1) // config.refresh.every)
 
 
-def _work(config: ppo_config.Config, model: PlannedModel, scorer: PlannedModel, used: Usages, world: World) -> Work:
+def _work(config: Config, model: PlannedModel, scorer: PlannedModel, used: Usages, world: World) -> Work:
     """Rollouts and updates take turns, or overlap when asynchronous; on GPUs of their own, or on the same ones."""
     has_value = config.advantage.kind == "gae"
     learned = used.prompt_tokens + used.output_tokens
@@ -88,3 +88,6 @@ def _shared(learners: Work, engines: Work, world: World) -> Memory | None:
     needed = learners.memory.needed_gib + engines.memory.needed_gib
     what = f"learner: {learners.memory.what}; engine: {engines.memory.what}"
     return replace(learners.memory, needed_gib=needed, have_gib=world.hardware.device.memory_gib, what=what)
+
+
+PLANNERS = {STAGE: plan_ppo}

@@ -17,11 +17,17 @@ from cai_ray.errors import ConfigError
 from cai_ray.planning.stand_in_engine import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
-from cai_ray.stages.preferences import comparisons as preference_rows
 from cai_ray.stages.preferences import train_dpo, train_preference_model
+from cai_ray.stages.preferences.comparisons import (
+    Comparison,
+    HelpfulPairsConfig,
+    PairOptions,
+    comparisons,
+    training_pair,
+)
 from cai_ray.stages.step import Step
-from cai_ray.stages.supervised import examples as sft_examples
 from cai_ray.stages.supervised import train_sft
+from cai_ray.stages.supervised.examples import examples
 
 
 def plan_sft(step: Step, world: World) -> StagePlan:
@@ -32,7 +38,7 @@ def plan_sft(step: Step, world: World) -> StagePlan:
     held_out: list[tuple[int, float]] = []
     rows_in = 0.0
     for row, weight in each(world.written[step.reads[0]]):
-        for made in sft_examples.examples(row, config, world.recipe.seed):
+        for made in examples(row, config, world.recipe.seed):
             rows_in += weight
             length = 0 if made.drop else len(model.counter.answer(made.row["messages"]))
             if not 0 < length <= limit:
@@ -62,7 +68,7 @@ def plan_dpo(step: Step, world: World) -> StagePlan:
 def _plan_on_pairs(
     step: Step,
     world: World,
-    options: preference_rows.PairOptions,
+    options: PairOptions,
     name: str,
     optim: OptimConfig,
     lora: LoraConfig | None,
@@ -84,7 +90,7 @@ def _plan_on_pairs(
         rows_in += sample.num_rows
         for row, weight in each(sample):
             try:
-                pair = preference_rows.training_pair(row["comparison"], options, encode, limit, world.recipe.seed)
+                pair = training_pair(row["comparison"], options, encode, limit, world.recipe.seed)
             except DropRow:
                 continue
             length = 2 * len(pair["prompt_tokens"]) + len(pair["chosen_tokens"]) + len(pair["rejected_tokens"])
@@ -96,19 +102,19 @@ def _plan_on_pairs(
     return StagePlan(step.stage, rows_in, _number(learned) + _number(held_out), trained_tokens=tokens, work=work)
 
 
-def _labelled(sample: Sample, options: preference_rows.PairOptions) -> Sample:
+def _labelled(sample: Sample, options: PairOptions) -> Sample:
     """Preference rows, each in `comparison`."""
-    found = preference_rows.comparisons(options.model_copy(update={"helpful_pairs": ()}), sample.rows, 0)
+    found = comparisons(options.model_copy(update={"helpful_pairs": ()}), sample.rows, 0)
     return Sample([{"comparison": one} for one in found], sample.weights)
 
 
-def _human_pairs(source: preference_rows.HelpfulPairsConfig, world: World) -> Sample:
+def _human_pairs(source: HelpfulPairsConfig, world: World) -> Sample:
     """A set of human pairs, each in `comparison`; made up where it cannot be read here."""
-    options = preference_rows.PairOptions(helpful_pairs=(source,))
+    options = PairOptions(helpful_pairs=(source,))
     try:
         if source.path.startswith("hf://"):
             raise ConfigError(f"{source.path} is not read for a plan")
-        found = ({"comparison": one} for one in preference_rows.comparisons(options, [], world.recipe.seed))
+        found = ({"comparison": one} for one in comparisons(options, [], world.recipe.seed))
         return stratified(found, ())
     except ConfigError:
         if source.limit is None:
@@ -121,13 +127,13 @@ def _human_pairs(source: preference_rows.HelpfulPairsConfig, world: World) -> Sa
     return Sample([{"comparison": _made_up_pair(source, world, k)} for k in range(32)], [source.limit / 32] * 32)
 
 
-def _made_up_pair(source: preference_rows.HelpfulPairsConfig, world: World, number: int) -> preference_rows.Comparison:
+def _made_up_pair(source: HelpfulPairsConfig, world: World, number: int) -> Comparison:
     assumed, counter, rng = world.hardware.assumptions, world.model("policy").counter, random.Random(number)
     asked, chosen, rejected = (
         counter.reply(rng, tokens)[0]
         for tokens in (assumed.prompt_tokens, assumed.pair_answer_tokens, assumed.pair_answer_tokens)
     )
-    return preference_rows.Comparison(
+    return Comparison(
         pair_id=f"{source.source}:{number}",
         prompt_id=str(number),
         messages=[{"role": "user", "content": asked}],
@@ -185,3 +191,10 @@ def _tokens(examples: list[tuple[int, float]]) -> float:
 
 def _number(examples: list[tuple[int, float]]) -> float:
     return sum(weight for _, weight in examples)
+
+
+PLANNERS = {
+    train_sft.STAGE: plan_sft,
+    train_preference_model.STAGE: plan_preference_model,
+    train_dpo.STAGE: plan_dpo,
+}

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from cai_ray.config import StageConfig
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import Recipe
-from cai_ray.pipeline.steps import steps
+from cai_ray.pipeline.steps import SECTION_OF, steps
 from tests.small_recipes import SERVER, fields, recipe
 
 
@@ -31,6 +32,19 @@ ALL = {
     "dpo": {},
     "evaluate": {"policies": ["policy", "sl_cai", "dpo"]},
 }
+
+
+def test_sections_and_steps_are_listed_in_one_order(data: dict[str, Any], tmp_path: Path) -> None:
+    """What a message calls a stage's section is where the recipe has that stage's config."""
+    asked = tmp_path / "items.jsonl"
+    asked.write_text("{}")
+    every = {**ALL, "expand": {}, "score_rounds": {}, "ppo": {}, "multiple_choice": {"path": str(asked)}, "report": {}}
+    made = recipe(data, **every)
+    found = steps(made)
+    assert [step.stage for step in found] == [stage for stage, name in SECTION_OF.items() if getattr(made, name)]
+    assert [getattr(made, SECTION_OF[step.stage]) for step in found] == [step.config for step in found]
+    sections = [name for name in type(made).model_fields if isinstance(getattr(made, name), StageConfig)]
+    assert [SECTION_OF[step.stage] for step in found] == sections
 
 
 def test_a_section_in_the_recipe_is_a_stage_of_the_run(data: dict[str, Any]) -> None:

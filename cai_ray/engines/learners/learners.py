@@ -21,10 +21,9 @@ import numpy as np
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.learners import packing as policy_packing
 from cai_ray.engines.learners.hub import Hub, Reply
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersJob, LearnersLost, check
-from cai_ray.engines.learners.packing import Ids, Packed, pack, unpack
+from cai_ray.engines.learners.packing import Floats, Ids, Packed, pack, unpack
 from cai_ray.engines.learners.worker import serve
 from cai_ray.engines.training.job import TrainingFailed
 from cai_ray.engines.training.ray_train import ENVIRONMENT, check_room, torch_trainer
@@ -203,7 +202,7 @@ class Learners:
         return found
 
     def send_weights(self, info: dict[str, Any]) -> None:
-        """Stream the policy's weights, under their Hugging Face names, through `weight_sync.WeightSender(info)`."""
+        """Stream the policy's weights, under their Hugging Face names, through `weights.sender.WeightSender(info)`."""
         self._call("send_weights", info=info)
 
     def save(self, name: str) -> tuple[FileRecord, ...]:
@@ -264,7 +263,7 @@ def _packed(episodes: Sequence[Episode], columns: dict[str, Sequence[Any]]) -> P
     return pack([e.prompt_ids for e in episodes], [e.response_ids for e in episodes], columns)
 
 
-def _placed(parts: list[dict[str, Any]], places: str, name: str) -> policy_packing.Floats:
+def _placed(parts: list[dict[str, Any]], places: str, name: str) -> Floats:
     """What the workers found, in order."""
     where = np.concatenate([part[places] for part in parts]).astype(np.int64)
     found = np.empty(len(where), np.float32)

@@ -14,8 +14,7 @@ from typing import Any
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.learners import snapshot as policy_snapshot
-from cai_ray.engines.learners import weights as policy_weights
+from cai_ray.engines.learners import snapshot, weights
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.learners.learning import Arrays, Guards, Learning
 from cai_ray.engines.learners.models import Models, build_models
@@ -109,13 +108,13 @@ class Worker:
 
     def send_weights(self, info: dict[str, Any]) -> None:
         if not self._place.is_first:
-            policy_weights.stream(self._models.policy.module.model, info["bucket_bytes"], None)
+            weights.stream(self._models.policy.module.model, info["bucket_bytes"], None)
             return
         from cai_ray.engines.weights.sender import WeightSender
 
         sender = WeightSender(info)
         stays = info.get("transport") == "nccl"
-        policy_weights.stream(
+        weights.stream(
             self._models.policy.module.model,
             info["bucket_bytes"],
             lambda bucket: sender.send([(name, tensor if stays else tensor.cpu()) for name, tensor in bucket]),
@@ -123,7 +122,7 @@ class Worker:
         sender.finish()
 
     def save(self, name: str) -> list[FileRecord]:
-        return policy_snapshot.save(self._place, self._job.folder, name, self._layout, self._write)
+        return snapshot.save(self._place, self._job.folder, name, self._layout, self._write)
 
     def load(self, name: str | None) -> None:
         """None: the models the job names."""
@@ -132,17 +131,17 @@ class Worker:
             self._build()
         if name is not None:
             self._is_fresh = False
-            policy_snapshot.load(self._place, self._job.folder, name, self._layout, self._read)
+            snapshot.load(self._place, self._job.folder, name, self._layout, self._read)
 
     def export(self, folder: Storage, model_card: str) -> list[FileRecord]:
         """`folder`: the stage's, or another; the model comes into its MODEL/."""
         place = self._place
         if place.is_first:
             folder.delete_folder(MODEL)
-        with policy_snapshot.folder_of_node(place, folder, MODEL) as target:
+        with snapshot.folder_of_node(place, folder, MODEL) as target:
             mine = target if place.is_first else None
             models = self._models
-            policy_weights.export(models.policy.module.model, models.tokenizer, mine, model_card, models.stored_dtype)
+            weights.export(models.policy.module.model, models.tokenizer, mine, model_card, models.stored_dtype)
             return checkpoints.commit_files(place, folder, target, MODEL)
 
     def rest(self) -> None:

@@ -195,7 +195,7 @@ class RolloutEngines:
 
         return self.config.sleep and ray.cluster_resources().get("GPU", 0) > 0
 
-    # What weight_sync.py needs
+    # What sync.py needs
 
     def transfer_info(self, version: int) -> dict[str, Any]:
         """Where the learners' WeightSender sends: plain strings and numbers."""

@@ -1,7 +1,7 @@
 """One launcher for every training stage: Ray Train, DeepSpeed, checkpoints that verify, one saved model.
 
 A stage brings a picklable `MakeTrainer` that builds its Hugging Face Trainer on every worker; everything else
-(workers, sharding, checkpoints, resuming, metrics, saving) is done here and in `training_worker.py`.
+(workers, sharding, checkpoints, resuming, metrics, saving) is done here and in `worker.py`.
 """
 
 from __future__ import annotations

@@ -5,20 +5,13 @@ The copy is compared with the package afterwards, so the count of places is what
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import cai_ray
 from cai_ray.stages.evaluation.judges import KINDS
+from tests.package_copy import copy_with, passing_there
 
-PACKAGE = Path(cai_ray.__file__).parent
-ROOT = PACKAGE.parent
-COPIED = ("cai_ray", "tests")
 JUDGE, TEST = "cai_ray/stages/evaluation/judges/loudness.py", "tests/stages/evaluation/judges/test_loudness.py"
 FILES = {
     JUDGE: '''
@@ -97,30 +90,7 @@ def test_the_kinds_stand_in_the_order_of_their_files() -> None:
     ]  # fmt: skip
 
 
-def texts(root: Path) -> dict[str, str]:
-    """Every Python file below, by its path."""
-    found = (path for part in COPIED for path in (root / part).rglob("*.py"))
-    return {str(path.relative_to(root)): path.read_text() for path in found}
-
-
 @pytest.mark.slow
 def test_a_judge_is_two_files(tmp_path: Path) -> None:
-    for entry in (path for path in ROOT.iterdir() if not path.name.startswith(".")):
-        if entry.name in COPIED:
-            shutil.copytree(entry, tmp_path / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            (tmp_path / entry.name).symlink_to(entry)
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text.lstrip())
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEST],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr
-    before, after = texts(ROOT), texts(tmp_path)
-    places = {name for name in after if after[name] != before.get(name)}
-    assert places == {JUDGE, TEST} and set(before) <= set(after)
+    assert copy_with(tmp_path, FILES, {}) == {JUDGE, TEST}
+    assert "2 passed" in passing_there(tmp_path, TEST)
