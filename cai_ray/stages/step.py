@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.identity import Input
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import StageConfig
 from cai_ray.stages.context import Context
@@ -28,7 +29,9 @@ class Step:
         scores_with: classifiers and embedders: models that need no prompt format.
         trains: the model it starts from; `makes`: the name of the one it trains.
         reads: stages whose artifacts it takes.
-        identity: of input from outside the run.
+        identity: of input from outside the run, as the fingerprint knows it.
+        files: the same input, to be recorded by its content.
+        is_view: shows other stages and is made anew whenever they are, so that it is never refused.
         exports: name of the folder -> what writes it, beside the stages, for other tools.
         summary: shown at the end; writes what is missing of the stage's summary.
     """
@@ -43,6 +46,8 @@ class Step:
     reads: tuple[str, ...] = ()
     needs_constitution: bool = False
     identity: Callable[[], dict[str, Any]] = dict
+    files: Callable[[], list[Input]] = list
+    is_view: bool = False
     exports: Mapping[str, Callable[[Artifact, Storage], object]] = field(default_factory=dict)
     summary: Callable[[Artifact], Table | None] | None = None
 

@@ -183,6 +183,20 @@ def test_an_export_is_made_once_and_anew_for_other_rows(preferences: Artifact, t
     assert pq.read_table(file)["pair_id"].to_pylist() == ["p9/0-1"]
 
 
+def test_case_08_another_attempt_with_the_same_fingerprint_is_exported_anew(
+    preferences: Artifact, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exports" / "preferences"
+    first = export_preferences(preferences, Storage(str(folder)))
+    preferences.folder.delete_folder()
+    again = stored(tmp_path / "labels", [[preference(9)]], PREFERENCE, "pair_id")
+    assert again.manifest.fingerprint == first.fingerprint
+    second = export_preferences(again, Storage(str(folder)))
+    assert (first.num_rows, second.num_rows) == ({"train": 5, "test": 1}, {"train": 1})
+    assert second.made_from == again.version != first.made_from
+    assert pq.read_table(folder / "train" / "part-00000.parquet")["pair_id"].to_pylist() == ["p9/0-1"]
+
+
 def test_an_interrupted_export_is_made_anew(preferences: Artifact, tmp_path: Path) -> None:
     folder = tmp_path / "exports" / "preferences"
     first = export_preferences(preferences, Storage(str(folder)))

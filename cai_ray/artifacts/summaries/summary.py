@@ -11,12 +11,10 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
-from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.artifact import SUMMARY, Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError
-
-SUMMARY = "summary.json"
 
 
 class Summary(Config):

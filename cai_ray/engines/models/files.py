@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlparse
 
+from cai_ray.artifacts.identity import file_identity
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
@@ -27,18 +28,18 @@ def cache_root() -> Path:
 def local_folder(path: str) -> str:
     """What transformers and vLLM are given for `path`: a hub id or local folder unchanged, a URI's local copy.
 
-    The copy lies in $CAI_RAY_CACHE/models (default ~/.cache/cai_ray) under the hash of location, names and sizes, so
+    The copy lies in $CAI_RAY_CACHE/models (default ~/.cache/cai_ray) under the hash of location, names and contents, so
     other weights at the same place are another copy. Raises ConfigError when the location holds no files.
     """
     if len(urlparse(path).scheme) <= 1:  # one letter: a Windows drive
         return path
     storage = Storage(path)
-    sizes = [(name, storage.size_bytes(name)) for name in storage.names()]
-    if not sizes:
+    held = [(name, file_identity(storage.filesystem, storage.path(name))) for name in storage.names()]
+    if not held:
         raise ConfigError(f"model path {path!r} holds no files; name a folder with config.json and weights")
-    target = cache_root() / "models" / stable_id(path, sizes)
+    target = cache_root() / "models" / stable_id(path, held)
     if not target.is_dir():
-        _download(storage, [name for name, _ in sizes], target)
+        _download(storage, [name for name, _ in held], target)
     return str(target)
 
 

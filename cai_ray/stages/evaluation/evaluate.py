@@ -32,7 +32,7 @@ from cai_ray.stages.evaluation import summary
 from cai_ray.stages.evaluation.folders import ANSWERS
 from cai_ray.stages.evaluation.folders import STAGE as STAGE  # a stage is known by its own
 from cai_ray.stages.evaluation.judges import AnyJudge
-from cai_ray.stages.evaluation.judges.base import asked_models, check_names, input_identity, scoring_models
+from cai_ray.stages.evaluation.judges.base import asked_models, check_names, input_files, input_identity, scoring_models
 from cai_ray.stages.evaluation.matches import run_games
 from cai_ray.stages.evaluation.run_judges import check, run_judges
 from cai_ray.stages.evaluation.scorers import (
@@ -228,6 +228,7 @@ def step(config: Config, source_stage: str) -> Step:
         asks=(*config.policies, *asked_models(config.judges)),
         scores_with=scoring_models(config.judges),
         identity=lambda: input_identity(config.judges),
+        files=lambda: input_files(config.judges),
         reads=(source_stage,),
         summary=shown(summary.read_summary, summary.table),
     )

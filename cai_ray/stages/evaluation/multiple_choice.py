@@ -19,6 +19,7 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find
 from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
+from cai_ray.artifacts.identity import Input
 from cai_ray.artifacts.summaries.multiple_choice import ModelAccuracy, MultipleChoiceSummary
 from cai_ray.artifacts.summaries.summary import written
 from cai_ray.chat import Message
@@ -77,9 +78,14 @@ class Config(StageConfig):
 
 
 def input_identity(config: Config) -> dict[str, Any]:
-    """What was read, wherever the file lies: other items, other results (G4). Raises ConfigError, see `read_items`."""
+    """For the fingerprint: what was read, wherever the file lies. Raises ConfigError, see `read_items`."""
     items, drops = read_items(config.path, config.limit)
     return {"items": stable_id([asdict(item) for item in items]), "num_dropped": len(drops)}
+
+
+def input_files(config: Config) -> list[Input]:
+    """What the items are read from."""
+    return [Input(config.path, "multiple-choice items")]
 
 
 def item_of(row: dict[str, Any]) -> Item:
@@ -299,5 +305,6 @@ def step(config: Config) -> Step:
         lambda context: run(config, context),
         asks=(*config.models, *config.preference_models),
         identity=lambda: input_identity(config),
+        files=lambda: input_files(config),
         summary=shown(read_summary, table),
     )

@@ -11,27 +11,35 @@ from typing import Any
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import batched, derive
+from cai_ray.artifacts.identity import Input
+from cai_ray.fingerprint import local_files
 from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
+from cai_ray.stages.inputs.sources import MICROWORLD, load
 from cai_ray.stages.inputs.sources import STAGE as STAGE
 from cai_ray.stages.inputs.sources import Config as Config
-from cai_ray.stages.inputs.sources import load
 from cai_ray.stages.step import Step
 
 
 def input_identity(config: Config) -> dict[str, Any]:
-    """Name, size and the hash of both ends of each local input file: another file, other prompts (G4)."""
-    found: dict[str, Any] = {}
-    for source in config.all_sources():
-        path = Path(source.path)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found[source.source] = [_file_identity(file) for file in files if file.is_file()]
-    return found
+    """For the fingerprint: name, size and the hash of both ends of each local input file."""
+    return {
+        source.source: [_name_and_ends(file) for file in local_files(source.path)] for source in config.all_sources()
+    }
 
 
-def _file_identity(file: Path) -> dict[str, Any]:
+def input_files(config: Config) -> list[Input]:
+    """What the prompts are read from."""
+    return [
+        Input(source.path, f"prompt set {source.source}", source.format)
+        for source in config.all_sources()
+        if source.path != MICROWORLD
+    ]
+
+
+def _name_and_ends(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(2**20)
@@ -47,4 +55,10 @@ def run(config: Config, context: Context) -> Artifact:
 
 def step(config: Config) -> Step:
     """Of a run: its first."""
-    return Step(STAGE, config, lambda context: run(config, context), identity=lambda: input_identity(config))
+    return Step(
+        STAGE,
+        config,
+        lambda context: run(config, context),
+        identity=lambda: input_identity(config),
+        files=lambda: input_files(config),
+    )

@@ -24,8 +24,9 @@ from cai_ray.config import Config as BaseConfig
 from cai_ray.config import StageConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.prompt_layouts.files import BadRecord, FileFormat, Record, read_records
+from cai_ray.prompt_layouts.files import BadRecord, Record, read_records
 from cai_ray.prompt_layouts.layouts import BoundLayout, LayoutName, bind_layout, parse_record
+from cai_ray.prompt_layouts.locations import FileFormat
 from cai_ray.prompt_layouts.mixture import mixture_key, mixture_sizes, smallest
 from cai_ray.prompt_layouts.records import Kind, ParsedPrompt, ParseOptions
 from cai_ray.quality.gates import near_duplicates_of_signatures, signature

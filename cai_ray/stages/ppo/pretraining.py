@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from cai_ray.artifacts.identity import Input
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError
+from cai_ray.fingerprint import names_and_sizes
 from cai_ray.prompt_layouts.files import read_records
 from cai_ray.seeding import rng_for
 
@@ -32,13 +33,14 @@ class PretrainingConfig(Config):
     limit: int = Field(10_000, ge=1, description="Records read, from the first.")
 
 
-def identity(config: PretrainingConfig | None) -> dict[str, Any]:
-    """Names and sizes of local files: other text, other results (G4)."""
-    if config is None:
-        return {}
-    path = Path(config.path)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return {"pretraining": [[file.name, file.stat().st_size] for file in files if file.is_file()]}
+def input_identity(config: PretrainingConfig | None) -> dict[str, Any]:
+    """For the fingerprint: names and sizes of local files."""
+    return {} if config is None else {"pretraining": names_and_sizes(config.path)}
+
+
+def input_files(config: PretrainingConfig | None) -> list[Input]:
+    """What the text is read from."""
+    return [] if config is None else [Input(config.path, "pretraining text")]
 
 
 def read_texts(config: PretrainingConfig, encode: Callable[[str], Sequence[int]]) -> list[tuple[int, ...]]:

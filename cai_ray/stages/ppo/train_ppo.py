@@ -35,7 +35,7 @@ from cai_ray.stages.ppo.kept_rows import kept_ids
 from cai_ray.stages.ppo.lesson import distance_of, lesson_of
 from cai_ray.stages.ppo.machines import build_machines
 from cai_ray.stages.ppo.models import models_of
-from cai_ray.stages.ppo.pretraining import drawn, identity, read_texts
+from cai_ray.stages.ppo.pretraining import drawn, input_files, input_identity, read_texts
 from cai_ray.stages.ppo.progress import Phases, PpoProgress
 from cai_ray.stages.ppo.refresh.relearning import refreshed
 from cai_ray.stages.ppo.refresh_config import RefreshSources, refresher_of
@@ -192,6 +192,7 @@ def step(config: Config, source_stage: str, refresh: RefreshSources | None) -> S
         makes="rl_cai",
         reads=(source_stage, *((refresh.pairs_stage,) if refresh else ())),
         needs_constitution=refresh is not None,
-        identity=lambda: identity(config.pretraining),
+        identity=lambda: input_identity(config.pretraining),
+        files=lambda: input_files(config.pretraining),
         summary=shown(summary.read_summary, summary.table),
     )

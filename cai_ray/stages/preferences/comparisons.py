@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cai_ray.artifacts.identity import Input
 from cai_ray.chat import Message, split_thinking
 from cai_ray.config import Config as BaseConfig
 from cai_ray.config import ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.prompt_layouts.files import BadRecord, FileFormat, read_records
+from cai_ray.fingerprint import names_and_sizes
+from cai_ray.prompt_layouts.files import BadRecord, read_records
+from cai_ray.prompt_layouts.locations import FileFormat
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
 from cai_ray.rows import prompt_id_of
@@ -178,13 +180,17 @@ def split_of(comparison: Comparison, eval_fraction: float, seed: int) -> Literal
 
 
 def input_identity(options: PairOptions) -> dict[str, Any]:
-    """Name and size of each local file of human pairs: another file, other pairs (G4)."""
-    found: dict[str, Any] = {}
-    for source in options.helpful_pairs:
-        path = Path(source.path)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found[source.source] = [[file.name, file.stat().st_size] for file in files if file.is_file()]
-    return found
+    """For the fingerprint: name and size of each local file of human pairs."""
+    return {source.source: names_and_sizes(source.path) for source in options.helpful_pairs}
+
+
+def input_files(options: PairOptions) -> list[Input]:
+    """What the human pairs are read from."""
+    return [
+        Input(source.path, f"helpful pairs {source.source}", source.format)
+        for source in options.helpful_pairs
+        if source.path != MICROWORLD
+    ]
 
 
 def _spoken(text: str, thinking: ThinkingConfig) -> str:

@@ -22,7 +22,7 @@ from cai_ray.engines.training.arguments import TrainerArgs
 from cai_ray.engines.training.job import TrainingJob
 from cai_ray.stages.context import Context
 from cai_ray.stages.pair_files import PairFiles
-from cai_ray.stages.preferences.comparisons import Encode, input_identity
+from cai_ray.stages.preferences.comparisons import Encode, input_files, input_identity
 from cai_ray.stages.preferences.train_on_pairs import PairTraining, train_on_pairs
 from cai_ray.stages.preferences.training_pairs import WrittenPairs
 from cai_ray.stages.step import Step
@@ -144,4 +144,5 @@ def step(config: Config, source_stage: str) -> Step:
         makes="dpo",
         reads=(source_stage,),
         identity=lambda: input_identity(config),
+        files=lambda: input_files(config),
     )

@@ -30,7 +30,7 @@ from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
 from cai_ray.stages.pair_files import PairFiles
 from cai_ray.stages.preferences import preference_model_summary
-from cai_ray.stages.preferences.comparisons import Encode, input_identity
+from cai_ray.stages.preferences.comparisons import Encode, input_files, input_identity
 from cai_ray.stages.preferences.train_on_pairs import PairTraining, train_on_pairs
 from cai_ray.stages.preferences.training_pairs import WrittenPairs
 from cai_ray.stages.step import Step, shown
@@ -209,5 +209,6 @@ def step(config: Config, source_stage: str) -> Step:
         makes=MADE,
         reads=(source_stage,),
         identity=lambda: input_identity(config),
+        files=lambda: input_files(config),
         summary=shown(preference_model_summary.read_summary, preference_model_summary.table),
     )

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cai_ray.artifacts.artifact import PLAN, Artifact, find
+from cai_ray.artifacts.artifact import PLAN, SUMMARY, Artifact, find
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
-from cai_ray.artifacts.summaries.summary import SUMMARY, Made, first_mistake, read
+from cai_ray.artifacts.summaries.summary import Made, first_mistake, read
 
 RECIPE = "recipe.json"
 # What reading a damaged file raises: it is then a problem that the report shows, and never its end.

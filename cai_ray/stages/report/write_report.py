@@ -95,7 +95,9 @@ def run(config: Config, context: Context, stages: Sequence[str]) -> Artifact:
     spec = context.spec(STAGE, config, NO_ROWS, *there)
     finished = find(spec.folder)
     if finished is not None and finished.manifest.inputs == spec.inputs and finished.manifest.config == spec.config:
-        return finished
+        last_change = max((found.manifest.finished_at for found in there), default="")
+        if last_change <= finished.manifest.started_at:  # the same fingerprint may be another attempt
+            return finished
     spec.folder.delete_folder()
     opened = open_stage(spec)
     assert not isinstance(opened, Artifact), "the folder was deleted above"
@@ -105,4 +107,4 @@ def run(config: Config, context: Context, stages: Sequence[str]) -> Artifact:
 
 def step(config: Config, stages: tuple[str, ...]) -> Step:
     """Of a run: its last, on all `stages` before it."""
-    return Step(STAGE, config, lambda context: run(config, context, stages), reads=stages)
+    return Step(STAGE, config, lambda context: run(config, context, stages), reads=stages, is_view=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
-from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.artifact import SUMMARY, Artifact
 from cai_ray.artifacts.storage import Storage
-from cai_ray.artifacts.summaries.summary import SUMMARY, Summary, first_mistake, read, write, written
+from cai_ray.artifacts.summaries.summary import Summary, first_mistake, read, write, written
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import EXAMPLE_IDS
 from cai_ray.rows import SFT_EXAMPLE

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cai_ray.errors import ConfigError
 from cai_ray.stages.ppo.config import Config
-from cai_ray.stages.ppo.pretraining import PretrainingConfig, drawn, identity, read_texts
+from cai_ray.stages.ppo.pretraining import PretrainingConfig, drawn, input_identity, read_texts
 from tests import runs
 
 
@@ -29,8 +29,8 @@ def test_texts_are_read_cut_and_counted(tmp_path: Path) -> None:
     assert read_texts(PretrainingConfig(path=str(path), column="other", limit=4), lambda text: [1, 2]) == [(1, 2)]
     with pytest.raises(ConfigError, match="has no text in column 'words'"):
         read_texts(PretrainingConfig(path=str(path), column="words"), letters)
-    assert identity(PretrainingConfig(path=str(path)))["pretraining"] == [["texts.jsonl", path.stat().st_size]]
-    assert identity(None) == {}
+    assert input_identity(PretrainingConfig(path=str(path)))["pretraining"] == [["texts.jsonl", path.stat().st_size]]
+    assert input_identity(None) == {}
 
 
 def test_a_step_draws_texts_of_its_own() -> None:

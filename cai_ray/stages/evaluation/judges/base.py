@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.identity import Input
 from cai_ray.config import Config, ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.factory import backend_factory
@@ -201,8 +202,13 @@ def scoring_models(judges: Iterable[JudgeConfig]) -> tuple[str, ...]:
 
 
 def input_identity(judges: Iterable[JudgeConfig]) -> dict[str, Any]:
-    """The content of the files that judges name (G4). Raises ConfigError for one that cannot be read."""
+    """For the fingerprint: the content of the files that judges name. Raises ConfigError for an unreadable one."""
     return {path: stable_id(read_text(path)) for one in judges for path in one.files()}
+
+
+def input_files(judges: Iterable[JudgeConfig]) -> list[Input]:
+    """Templates and references that judges read."""
+    return [Input(str(Path(path).expanduser()), f"of judge {one.label}") for one in judges for path in one.files()]
 
 
 def check_names(judges: Sequence[JudgeConfig], policies: Sequence[str]) -> None:
