@@ -25,6 +25,7 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.engines.cluster import connected
 from cai_ray.metrics.intervals import Estimate
+from cai_ray.metrics.names import PREFERENCE_SCORE
 from cai_ray.microworld.language import evade
 from cai_ray.microworld.oracle import parse_request
 from cai_ray.microworld.pretrain import ensure_model
@@ -36,7 +37,6 @@ from cai_ray.pipeline.steps import steps
 from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import REVISION, revision_row_id
 from cai_ray.stages.evaluation import evaluate, score_rounds
-from cai_ray.stages.evaluation.score_rounds import PREFERENCE_SCORE
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.preferences import label_comparisons, train_preference_model
 from cai_ray.stages.revision import revise

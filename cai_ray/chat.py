@@ -35,6 +35,9 @@ TRANSCRIPT_LABELS = {
     "revision": "Revision",
 }
 REPLY_ROLES = {"user": "assistant", "critique_request": "critique", "revision_request": "revision"}
+# What ends an answer of a base model that would otherwise write the next turn too. The leading blank line is part of
+# each: "Critique:" within a sentence ends nothing.
+STOP_STRINGS = tuple(f"\n\n{label}:" for label in TRANSCRIPT_LABELS.values())
 _ROLE_OF_LABEL = {label: role for role, label in TRANSCRIPT_LABELS.items()}
 # The transcript format of hh-rlhf and the paper: a turn starts after a blank line (or at the very start).
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
@@ -139,6 +142,14 @@ def transcript_prompt(messages: Sequence[Message]) -> str:
     reply = REPLY_ROLES.get(messages[-1]["role"])
     text = messages_to_transcript(messages)
     return f"{text}\n\n{TRANSCRIPT_LABELS[reply]}:" if reply else text
+
+
+def stop_strings(asked: Sequence[str], format: Literal["chat", "transcript"]) -> tuple[str, ...]:
+    """All that ends an answer: what the caller asks for, and in a transcript the label of any further turn.
+
+    Every backend sends these, so that nobody who asks a base model has to think of them.
+    """
+    return tuple(dict.fromkeys([*asked, *(STOP_STRINGS if format == "transcript" else ())]))
 
 
 class Renderer:

@@ -12,6 +12,7 @@ from cai_ray.chat import (
     CHAT_ROLES,
     FINISHED,
     REPLY_ROLES,
+    STOP_STRINGS,
     TRANSCRIPT_LABELS,
     Renderer,
     fold_system,
@@ -19,6 +20,7 @@ from cai_ray.chat import (
     messages_to_transcript,
     neutralise,
     split_thinking,
+    stop_strings,
     transcript_prompt,
     transcript_to_messages,
     with_system_role,
@@ -232,6 +234,14 @@ def test_a_template_of_ones_own(tokenizer: PreTrainedTokenizerFast) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     assert Renderer(tokenizer_with(None), chat_template=template).text(said(("user", "q"))) == "[user]q"
     assert Renderer(tokenizer, chat_template=template).text(said(("user", "q"))) == "[user]q"
+
+
+def test_a_transcript_is_stopped_at_the_label_of_any_further_turn() -> None:
+    labels = ("Human", "Assistant", "CritiqueRequest", "Critique", "RevisionRequest", "Revision")
+    assert set(STOP_STRINGS) == {f"\n\n{label}:" for label in labels}
+    assert stop_strings(["###", "\n\nHuman:"], "transcript")[:2] == ("###", "\n\nHuman:")
+    assert set(stop_strings(["###"], "transcript")) == {"###", *STOP_STRINGS}
+    assert stop_strings(["###"], "chat") == ("###",)
 
 
 def test_a_transcript_needs_no_template() -> None:

@@ -10,29 +10,10 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import NamedTuple
 
 from cai_ray.config import Config
 from cai_ray.metrics.differences import bounded_difference
 from cai_ray.metrics.intervals import Estimate
-
-
-class Outcome(NamedTuple):
-    """What both orders of one game say together."""
-
-    prob_a: float  # [0, 1]
-    flipped: bool  # the orders prefer different answers, so that the place decided
-
-
-def both_orders(prob_a_first: float, prob_a_second: float) -> Outcome:
-    """One game from P(A is better) with A shown first and with A shown second: their mean.
-
-    Both speak of the same answer A. Raises ValueError for a probability outside [0, 1].
-    """
-    for prob in (prob_a_first, prob_a_second):
-        if not 0 <= prob <= 1:  # catches NaN, too
-            raise ValueError(f"prob_a={prob} must lie in [0, 1]")
-    return Outcome((prob_a_first + prob_a_second) / 2, (prob_a_first - 0.5) * (prob_a_second - 0.5) < 0)
 
 
 class WinRate(Config):

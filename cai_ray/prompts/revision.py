@@ -20,17 +20,6 @@ Messages = list[dict[str, str]]
 
 NO_META = "Reply with the revised answer only, without remarks about the revision."
 
-# What ends an answer of a base model that would otherwise write the next turn too. The leading blank line is part of
-# each: "Critique:" within a sentence ends nothing.
-STOP_STRINGS = (
-    "\n\nHuman:",
-    "\n\nAssistant:",
-    "\n\nCritiqueRequest:",
-    "\n\nCritique:",
-    "\n\nRevisionRequest:",
-    "\n\nRevision:",
-)
-
 
 class RevisionPrompts(Config):
     """How the dialogue is put to the model."""

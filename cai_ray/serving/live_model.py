@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Any, Literal
 from uuid import uuid4
 
-from cai_ray.chat import Message, Renderer
+from cai_ray.chat import Message, Renderer, stop_strings
 from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.vllm_backend import VllmBackend
 from cai_ray.engines.models.files import localised
@@ -24,7 +24,6 @@ from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.engines.models.trainable import local_path
 from cai_ray.errors import ConfigError
-from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.serving.replies import Delta, TokenLogprob
 from cai_ray.serving.requests import AnswerOptions, ApiError
 from cai_ray.serving.thinking_stream import ThinkingStream
@@ -158,8 +157,6 @@ class LiveModel(VllmBackend):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        # A base model runs on into the next turn unless a stop string ends it.
-        stop = (*options.stop, *(STOP_STRINGS if self.model.format == "transcript" else ()))
         # A reasoning model's thinking has a budget of its own, on top of the answer's.
         max_tokens = options.max_tokens + (self.model.thinking.max_tokens if self.model.thinking else 0)
         return SamplingParams(
@@ -167,7 +164,7 @@ class LiveModel(VllmBackend):
             top_p=options.top_p,
             top_k=options.top_k,
             max_tokens=min(max_tokens, room),
-            stop=list(stop),
+            stop=list(stop_strings(options.stop, self.model.format)),
             seed=options.seed if options.temperature > 0 else None,
             presence_penalty=options.presence_penalty,
             frequency_penalty=options.frequency_penalty,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations
-from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import RESPONSES, ROW_ID
 from cai_ray.stages.context import Context
@@ -65,14 +64,11 @@ def expand_units(prompts: pa.Table, *, wanted: Sampled) -> pa.Table:
 
 def job_of(wanted: Sampled, model: ModelConfig, run_seed: int) -> ConversationJob:
     """What the conversation engine is asked to do."""
-    sampling = wanted.sampling
-    if model.format == "transcript":  # a base model runs on into the next turn unless a stop string ends it
-        sampling = sampling.model_copy(update={"stop": (*sampling.stop, *STOP_STRINGS)})
     return ConversationJob(
         stage=wanted.stage,
         seed=run_seed,
         schema=RESPONSES,
-        converse=partial(sample, wanted=replace(wanted, sampling=sampling)),
+        converse=partial(sample, wanted=wanted),
         expand=partial(expand_units, wanted=wanted),
         make_backend=backend_factory(model),
         engine=model.engine,

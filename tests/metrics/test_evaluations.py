@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.metrics.evaluations import LONG, estimate, flatten
-from cai_ray.metrics.intervals import clustered_mean, clustered_rate, mean, rate
+from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate, mean, rate
 from cai_ray.rows import EVALUATION
 
 SCORES = st.lists(
@@ -65,3 +65,13 @@ def test_shares_stay_shares(answers: list[tuple[float, str]]) -> None:
     found = estimate([value for value, _ in answers], [cluster for _, cluster in answers])
     if found is not None:
         assert 0 <= found.low <= found.value + 1e-12 and found.value - 1e-12 <= found.high <= 1
+
+
+def test_ratings_that_are_all_1_are_no_share() -> None:
+    prompts = [str(k) for k in range(4)]
+    assert estimate([1.0] * 4, prompts, may_be_share=False) == Estimate(value=1.0, low=1.0, high=1.0, n=4)
+    share = estimate([1.0] * 4, prompts)
+    assert share is not None and share.low < 1
+    several = estimate([0.0, 1.0, 1.0, 1.0], ["a", "a", "b", "b"], may_be_share=False)
+    assert several is not None and several.low < 0 < 1 < several.high
+    assert estimate([], [], may_be_share=False) is None

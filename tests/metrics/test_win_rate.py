@@ -1,4 +1,4 @@
-"""Win rates: both orders together, the mean over prompts, and an interval that always has a width."""
+"""Win rates: the mean over prompts, and an interval that always has a width."""
 
 from __future__ import annotations
 
@@ -10,28 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.metrics.win_rate import both_orders, win_rate
+from cai_ray.metrics.win_rate import win_rate
 
 PROB = st.floats(0, 1)
-
-
-@given(PROB, PROB)
-def test_swapping_the_orders_or_the_answers_changes_nothing_else(first: float, second: float) -> None:
-    found = both_orders(first, second)
-    assert found == both_orders(second, first)
-    other = both_orders(1 - first, 1 - second)
-    assert other.prob_a == pytest.approx(1 - found.prob_a)
-    assert found.flipped == (min(first, second) < 0.5 < max(first, second)) or 0.5 in (first, second)
-
-
-def test_a_judge_that_always_takes_the_first_place_makes_ties_that_flip() -> None:
-    assert both_orders(1.0, 0.0) == (0.5, True)
-
-
-@pytest.mark.parametrize("prob", [-0.1, 1.1, math.nan])
-def test_what_is_no_probability_is_refused(prob: float) -> None:
-    with pytest.raises(ValueError, match="must lie in"):
-        both_orders(0.5, prob)
 
 
 @given(st.lists(st.tuples(PROB, st.integers(0, 5)), min_size=1, max_size=40))

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cai_ray.chat import Message
-from cai_ray.config import ModelConfig, SamplingConfig
+from cai_ray.config import SamplingConfig
 from cai_ray.engines.conversations.asking import Completion
-from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import PROMPT, RESPONSES
-from cai_ray.stages.sampled_responses import Sampled, expand_units, job_of, sample
+from cai_ray.stages.sampled_responses import Sampled, expand_units, sample
 from tests.stages.scripted_ask import ScriptedAsk
 
 ROW: dict[str, Any] = {
@@ -73,9 +72,3 @@ def test_a_conversation_may_have_several_turns() -> None:
 def test_only_selected_prompts_are_answered() -> None:
     rows = [{**ROW, "prompt_id": kind, "kind": kind} for kind in ("red_team", "helpful")]
     assert expand_units(pa.Table.from_pylist(rows, PROMPT), wanted=WANTED)["row_id"].to_pylist() == ["red_team"]
-
-
-def test_base_models_get_stop_strings() -> None:
-    job = job_of(WANTED, ModelConfig(format="transcript"), 0)
-    assert job.converse.keywords["wanted"].sampling.stop == STOP_STRINGS  # type: ignore[attr-defined]
-    assert job_of(WANTED, ModelConfig(), 0).converse.keywords["wanted"] == WANTED  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from cai_ray.chat import (
     is_begun,
     neutralise,
     split_thinking,
+    stop_strings,
     transcript_prompt,
     with_system_role,
 )
@@ -180,8 +181,8 @@ class EndpointConversation:
             options["seed"] = self._seed_of(number)
         if sampling.top_p < 1:
             options["top_p"] = sampling.top_p
-        if sampling.stop:
-            options["stop"] = list(sampling.stop)
+        if stop := stop_strings(sampling.stop, self._backend.model.format):
+            options["stop"] = list(stop)
         extra = {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
         response, num_neutralised = await self._send(messages, options, extra)
         reply = read_reply(response)

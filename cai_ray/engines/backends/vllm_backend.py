@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cai_ray.chat import Message, Renderer, split_thinking
+from cai_ray.chat import Message, Renderer, split_thinking, stop_strings
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
@@ -288,7 +288,7 @@ class VllmConversation:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=min(sampling.max_tokens, room),
-            stop=list(sampling.stop),
+            stop=list(stop_strings(sampling.stop, self._backend.model.format)),
             seed=seed if sampling.temperature > 0 else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -14,16 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from rich.table import Table
-
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.metrics.elo import Game, Rating, ratings
+from cai_ray.metrics.names import EVASIVE, HARMFUL, HELPFUL, PREFERENCE_SCORE, kind_of
 from cai_ray.metrics.win_rate import win_rate
 from cai_ray.stages.evaluation.folders import GAMES
 
 ORACLE = "oracle"
-HARM, HELP, EVASIVE = "harmful", "helpful", "evasive"  # metrics
-PREFERENCE_SCORE = "preference_score"
 Aspect = Literal["harmlessness", "helpfulness"]
 OVERALL = "overall"
 
@@ -74,12 +71,12 @@ def _settled(a: Scored, b: Scored, aspect: Aspect) -> Iterator[tuple[str, Aspect
     A further judge's metric is called "<metric>.<judge>".
     """
     for metric, (value, judge) in a.items():
-        kind = metric.split(".")[0]
+        kind = kind_of(metric)
         if metric not in b:
             continue
-        if kind == HARM:
+        if kind == HARMFUL:
             yield judge or ORACLE, "harmlessness", _better(a, b, [(metric, -1), (EVASIVE, -1)])
-        elif kind == HELP:
+        elif kind == HELPFUL:
             yield judge or ORACLE, "helpfulness", _better(a, b, [(metric, 1)])
         elif kind == PREFERENCE_SCORE:
             from scipy.special import expit
@@ -163,8 +160,8 @@ def _win_rates(games: Sequence[Judged]) -> Iterator[dict[str, Any]]:
 
 def _point(policy: str, metrics: Mapping[str, dict[str, float] | None]) -> dict[str, Any]:
     """Where a policy lies on the frontier, shares in [0, 1]; None where no scorer of harm or help judged."""
-    harm = _first(metrics, lambda name: name.split(".")[0] == HARM)
-    helped = _first(metrics, lambda name: name.split(".")[0] == HELP)
+    harm = _first(metrics, lambda name: kind_of(name) == HARMFUL)
+    helped = _first(metrics, lambda name: kind_of(name) == HELPFUL)
     return {
         "policy": policy,
         "harmless": _complement(metrics[harm]) if harm else None,
@@ -182,27 +179,3 @@ def _complement(found: Mapping[str, float] | None) -> dict[str, float] | None:
 
 def _first(metrics: Mapping[str, Any], wanted: Callable[[str], bool]) -> str | None:
     return next((name for name in metrics if wanted(name) and metrics[name] is not None), None)
-
-
-# --- The table ------------------------------------------------------------------------------------------
-
-
-def add_rows(shown: Table, summary: Mapping[str, Any]) -> None:
-    """Elo per judge and aspect, and harm by category, below the metrics: one column per policy."""
-    policies = list(summary["policies"])
-    if len(policies) > 1 and summary["elo_by_judge"]:
-        shown.add_section()
-        for judge, found in summary["elo_by_judge"].items():
-            for aspect, rows in found.items():
-                points = {row["policy"]: f"{row['rating']:.0f} [{row['low']:.0f}, {row['high']:.0f}]" for row in rows}
-                shown.add_row(f"Elo, {aspect} ({judge})", *(points.get(policy, "-") for policy in policies))
-    by_category = {policy: summary["categories"][policy] for policy in policies}
-    names = sorted({name for found in by_category.values() for name in found if HARM in found[name]})
-    if names:
-        shown.add_section()
-    for name in names:
-        shown.add_row(f"{HARM}: {name}", *(_share(by_category[policy].get(name, {}).get(HARM)) for policy in policies))
-
-
-def _share(found: Mapping[str, float] | None) -> str:
-    return "-" if found is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"

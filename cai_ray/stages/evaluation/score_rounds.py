@@ -26,6 +26,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
+from cai_ray.metrics.names import PREFERENCE_SCORE, in_order
 from cai_ray.row_ids import EVALUATION_IDS
 from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
 from cai_ray.seeding import digest
@@ -37,14 +38,12 @@ from cai_ray.stages.evaluation.scorers import (
     RuleScorer,
     Scorer,
     in_microworld,
-    in_order,
     scores_of,
 )
 from cai_ray.stages.step import Step, shown
 
 ByPrompt = dict[str, list[float]]  # prompt id -> values
 STAGE = "score_rounds"
-PREFERENCE_SCORE = "preference_score"  # metric: the preference model's own units; higher is better
 DIALOGUES_PER_PART = 500
 MOST_METRICS = 2  # of the terminal's table, beside the preference score
 _COLUMNS = ("prompt_id", "sample_index", "messages", "kind", "category", "initial_response", "revisions")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.errors import ConfigError
@@ -20,10 +23,9 @@ from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
-from cai_ray.stages.evaluation.failures import add_failures, failures
-from cai_ray.stages.evaluation.folders import ANSWERS
-from cai_ray.stages.evaluation.games import add_rows, compared, games_of
-from cai_ray.stages.evaluation.scorers import in_order, is_share
+from cai_ray.metrics.names import is_share, metric_of, most_telling
+from cai_ray.stages.evaluation.folders import ANSWERS, GAMES, JUDGED
+from cai_ray.stages.evaluation.games import compared, games_of
 
 SUMMARY = "summary.json"
 DISTINCT_NS = (1, 2, 3)
@@ -36,6 +38,15 @@ class Judged(NamedTuple):
     prompt_id: str
     cluster: str
     category: str | None
+
+
+@dataclass
+class JudgeCounts:
+    """What one judge made of one policy."""
+
+    num_judged: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # by reason
+    labels: Counter[str] = field(default_factory=Counter)
 
 
 class Scores:
@@ -57,7 +68,7 @@ class Scores:
             found.append(Judged(row["value"], row["prompt_id"], row["cluster"], row["category"]))
 
     def estimates(self, policy: str) -> dict[str, Estimate | None]:
-        return {metric: _estimate(found) for metric, found in self.judged[policy].items()}
+        return {metric: _estimate(found, metric) for metric, found in self.judged[policy].items()}
 
     def by_category(self, policy: str) -> dict[str, dict[str, Estimate | None]]:
         groups: defaultdict[str, dict[str, list[Judged]]] = defaultdict(dict)
@@ -66,7 +77,7 @@ class Scores:
                 if one.category is not None:
                     groups[one.category].setdefault(metric, []).append(one)
         return {
-            category: {metric: _estimate(found) for metric, found in groups[category].items()}
+            category: {metric: _estimate(found, metric) for metric, found in groups[category].items()}
             for category in sorted(groups)
         }
 
@@ -80,8 +91,8 @@ class Scores:
         }
 
 
-def _estimate(found: Sequence[Judged]) -> Estimate | None:
-    return estimate([one.value for one in found], [one.cluster for one in found])
+def _estimate(found: Sequence[Judged], metric: str) -> Estimate | None:
+    return estimate([one.value for one in found], [one.cluster for one in found], is_share(metric))
 
 
 def _prompt_means(found: Sequence[Judged]) -> dict[str, float]:
@@ -119,6 +130,61 @@ def diversity(answers: Sequence[Answered]) -> dict[str, Any]:
     }
 
 
+# --- Judges ---------------------------------------------------------------------------------------------
+
+
+def judges_of(artifact: Artifact) -> dict[str, Any]:
+    """The summary's key `judges`: judge -> its kind and model, and for each policy how much it judged.
+
+    {"kind", "model", "policies": {policy: {"num_judged", "failures": {reason: n}, "labels": {label: n}}}}. A game
+    counts for both of its policies.
+    """
+    config, found = artifact.manifest.config, {}
+    for judge in config.get("judges", []):
+        name = judge["name"] or judge["model"]
+        games, judged = (find(artifact.folder / folder / name) for folder in (GAMES, JUDGED))
+        by_policy: dict[str, Any] = {}
+        if games is not None:
+            by_policy = _game_counts(games, config["policies"])
+        elif judged is not None:
+            by_policy = _judgement_counts(judged, config["policies"])
+        found[name] = {"kind": judge["kind"], "model": judge["model"], "policies": by_policy}
+    return found
+
+
+def _judgement_counts(judged: Artifact, policies: Sequence[str]) -> dict[str, Any]:
+    counts = {name: JudgeCounts() for name in policies}
+    for row in judged.rows(["policy", "labels"]):
+        counts[row["policy"]].num_judged += 1
+        counts[row["policy"]].labels.update(row["labels"])
+    for row in judged.dropped():
+        counts[_policy_of(row["row_id"])].failures[row["reason"]] += 1
+    return _plain_counts(counts)
+
+
+def _game_counts(games: Artifact, policies: Sequence[str]) -> dict[str, Any]:
+    counts = {name: JudgeCounts() for name in policies}
+    for row in games.rows(["policy_a", "policy_b"]):
+        for policy in (row["policy_a"], row["policy_b"]):
+            counts[policy].num_judged += 1
+    for row in games.dropped():
+        pair = row["row_id"].rsplit("/", 2)[0]  # names may hold slashes, so they are looked for and not cut out
+        for policy in next(two for two in combinations(policies, 2) if pair == "/".join(two)):
+            counts[policy].failures[row["reason"]] += 1
+    return _plain_counts(counts)
+
+
+def _plain_counts(counts: dict[str, JudgeCounts]) -> dict[str, Any]:
+    return {
+        name: {"num_judged": one.num_judged, "failures": dict(one.failures), "labels": dict(one.labels)}
+        for name, one in counts.items()
+        if one.num_judged or one.failures
+    }
+
+
+# --- The summary ----------------------------------------------------------------------------------------
+
+
 def summarise(artifact: Artifact) -> dict[str, Any]:
     """Look at the stage's scores, write `summary.json` beside its manifest and return it."""
     manifest, scores = artifact.manifest, Scores(artifact)
@@ -143,7 +209,7 @@ def summarise(artifact: Artifact) -> dict[str, Any]:
         "diversity": {name: diversity(list(answers_of(artifact, name))) for name in policies},
         "unjudged": {name: dict(scores.unjudged[name]) for name in policies},
         "dropped": {name: dict(reasons[name]) for name in policies},
-        "judges": failures(artifact),
+        "judges": judges_of(artifact),
         "counters": manifest.counters,
         "duration_s": manifest.duration_s,
     }
@@ -170,36 +236,74 @@ def read_summary(artifact: Artifact) -> dict[str, Any]:
     return artifact.written(SUMMARY, summarise)
 
 
+# --- The terminal's table -------------------------------------------------------------------------------
+
+WIDTH, MOST_LINES, MOST_METRICS = 80, 12, 3
+
+
 def table(summary: dict[str, Any]) -> Table:
-    """The policies side by side, for the terminal."""
-    policies, reference = summary["policies"], summary["reference"]
-    shown = Table(title=f"Answers to {summary['num_prompts']} prompts (95% intervals)")
-    shown.add_column("metric")
-    for name in policies:
-        shown.add_column(name, justify="right")
-    for name in summary["differences"]:
-        shown.add_column(f"{name} - {reference}", justify="right")
-    for metric in in_order({metric for found in policies.values() for metric in found}):
-        shown.add_row(
-            metric,
-            *(_cell(found.get(metric), is_share(metric)) for found in policies.values()),
-            *(_cell(found.get(metric), is_share(metric), signed=True) for found in summary["differences"].values()),
-        )
-    shown.add_row("boilerplate", *(_cell(found["boilerplate"]) for found in summary["diversity"].values()))
-    for title, key in (("not judged", "unjudged"), ("dropped", "dropped")):
-        counts = [sum(found.values()) for found in summary[key].values()]
-        if any(counts):
-            shown.add_row(title, *map(str, counts))
-    add_failures(shown, summary)
-    add_rows(shown, summary)
+    """The most telling metrics of each policy, and their changes from the first: 80 columns and 12 lines at most.
+
+    Fewer metrics where three are too wide, and names on lines of their own where they are long.
+    """
+    metrics = most_telling({name for found in summary["policies"].values() for name in found}, MOST_METRICS)
+    layouts = [(metrics[:k], aside) for k in range(len(metrics), 0, -1) for aside in (True, False)] or [([], True)]
+    tried = (_lines(summary, *layout) for layout in layouts)
+    title, *lines = next((found for found in tried if max(map(len, found)) <= WIDTH), _lines(summary, *layouts[-1]))
+    shown = Table.grid()
+    shown.add_column(no_wrap=True)
+    for line in (Text(title, style="bold"), *map(Text, lines)):
+        shown.add_row(line)
     return shown
 
 
-def _cell(found: dict[str, float] | None, share: bool = True, signed: bool = False) -> str:
-    """ "-70.3% [-75.0%, -65.1%]"; plain numbers where they are no shares."""
+def _lines(summary: dict[str, Any], metrics: Sequence[str], aside: bool) -> list[str]:
+    """The table's lines; `aside`: names are in a column beside the numbers."""
+    missing = _missing(summary)
+    policies, reference = list(summary["policies"]), summary["reference"]
+    room = MOST_LINES - 3 - len(missing)  # less the title, the metrics' names and the last line
+    num_others = min(len(policies) - 1, (room - 1) // 2 if aside else (room - 2) // 3)
+    shares = {name for name in metrics if is_share(name, _values(summary, name))}
+    chosen = [reference, *policies[len(policies) - num_others :]]
+    rows: list[tuple[str, list[str]]] = [("", [metric_of(name).title.lower() for name in metrics])]
+    for policy in chosen:
+        values = [_cell(summary["policies"][policy].get(name), name in shares) for name in metrics]
+        rows += [(policy, values)] if aside else [(policy, []), ("  value", values)]
+        if policy != reference:
+            found = summary["differences"][policy]
+            rows.append(("  change", [_cell(found.get(name), name in shares, signed=True) for name in metrics]))
+    label = max(len(name) for name, cells in rows if cells or not metrics)
+    widths = [max(len(cells[k]) for _, cells in rows if cells) for k in range(len(metrics))]
+    hidden = len(policies) - len(chosen)
+    return [
+        f"Answers to {summary['num_prompts']:,} prompts (95% intervals; changes are from the first policy)",
+        *("  ".join([name.ljust(label), *map(str.rjust, cells, widths)]).rstrip() for name, cells in rows),
+        *missing,
+        f"{f'{hidden} more policies and every' if hidden else 'Every'} metric: evaluate/summary.json, and the report",
+    ]
+
+
+def _missing(summary: dict[str, Any]) -> list[str]:
+    """A line of what has no value; none where everything has."""
+    failures = [own["failures"] for judge in summary["judges"].values() for own in judge["policies"].values()]
+    counts = {
+        "{:,} answers dropped": summary["dropped"].values(),
+        "judges failed on {:,} answers": failures,  # a game that failed is two
+        "{:,} scores missing": summary["unjudged"].values(),
+    }
+    told = [words.format(num) for words, found in counts.items() if (num := sum(sum(one.values()) for one in found))]
+    return [", ".join(told)] if told else []
+
+
+def _values(summary: dict[str, Any], metric: str) -> list[float]:
+    return [own[metric]["value"] for own in summary["policies"].values() if own.get(metric)]
+
+
+def _cell(found: dict[str, float] | None, is_percent: bool, signed: bool = False) -> str:
+    """ "70.3% [65.1, 75.0]", and signed "-58.7 [-67.7, -47.2]", in points; plain numbers where they are no shares."""
     if found is None:
         return "-"
-    sign = "+" if signed else ""
-    kind = ".1%" if share and found["low"] >= -1 and found["high"] <= 1 else ".3g"
-    value, low, high = (format(found[key], f"{sign}{kind}") for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    numbers = [found[key] * (100 if is_percent else 1) for key in ("value", "low", "high")]
+    form = ".1f" if is_percent else ".2f" if max(map(abs, numbers)) < 1000 else ".3g"
+    value, low, high = (format(number, f"+{form}" if signed else form) for number in numbers)
+    return f"{value}{'%' if is_percent and not signed else ''} [{low}, {high}]"

@@ -26,7 +26,6 @@ from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.errors import ConfigError
 from cai_ray.prompts.expansion import ExpansionPrompts, expansion_messages, parse_requests
-from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.row_ids import ASK_IDS, PROMPT_IDS, SHOT_IDS
 from cai_ray.rows import ASK_SCHEMA, PROMPT, ROW_ID, SHOTS_SCHEMA
 from cai_ray.seeding import rng_for
@@ -136,9 +135,6 @@ async def expand(row: dict[str, Any], ask: Ask, *, config: Config) -> dict[str, 
 
 def ask_job(config: Config, model: ModelConfig, run_seed: int) -> ConversationJob:
     """What is done with each ask."""
-    if model.format == "transcript":  # a base model runs on into the next turn unless a stop string ends it
-        stopped = config.sampling.model_copy(update={"stop": (*config.sampling.stop, *STOP_STRINGS)})
-        config = config.model_copy(update={"sampling": stopped})
     return ConversationJob(
         stage=STAGE,
         seed=run_seed,

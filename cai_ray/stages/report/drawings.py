@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cai_ray.metrics.intervals import Estimate, complement
+from cai_ray.metrics.names import HEADLINE, metric_of
 from cai_ray.stages.report.charts import (
     Axis,
     Chart,
@@ -21,7 +22,7 @@ from cai_ray.stages.report.charts import (
     row_chart,
     xy_chart,
 )
-from cai_ray.stages.report.policies import HEADLINE, PolicyFacts, interval, metric_of, shown, title_of
+from cai_ray.stages.report.policies import PolicyFacts, interval, shown, title_of
 from cai_ray.stages.report.preferences import LabelFacts, Reliability, SourceFacts
 from cai_ray.stages.report.rounds import RoundFacts
 from cai_ray.stages.report.training import Plot, TrainingFacts

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cai_ray.metrics.names import EVASIVE, HARMFUL, HELPFUL, OVER_REFUSAL, PREFERENCE_SCORE, REFUSAL
 from cai_ray.seeding import digest
 from cai_ray.stages.report.policies import EVALUATE, key_of, title_of
 from cai_ray.stages.report.rounds import REVISE
@@ -22,7 +23,7 @@ from cai_ray.stages.report.text import clipped, visible
 ANSWERS = "answers"
 MOST_BYTES = 4_000_000  # of all examples as JSON
 SHARE_DROPPED = 0.1  # of the examples, kept for dropped rows where there are that many
-SHOWN_SCORES = ("harmful", "evasive", "helpful", "over_refusal", "refusal", "preference_score")
+SHOWN_SCORES = (HARMFUL, EVASIVE, HELPFUL, OVER_REFUSAL, REFUSAL, PREFERENCE_SCORE)
 
 Example = dict[str, Any]
 

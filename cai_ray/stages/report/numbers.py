@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from cai_ray.metrics.intervals import Estimate
+from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report.facts import Facts
-from cai_ray.stages.report.policies import PolicyFacts, headline, interval, key_of, metric_of, shown, title_of
+from cai_ray.stages.report.policies import PolicyFacts, headline, interval, key_of, shown, title_of
 from cai_ray.stages.report.rounds import RoundFacts
 from cai_ray.stages.report.text import in_markdown
 

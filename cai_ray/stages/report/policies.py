@@ -21,6 +21,7 @@ from cai_ray.artifacts.summaries.evaluation import (
 )
 from cai_ray.metrics.elo import Rating
 from cai_ray.metrics.intervals import Estimate
+from cai_ray.metrics.names import BOILERPLATE, HEADLINE, Metric, in_order, is_share, kind_of, metric_of
 from cai_ray.stages.cells import percent
 from cai_ray.stages.report.source import RunSource
 
@@ -28,45 +29,6 @@ EVALUATE = "evaluate"
 BASE = "base"  # what the recipe's model "policy" is called here
 _SHOWN_AS = {"policy": BASE}
 _TITLES = {BASE: "Base", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI", "dpo": "DPO"}
-
-
-class Metric(NamedTuple):
-    """A metric in words."""
-
-    title: str
-    meaning: str
-    better: Literal["lower", "higher", "neither"]
-
-
-METRICS = {
-    "harmful": Metric("Harmful", "share of harmful requests answered harmfully", "lower"),
-    "evasive": Metric("Evasive", "share of harmful requests refused without a reason or an alternative", "lower"),
-    "helpful": Metric("Helpful", "helpfulness on harmless requests, 0 to 1", "higher"),
-    "over_refusal": Metric("Over-refusal", "share of harmless requests refused", "lower"),
-    "refusal": Metric("Refusal", "share of red-team requests refused", "neither"),
-    "preachy": Metric("Preachy", "share of answers that moralise", "lower"),
-    "meta": Metric("Meta-commentary", "share of answers that speak of their own revision", "lower"),
-    "in_language": Metric("In language", "share of answers made of sentences of the micro world", "higher"),
-    "repetition": Metric("Repetition", "share of word 3-grams that stood in the answer before", "lower"),
-    "stock_phrases": Metric("Stock phrases", "share of words in formulas", "lower"),
-    "boilerplate": Metric("Boilerplate", "share of answers that carry a phrase most often repeated", "lower"),
-}
-HEADLINE = ("harmful", "helpful", "evasive")
-
-
-def metric_of(name: str) -> Metric:
-    """A metric in words; "harmful.llama_guard" is the second opinion of that scorer on "harmful"."""
-    head, _, scorer = name.partition(".")
-    if head in METRICS:
-        found = METRICS[head]
-        return found._replace(title=f"{found.title} ({scorer})") if scorer else found
-    words = name.replace("_", " ")
-    better: Literal["lower", "higher", "neither"] = "neither"
-    if head.startswith("harm") and not head.startswith("harmless"):
-        better = "lower"
-    elif head.startswith(("help", "harmless", "preference_score", "accuracy")):
-        better = "higher"
-    return Metric(words[:1].upper() + words[1:], f"metric {name}", better)
 
 
 def key_of(policy: str) -> str:
@@ -78,11 +40,6 @@ def title_of(policy: str) -> str:
     """A policy's name on the page."""
     key = key_of(policy)
     return _TITLES.get(key, key)
-
-
-def is_share(metric: str, estimates: Sequence[Estimate | None]) -> bool:
-    """Whether a metric's values are shown in percent."""
-    return "score" not in metric and all(-1 <= one.value <= 1 for one in estimates if one is not None)
 
 
 @dataclass(frozen=True)
@@ -115,11 +72,11 @@ class PolicyFacts:
 
     def first_like(self, metric: str) -> str | None:
         """The metric of this name, or the first scorer's that gives one of this kind: "harmful" or "harmful.x"."""
-        kinds = [name for name in self.metrics if name == metric or name.startswith(f"{metric}.")]
-        return kinds[0] if kinds else None
+        return next((name for name in self.metrics if kind_of(name) == metric), None)
 
     def shares(self, metric: str) -> bool:
-        return is_share(metric, [self.numbers[policy].get(metric) for policy in self.policies])
+        found = (self.numbers[policy].get(metric) for policy in self.policies)
+        return is_share(metric, [one.value for one in found if one is not None])
 
 
 def policies_of(source: RunSource) -> PolicyFacts | None:
@@ -132,7 +89,7 @@ def policies_of(source: RunSource) -> PolicyFacts | None:
     }
     return PolicyFacts(
         policies=list(numbers),
-        metrics=_in_order({metric for metrics in numbers.values() for metric in metrics}),
+        metrics=in_order({metric for metrics in numbers.values() for metric in metrics}),
         numbers=numbers,
         differences=summary.differences,
         categories=summary.categories,
@@ -149,18 +106,7 @@ def policies_of(source: RunSource) -> PolicyFacts | None:
 
 
 def _boilerplate(diversity: Diversity) -> ByMetric:
-    return {"boilerplate": diversity.boilerplate} if diversity.boilerplate is not None else {}
-
-
-def _in_order(metrics: set[str]) -> list[str]:
-    order = list(METRICS)
-    headline = {name: position for position, name in enumerate(HEADLINE)}
-
-    def place(metric: str) -> tuple[int, int, str]:
-        head = metric.partition(".")[0]
-        return headline.get(head, 9), order.index(head) if head in order else len(order), metric
-
-    return sorted(metrics, key=place)
+    return {BOILERPLATE: diversity.boilerplate} if diversity.boilerplate is not None else {}
 
 
 # --- Numbers in words -----------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cai_ray.dropped import DropReason
+from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report import drawings
 from cai_ray.stages.report.examples import Examples
 from cai_ray.stages.report.facts import Facts
-from cai_ray.stages.report.policies import headline, interval, metric_of, shown, title_of
+from cai_ray.stages.report.policies import headline, interval, shown, title_of
 from cai_ray.stages.report.text import visible
 
 PAGE = Path(__file__).parent / "page"

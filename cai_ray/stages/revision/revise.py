@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.counters import flag_counter
 from cai_ray.chat import Message
-from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
+from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, draw
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DropReason, DropRow
@@ -26,7 +26,6 @@ from cai_ray.engines.conversations.asking import Ask, Completion
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.prompts.revision import (
-    STOP_STRINGS,
     RevisionPrompts,
     Round,
     answer_prompt,
@@ -267,23 +266,6 @@ def count_flags(row: dict[str, Any]) -> dict[str, int]:
     return dict(counts)
 
 
-def for_model(config: Config, model: ModelConfig) -> Config:
-    """Base models run on into the next turn unless a stop string ends them."""
-    if model.format != "transcript":
-        return config
-
-    def stopped(sampling: SamplingConfig) -> SamplingConfig:
-        return sampling.model_copy(update={"stop": (*sampling.stop, *STOP_STRINGS)})
-
-    return config.model_copy(
-        update={
-            "answer_sampling": stopped(config.answer_sampling),
-            "critique_sampling": stopped(config.critique_sampling),
-            "revision_sampling": stopped(config.revision_sampling),
-        }
-    )
-
-
 def expected_tokens(config: Config) -> int:
     """A dialogue's final context as a first guess: every answer half as long as it may be."""
     answers = config.answer_sampling.max_tokens + config.num_revisions * (
@@ -315,7 +297,7 @@ def job_of(config: Config, context: Context) -> ConversationJob:
         schema=REVISION,
         converse=partial(
             revise,
-            config=for_model(config, model),
+            config=config,
             constitution=constitution,
             seed=context.seed,
             similarity=similarity_of(config, constitution),

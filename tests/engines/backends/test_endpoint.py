@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from cai_ray.chat import STOP_STRINGS
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends import endpoint as endpoint_module
@@ -249,6 +250,7 @@ def test_transcript_goes_to_completions(server: Server) -> None:
     completion = ask(model(server, format="transcript"))
     path, body, _ = server.requests[0]
     assert path == "/v1/completions" and body["prompt"] == "\n\nHuman: Hello\n\nAssistant:"
+    assert body["stop"] == list(STOP_STRINGS)
     assert completion.text == "Good day." and completion.num_prompt_tokens == 0  # the server gave no usage
 
 

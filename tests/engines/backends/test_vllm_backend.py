@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+from cai_ray.chat import STOP_STRINGS
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.vllm_backend import VllmBackend, VllmConversation, option_token_id
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.prompts.comparison import OPTIONS, comparison_messages
-from cai_ray.prompts.revision import STOP_STRINGS
 
 pytestmark = pytest.mark.slow
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def test_control_tokens_in_user_text_are_defused_and_counted(engine: Engine) -> 
 def test_base_models_are_prompted_by_transcript_and_stopped(engine: Engine) -> None:
     engine.with_model(format="transcript")
     try:
-        sampling = SamplingConfig(temperature=1.0, max_tokens=24, stop=STOP_STRINGS)
+        sampling = SamplingConfig(temperature=1.0, max_tokens=24)
         ask = engine.open("transcript")
         first = engine.run(ask(REQUEST, sampling))
         turns = [*REQUEST, {"role": "assistant", "content": first.text or "-"}]

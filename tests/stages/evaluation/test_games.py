@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.chat import Message
@@ -21,7 +19,7 @@ from cai_ray.rows import EVALUATION, GAME
 from cai_ray.stages.evaluation.evaluate import Config
 from cai_ray.stages.evaluation.folders import ANSWERS, GAMES
 from cai_ray.stages.evaluation.games import ORACLE, Judged, compared, games_of, scored_games
-from cai_ray.stages.evaluation.summary import read_summary, table
+from cai_ray.stages.evaluation.summary import read_summary
 from tests.finished_stages import finished, spec_of
 from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, write_prompts
 
@@ -155,12 +153,3 @@ def test_a_game_is_only_between_answers_that_both_have(evaluated: Artifact) -> N
     found = games_of(evaluated, [one for name in POLICIES if (one := find(evaluated.folder / ANSWERS / name))])
     keys = [(one.game.policy_a, one.game.policy_b, one.game.cluster) for one in found if isinstance(one, Judged)]
     assert len(set(keys)) == len(keys) == 3 * len(PROMPTS)
-
-
-def test_the_table_has_ratings_and_categories(evaluated: Artifact) -> None:
-    console = Console(file=io.StringIO(), width=220)
-    console.print(table(read_summary(evaluated)))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "Elo, harmlessness (oracle)" in shown and "0 [0, 0]" in shown
-    categories = {row["category"] for row in PROMPTS if parse_request(row["messages"][-1]["content"]).harmful}  # type: ignore[union-attr]
-    assert all(f"harmful: {name}" in shown for name in categories)

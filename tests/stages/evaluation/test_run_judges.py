@@ -63,9 +63,9 @@ def test_failures_are_in_the_summary_and_in_the_table(tmp_path: Path, monkeypatc
     }  # fmt: skip
     assert summary["policies"]["policy"]["harmfulness_score"]["value"] == 5.0
     text = rendered(summary)
-    assert "not judged by judge: unparsable" in text and "not judged by pairs: unparsable" in text
-    line = next(line for line in text.splitlines() if "harmfulness_score" in line)
-    assert "5 [5, 5]" in line and "-4" in line and "%" not in line
+    assert "judges failed on 4 answers, 2 scores missing" in text
+    told = ("harmfulness score", "5.00 [5.00, 5.00]", "1.00 [1.00, 1.00]", "-4.00 [-4.00, -4.00]")
+    assert all(number in line for number, line in zip(told, text.splitlines()[1:5], strict=True))
 
 
 def test_a_run_goes_on_where_it_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,6 @@ from cai_ray.stages.evaluation.scorers import (
     ScorerName,
     column_names,
     in_microworld,
-    in_order,
     scores_of,
 )
 
@@ -105,13 +104,3 @@ def test_which_language_the_prompts_are_in() -> None:
     known, other = HARMFUL.messages, [{"role": "user", "content": "Hello there"}]
     assert in_microworld([known, known, other])
     assert not in_microworld([known, other]) and not in_microworld([])
-
-
-def test_harm_is_shown_first() -> None:
-    assert in_order(["z", "meta", "harmful.judge", "helpful", "harmful"]) == [
-        "harmful",
-        "helpful",
-        "meta",
-        "harmful.judge",
-        "z",
-    ]

@@ -43,9 +43,14 @@ def answering(harmful_share: float, lost: str | None = None) -> Any:
 
 
 def rendered(summary: dict[str, Any]) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    """As a terminal of 80 columns shows it: every line whole, and few of them."""
+    console = Console(file=io.StringIO(), width=80)
     console.print(table(summary))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    text = "\n".join(lines)
+    assert len(lines) <= 12 and max(map(len, lines)) <= 80 and "…" not in text
+    assert lines[0].startswith("Answers to ") and lines[-1].endswith("and the report")
+    return text
 
 
 def test_policies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +76,10 @@ def test_policies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert summary["unjudged"] == {"policy": {}, "sl_cai": {}} == summary["dropped"]
     assert (summary["num_prompts"], summary["samples_per_prompt"]) == (32, 1)
     shown = rendered(summary)
-    assert "sl_cai - policy" in shown and "-100.0%" in shown and "not judged" not in shown
+    assert shown.splitlines()[1].split() == ["harmful", "helpful", "evasive"]
+    policy, sl_cai, change = (" ".join(line.split()) for line in shown.splitlines()[2:5])
+    assert policy.startswith("policy 100.0% [") and sl_cai.startswith("sl_cai 0.0% [0.0, ")
+    assert change.startswith("change -100.0 [-100.0, -") and "missing" not in shown
 
 
 def test_several_answers_per_prompt_are_clustered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +96,7 @@ def test_several_answers_per_prompt_are_clustered(tmp_path: Path, monkeypatch: p
     summary = read_summary(artifact)
     assert expected is not None and expected.n == 80 and len(set(clusters)) == 20
     assert summary["policies"]["policy"]["harmful"] == expected.model_dump()
-    assert summary["differences"] == {} and "policy - " not in rendered(summary)
+    assert summary["differences"] == {} and "change" not in rendered(summary).partition("\n")[2]
 
 
 def test_what_was_dropped_and_what_could_not_be_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +108,7 @@ def test_what_was_dropped_and_what_could_not_be_judged(tmp_path: Path, monkeypat
     assert summary["dropped"] == {"policy": {}, "sl_cai": {"too_long": 2}}
     assert summary["policies"]["policy"]["harmful"]["n"] == 40
     assert summary["differences"]["sl_cai"]["harmful"]["n"] == 19  # the prompts that both answered
-    assert "not judged" in rendered(summary) and "dropped" in rendered(summary)
+    assert "2 answers dropped, 4 scores missing" in rendered(summary)
 
 
 def test_a_metric_that_nothing_could_be_judged_on_is_shown_as_none(
@@ -133,3 +141,79 @@ def test_answers_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     artifact.folder.delete(f"{ANSWERS}/policy/manifest.json")
     with pytest.raises(ConfigError, match="--fresh"):
         read_summary(artifact)
+
+
+# --- The terminal's table -------------------------------------------------------------------------------
+
+LONG = "sl_cai_without_critiques_of_round_three_temperature_0.7"
+
+
+def estimates(rng: random.Random, metrics: Sequence[str], scale: float = 1.0) -> dict[str, Any]:
+    """Metric -> an estimate as wide on the page as any."""
+    found = {}
+    for name in metrics:
+        low, value, high = sorted(scale * rng.uniform(-1, 1) for _ in range(3))
+        found[name] = {"value": value, "low": low, "high": high, "n": 96}
+    return found
+
+
+def summary_of(policies: Sequence[str], metrics: Sequence[str], scale: float = 1.0, failed: int = 0) -> dict[str, Any]:
+    """The keys of a summary that the table shows."""
+    rng = random.Random(0)
+    return {
+        "num_prompts": 12_000,
+        "policies": {name: estimates(rng, metrics, scale) for name in policies},
+        "reference": policies[0],
+        "differences": {name: estimates(rng, metrics, scale) for name in policies[1:]},
+        "dropped": {name: {"too_long": failed} for name in policies},
+        "unjudged": {name: {"harmful": failed} for name in policies},
+        "judges": {"judge": {"policies": {name: {"failures": {"unparsable": failed}} for name in policies}}},
+    }
+
+
+ORACLE = ("evasive", "harmful", "helpful", "in_language", "meta", "over_refusal", "preachy")
+TEXT = ("evasive", "over_refusal", "preachy", "refusal", "repetition", "stock_phrases")
+RATINGS = ("harmful", "harmful.guard", "harmfulness_score", "helpfulness_score", "preference_score", "refusal")
+
+
+@pytest.mark.parametrize("failed", [0, 5_000])
+@pytest.mark.parametrize("metrics", [ORACLE, TEXT, RATINGS], ids=["oracle", "text", "ratings"])
+@pytest.mark.parametrize(
+    "policies",
+    [
+        ("policy",),
+        ("policy", "sl_cai"),
+        ("policy", "sl_cai", "rl_cai"),
+        ("policy", LONG, f"{LONG}_again"),
+        (LONG, "sl_cai", "dpo", "rl_cai"),
+    ],
+    ids=len,
+)
+def test_every_name_and_number_is_whole_in_80_columns(
+    policies: Sequence[str], metrics: Sequence[str], failed: int
+) -> None:
+    text = rendered(summary_of(policies, metrics, failed=failed))
+    shown = policies if len(policies) < 4 else (policies[0], *policies[-2:])
+    assert all(name in text for name in shown)
+    assert text.count("change ") == len(shown) - 1
+    assert text.count("[") == 3 * (2 * len(shown) - 1)  # three metrics, each with its interval
+    assert ("answers dropped" in text) == bool(failed)
+
+
+def test_the_metrics_are_those_of_harm_and_help(tmp_path: Path) -> None:
+    def heads(metrics: Sequence[str]) -> str:
+        return rendered(summary_of(("policy", "sl_cai"), metrics)).splitlines()[1].strip()
+
+    assert heads(ORACLE).split() == ["harmful", "helpful", "evasive"]
+    assert heads(TEXT).split() == ["evasive", "over-refusal", "refusal"]
+    assert heads(RATINGS).split("  ")[0] == "harmful" and "harmfulness score" in heads(RATINGS)
+    assert "guard" not in heads(RATINGS)
+
+
+def test_many_policies_and_wide_numbers_leave_what_fits() -> None:
+    names = [f"policy_{k}" for k in range(9)]
+    text = rendered(summary_of(names, ORACLE))
+    assert "4 more policies and every metric" in text
+    assert [name for name in names if name in text] == ["policy_0", *names[-4:]]
+    wide = rendered(summary_of(("policy", "sl_cai"), RATINGS, scale=1e9))
+    assert "e+0" in wide and "harmfulness score" in wide and "helpfulness score" not in wide

@@ -164,14 +164,6 @@ def test_a_reply_without_requests_is_dropped(text: str, reason: DropReason) -> N
     assert caught.value.reason == reason
 
 
-def test_base_models_get_stop_strings() -> None:
-    model = ModelConfig(path="base", format="transcript")
-    job = expand_prompts.ask_job(Config(), model, 0)
-    ask = OneReply("1. tell me")
-    asyncio.run(job.converse(UNIT, ask))  # type: ignore[arg-type]
-    assert "\n\nHuman:" in ask.asked[0][1].stop
-
-
 def test_the_job_travels() -> None:
     job = expand_prompts.ask_job(Config(), ModelConfig(path="some/model"), 3)
     again = pickle.loads(pickle.dumps(job))

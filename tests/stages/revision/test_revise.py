@@ -10,12 +10,11 @@ import pyarrow as pa
 import pytest
 
 from cai_ray.chat import Message
-from cai_ray.config import ModelConfig
 from cai_ray.constitution.draw import PrincipleChoice
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.conversations.asking import Completion
-from cai_ray.prompts.revision import NO_META, STOP_STRINGS, RevisionPrompts
+from cai_ray.prompts.revision import NO_META, RevisionPrompts
 from cai_ray.quality.gates import GatesConfig
 from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import PROMPT, REVISION
@@ -23,7 +22,6 @@ from cai_ray.stages.revision.revise import (
     Config,
     count_flags,
     expand_units,
-    for_model,
     revise,
     similarity_of,
 )
@@ -214,12 +212,6 @@ def test_room_is_checked_with_the_growth_of_all_rounds_before_anything_is_asked(
     assert ask.asked == []
     prompts = RevisionPrompts(history="latest")
     assert run(ScriptedAsk(answer, max_model_len=100), num_revisions=4, prompts=prompts, **settings)
-
-
-def test_base_models_get_stop_strings() -> None:
-    config = for_model(Config(), ModelConfig(format="transcript"))
-    assert config.revision_sampling.stop == STOP_STRINGS
-    assert for_model(Config(), ModelConfig()) == Config()
 
 
 def test_units_are_samples_of_prompts() -> None:

@@ -31,8 +31,6 @@ from cai_ray.row_ids import EVALUATION_IDS
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import stable_id
 
-HARMFUL = "harmful"  # metric: 1 or 0, or a probability; lower is better
-SCORE = "score"  # in the name of every metric that is no share
 METRIC_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Prompts = Literal["all", "red_team", "helpful"]
 Row = dict[str, Any]

@@ -13,8 +13,8 @@ from cai_ray.engines.backends.factory import classifier_factory
 from cai_ray.engines.models.load_classifier import is_multi_label, labels_of
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.classes import label_probability
+from cai_ray.metrics.names import HARMFUL
 from cai_ray.stages.evaluation.judges.base import (
-    HARMFUL,
     METRIC_PATTERN,
     AnswerJudge,
     Prompts,

@@ -11,10 +11,10 @@ from cai_ray.chat import FINISHED
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.errors import ConfigError
+from cai_ray.metrics.names import HARMFUL, REFUSAL, REQUEST_HARMFUL
 from cai_ray.prompts.judges.guard import WILDGUARD_TEMPLATE, parse_guard, parse_wildguard, wildguard_messages
 from cai_ray.prompts.judges.yes_no import fields_of
 from cai_ray.stages.evaluation.judges.base import (
-    HARMFUL,
     AnswerJudge,
     Prompts,
     Row,
@@ -67,7 +67,7 @@ class WildGuardJudge(TemplateJudge):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (HARMFUL, "refusal", "request_harmful")
+        return (HARMFUL, REFUSAL, REQUEST_HARMFUL)
 
     @property
     def own_template(self) -> str:

@@ -10,8 +10,9 @@ from pydantic import Field, field_validator
 
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.metrics.names import HARMFUL, SCORE
 from cai_ray.prompts.judges.moderation import Moderated, category_name, read_moderation
-from cai_ray.stages.evaluation.judges.base import HARMFUL, SCORE, AnswerJudge, Prompts, Row, RowFunction, judgement
+from cai_ray.stages.evaluation.judges.base import AnswerJudge, Prompts, Row, RowFunction, judgement
 
 
 class ModerationJudge(AnswerJudge):

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.engines.conversations.asking import Ask
+from cai_ray.metrics.names import SCORE
 from cai_ray.prompts.judges.rating import ASPECTS, REASON, parse_ratings, rating_messages
 from cai_ray.stages.evaluation.judges.base import (
-    SCORE,
     AnswerJudge,
     Row,
     RowFunction,

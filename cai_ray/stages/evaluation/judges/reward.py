@@ -13,7 +13,8 @@ from cai_ray.engines.backends.factory import classifier_factory
 from cai_ray.engines.models.classifier import InputForm
 from cai_ray.engines.models.load_classifier import labels_of
 from cai_ray.errors import ConfigError
-from cai_ray.stages.evaluation.judges.base import METRIC_PATTERN, SCORE, AnswerJudge, Row, RowFunction, judgement
+from cai_ray.metrics.names import PREFERENCE_SCORE, SCORE
+from cai_ray.stages.evaluation.judges.base import METRIC_PATTERN, AnswerJudge, Row, RowFunction, judgement
 
 
 class RewardJudge(AnswerJudge):
@@ -27,9 +28,7 @@ class RewardJudge(AnswerJudge):
     backbone: str | None = Field(
         None, description="Of a value head: folder or hub id of the model it was made from; null: its own folder."
     )
-    metric: str = Field(
-        f"preference_{SCORE}", pattern=METRIC_PATTERN, description=f'Holds "{SCORE}", as it is no share.'
-    )
+    metric: str = Field(PREFERENCE_SCORE, pattern=METRIC_PATTERN, description=f'Holds "{SCORE}", as it is no share.')
 
     endpoint: ClassVar[Literal["may", "must", "never"]] = "never"
 

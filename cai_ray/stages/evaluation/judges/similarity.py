@@ -17,8 +17,8 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
+from cai_ray.metrics.names import SCORE
 from cai_ray.stages.evaluation.judges.base import (
-    SCORE,
     AnswerJudge,
     Prompts,
     Row,

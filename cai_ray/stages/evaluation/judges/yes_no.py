@@ -12,10 +12,10 @@ from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.option_check import check_options
 from cai_ray.engines.conversations.asking import Ask
+from cai_ray.metrics.names import HARMFUL
 from cai_ray.prompts.comparison import prob_a_from_logprobs
 from cai_ray.prompts.judges.yes_no import OPTIONS, SYSTEM, TEMPLATE, fields_of, parse_yes_no, yes_no_messages
 from cai_ray.stages.evaluation.judges.base import (
-    HARMFUL,
     Prompts,
     Row,
     RowFunction,

@@ -53,16 +53,16 @@ def dropped(judging: Coroutine[Any, Any, dict[str, Any]]) -> DropRow:
 
 
 def over_http(
-    server: Server, judging: Callable[[Ask], Awaitable[dict[str, Any]]], timeout_s: float = 5.0
+    server: Server, judging: Callable[[Ask], Awaitable[dict[str, Any]]], timeout_s: float = 5.0, **settings: Any
 ) -> dict[str, Any]:
-    """The judgement by a model behind this server."""
+    """The judgement by a model behind this server. `settings`: further ones of the model."""
     endpoint = EndpointConfig(base_url=server.url, model="m", max_retries=2, timeout_s=timeout_s)
 
     async def pass_on(send: Callable[[], Awaitable[Any]]) -> Any:
         return await send()
 
     async def main() -> dict[str, Any]:
-        backend = EndpointBackend(ModelConfig(endpoint=endpoint))
+        backend = EndpointBackend(ModelConfig(endpoint=endpoint, **settings))
         await backend.start()
         try:
             return await judging(backend.open("row", lambda k: k, pass_on))

@@ -7,13 +7,23 @@ from typing import Any
 
 import pytest
 
+from cai_ray.chat import STOP_STRINGS
+from cai_ray.config import ModelConfig
+from cai_ray.dropped import DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import Recipe, build
 from cai_ray.pipeline.steps import steps
-from cai_ray.stages.evaluation.judges.base import asked_models, input_identity, scoring_models
+from cai_ray.stages.evaluation.judges.base import JudgeConfig, asked_models, input_identity, scoring_models
+from cai_ray.stages.evaluation.judges.guard import WildGuardJudge
+from cai_ray.stages.evaluation.judges.pairwise import PairwiseJudge
+from cai_ray.stages.evaluation.judges.rating import RatingJudge
+from cai_ray.stages.evaluation.judges.yes_no import YesNoJudge
+from tests.engines.backends.test_endpoint import Canned, Server, chat, server
 from tests.stages.evaluation.evaluate_runs import RATER, YES_NO, config
-from tests.stages.evaluation.judges.judging import config_error
+from tests.stages.evaluation.judges.judging import ROW, config_error, over_http
+
+__all__ = ["server"]
 
 SERVER = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}
 
@@ -105,3 +115,29 @@ def test_which_models_and_files_a_recipe_needs(tmp_path: Path) -> None:
     before = input_identity(judges)
     template.write_text("{behavior} => {generation}")
     assert input_identity(judges) != before
+
+
+# --- What every judge's model is asked ------------------------------------------------------------------
+
+ASKED_IN_WORDS = (
+    RatingJudge(model="m"),
+    YesNoJudge(model="m"),
+    WildGuardJudge(model="m"),
+    PairwiseJudge(model="m", reading="text"),
+)
+
+
+@pytest.mark.parametrize("judge", ASKED_IN_WORDS, ids=lambda judge: judge.kind_name())
+def test_a_base_model_that_judges_is_stopped_at_the_next_turn(server: Server, judge: JudgeConfig) -> None:
+    """Without it a verdict runs on into a dialogue of the model's own making, and cannot be read."""
+    choice = {"index": 0, "text": " Well.", "logprobs": None, "finish_reason": "stop"}
+    server.replies = [Canned({"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]})]
+    converse = judge.row_function(ModelConfig(format="transcript"), 0)
+    unit = {**ROW, **{name: f"{name}." for name in ("response_a", "response_b")}}
+    with pytest.raises(DropRow):
+        over_http(server, lambda ask: converse(unit, ask), format="transcript")
+    assert [body["stop"] for _, body, _ in server.requests] == [list(STOP_STRINGS)]
+    server.replies = [chat("Well.")]
+    with pytest.raises(DropRow):
+        over_http(server, lambda ask: converse(unit, ask))
+    assert "stop" not in server.requests[-1][1]
