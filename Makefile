@@ -23,8 +23,9 @@ $(STAMP): requirements/cpu.lock requirements/torch-cpu.lock pyproject.toml
 quickstart: setup  ## the whole pipeline on the built-in micro model
 	$(BIN)/cai-ray run jobs/recipes/quickstart.yaml
 
-test: setup  ## real Ray, vLLM and torch; all but the long tests
-	$(BIN)/python -m pytest -m "not long"
+test: setup  ## all but the long tests: the pure ones on every core, then real Ray, vLLM and torch
+	$(BIN)/python -m pytest -m "not slow" -q -n logical
+	$(BIN)/python -m pytest -m "slow and not long" --durations=15
 
 test-all: setup  ## every test
 	$(BIN)/python -m pytest

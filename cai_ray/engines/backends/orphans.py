@@ -18,14 +18,15 @@ def end_with_parent(grace_s: float = GRACE_S) -> None:
     once in some dozen kills): such a worker would keep its memory and cores from the next run. A thread looks at the
     parent instead of `prctl(PR_SET_PDEATHSIG)`, which goes by the parent's thread and fires when that one ends.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None or parent.pid is None:
-        return
-    threading.Thread(target=_watch, args=(parent.pid, grace_s), name="end_with_parent", daemon=True).start()
+    if multiprocessing.parent_process() is not None:
+        threading.Thread(target=_watch, args=(grace_s,), name="end_with_parent", daemon=True).start()
 
 
-def _watch(parent: int, grace_s: float) -> None:
-    while os.getppid() == parent:
+def _watch(grace_s: float) -> None:
+    parent, forked_by = multiprocessing.parent_process(), os.getppid()
+    # A fork server (engine_process.py) lives as long as its forks do: there only the parent's pipe tells of its end.
+    # That pipe may be open in a sibling where the parent itself forked.
+    while parent is not None and parent.is_alive() and os.getppid() == forked_by:
         time.sleep(_POLL_S)
     time.sleep(grace_s)
     os._exit(1)

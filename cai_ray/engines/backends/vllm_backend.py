@@ -13,6 +13,7 @@ from typing import Any
 from cai_ray.chat import Message, Renderer, split_thinking, stop_strings
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.backends import engine_process
 from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
 from cai_ray.engines.backends.vllm_plugin import EXTENSION
 from cai_ray.engines.conversations.asking import Completion, EngineDied, Guard, Usage
@@ -21,10 +22,6 @@ from cai_ray.engines.models.reading import load_renderer
 
 logger = logging.getLogger(__name__)
 SMALL_WEIGHTS_BYTES = 256 * 2**20
-# On CPUs vLLM gives even a single worker a process of its own, because that is how it sets the worker's OpenMP
-# variables; ours are set for the whole engine. By its class and not as "uni", which vLLM overrules. One process less to
-# start, and on a shared core to wait for: up to a third off the start (measured 66 -> 44 s, 36 -> 34 s).
-IN_ENGINE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def engine_environment(model: ModelConfig) -> dict[str, str]:
@@ -100,7 +97,7 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(engine.max_num_batched_tokens, _context_length(model))
         if engine.tensor_parallel_size == 1:
-            arguments["distributed_executor_backend"] = IN_ENGINE_CORE
+            arguments["distributed_executor_backend"] = engine_process.IN_ENGINE_CORE
     if engine.num_kv_blocks is not None:
         arguments["num_gpu_blocks_override"] = engine.num_kv_blocks
     return arguments | engine.extra
@@ -112,6 +109,7 @@ class VllmBackend:
     def __init__(self, model: ModelConfig) -> None:
         model = localised(model)
         os.environ.update(engine_environment(model))  # read when vllm and huggingface_hub are imported
+        engine_process.start_server()
         self.model = model
         self.max_concurrent_rows = max(1, round(1.1 * model.engine.max_num_seqs))
         self.num_kv_tokens: int | None = None
@@ -131,6 +129,7 @@ class VllmBackend:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._dispose()
+        engine_process.use_server()
         me = psutil.Process()
         before = {child.pid for child in me.children(recursive=True)}
         # from_engine_args blocks until the engine core answers, on this loop: nothing else could run anyway,

@@ -24,14 +24,16 @@ def _sleep_for_ever(to_test: Connection) -> None:
         time.sleep(60)
 
 
-def _parent(to_test: Connection) -> None:
-    _SPAWN.Process(target=_sleep_for_ever, args=(to_test,)).start()
+def _parent(to_test: Connection, method: str) -> None:
+    multiprocessing.get_context(method).Process(target=_sleep_for_ever, args=(to_test,)).start()
+    time.sleep(60)
 
 
 @pytest.mark.slow
-def test_a_child_ends_when_its_parent_is_killed() -> None:
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_child_ends_when_its_parent_is_killed(method: str) -> None:
     here, there = _SPAWN.Pipe()
-    parent = _SPAWN.Process(target=_parent, args=(there,))
+    parent = _SPAWN.Process(target=_parent, args=(there, method))
     parent.start()
     assert here.poll(LIMIT_S)
     child = psutil.Process(here.recv())

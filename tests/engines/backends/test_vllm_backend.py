@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 
 from cai_ray.chat import STOP_STRINGS
@@ -173,3 +174,13 @@ def test_a_model_may_choose_not_to_think(engine: Engine) -> None:
         assert completion.text
     finally:
         engine.with_model(thinking=None)
+
+
+def test_the_core_is_forked_from_a_server_that_has_imported_vllm(engine: Engine) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("on GPUs the core is a process of its own from the start")
+    cores = [child for child in psutil.Process().children(recursive=True) if child.name() == "VLLM::EngineCore"]
+    assert cores
+    assert all("forkserver" in " ".join(psutil.Process(core.ppid()).cmdline()) for core in cores)
