@@ -26,6 +26,7 @@ NAMES = (
     "label_speed",
     "sft_speed",
     "ppo_speed",
+    "small_run",
     "plan_tokens",
 )
 
