@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.identity import Input
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.summary import Made, summary_of
 from cai_ray.config import StageConfig
 from cai_ray.stages.context import Context
-
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Step:
         return (*self.asks, *self.scores_with, *((self.trains,) if self.trains else ()))
 
 
-def shown(read: Callable[[Artifact], S], table: Callable[[S], Table | None]) -> Callable[[Artifact], Table | None]:
-    """A step's `summary`, of what reads it and what makes it a table."""
-    return lambda artifact: table(read(artifact))
+def shown(
+    kind: type[Made], summarise: Callable[[Artifact], Made], table: Callable[[Made], Table | None]
+) -> Callable[[Artifact], Table | None]:
+    """A step's `summary`: what it is, what makes it from the stage's rows, and what makes it a table."""
+    return lambda artifact: table(summary_of(artifact, kind, summarise))

@@ -12,6 +12,8 @@ import pytest
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.labels import LabelSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig, ScalingConfig
 from cai_ray.constitution.source import load, resolve
 from cai_ray.dropped import DropReason
@@ -22,7 +24,7 @@ from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.preferences import label_comparisons, sample_pairs
-from cai_ray.stages.preferences.label_summary import read_summary
+from cai_ray.stages.preferences.label_summary import summarise
 from tests import answering
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -93,7 +95,7 @@ def test_the_micro_model_answers_and_labels(micro_model: Path, tmp_path: Path) -
     counters = labelled.manifest.counters  # of three principles in an order, two share what is before the question
     assert counters["num_cached_tokens"] > 0.4 * counters["num_prompt_tokens"]
     assert counters["num_requests"] == counters["num_readings"] == 6 * labelled.manifest.rows_out
-    summary = read_summary(labelled)
+    summary = summary_of(labelled, LabelSummary, summarise)
     agreement = summary.oracle["label"].agreement
     assert agreement is not None and agreement.n > 20 and agreement.value > 0.5  # chance; this model compares poorly
     assert set(summary.oracle) == {"one reading", "both orders", "all principles", "all readings", "label"}
@@ -154,7 +156,7 @@ def test_ties_are_dropped_and_no_pair_left_is_told(
     labelled = label_comparisons.run(label_comparisons.Config(scaling=SMALL), context, sample_pairs.STAGE)
     assert labelled.manifest.rows_dropped == {str(DropReason.TIE): 16}
     check_adds_up(labelled, [row["pair_id"] for row in pairs.rows(["pair_id"])])
-    assert read_summary(labelled).rows_dropped == {"tie": 16}
+    assert summary_of(labelled, LabelSummary, summarise).rows_dropped == {"tie": 16}
 
     empty = context_of(tmp_path / "empty", micro_model)
     use_script(monkeypatch, sampled_responses, answering.always_the_same)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.summaries.multiple_choice import MultipleChoiceSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.prompt_layouts.multiple_choice import parse_item
 from cai_ray.stages.evaluation import multiple_choice
-from cai_ray.stages.evaluation.multiple_choice import read_summary, run
+from cai_ray.stages.evaluation.multiple_choice import run, summarise
 from tests.scripted_choices import REFUSED, must_not_be_asked, takes
 from tests.stages.evaluation.test_multiple_choice import config, context, record, write
 from tests.stages.evaluation.test_multiple_choice import values as margin_of
@@ -38,7 +40,7 @@ def test_every_model_answers_every_item_once(tmp_path: Path, monkeypatch: pytest
     chosen = config(path, models=("A", "B"), preference_models=("pm",), scaling=SCALING)
     artifact = run(chosen, context(tmp_path / "run", models))
 
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, MultipleChoiceSummary, summarise)
     values = {name: one.accuracy.value for name, one in summary.models.items() if one.accuracy}
     assert (values["A"], values["B"]) == (0.75, 0.25)
     assert [summary.models[name].first_option_rate for name in "AB"] == [1.0, 0.0]
@@ -56,7 +58,7 @@ def test_every_model_answers_every_item_once(tmp_path: Path, monkeypatch: pytest
         (tmp_path / "run" / "multiple_choice" / name).unlink()
     monkeypatch.setattr(multiple_choice, "backend_factory", lambda model: partial(ScriptedBackend, must_not_be_asked))
     assert rows(run(chosen, context(tmp_path / "run", models))) == rows(artifact)
-    assert read_summary(artifact) == summary
+    assert summary_of(artifact, MultipleChoiceSummary, summarise) == summary
 
 
 def rows(artifact: Artifact) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
@@ -22,7 +24,7 @@ from cai_ray.engines.models.scoring import Scorer
 from cai_ray.stages.context import Context
 from cai_ray.stages.preferences import train_dpo, train_preference_model
 from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig
-from cai_ray.stages.preferences.preference_model_summary import read_summary, table
+from cai_ray.stages.preferences.preference_model_summary import summarise, table
 from tests.label_artifacts import STAGE, context, label
 from tests.tiny_policy import save_tiny_policy
 
@@ -116,7 +118,7 @@ def test_the_model_is_a_stock_classifier_that_scores_zero_on_average(trained: tu
 
 
 def test_it_learned_and_the_summary_says_how_well(trained: tuple[Context, Artifact]) -> None:
-    summary = read_summary(trained[1])
+    summary = summary_of(trained[1], PreferenceModelSummary, summarise)
     for source in ("ai", "human"):
         found = summary.sources[source]
         assert found.accuracy.value > 0.85

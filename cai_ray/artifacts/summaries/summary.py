@@ -43,7 +43,7 @@ def read(folder: Storage, kind: type[Made]) -> Made:
     return kind.model_validate_json(folder.read(SUMMARY))
 
 
-def written(artifact: Artifact, kind: type[Made], summarise: Callable[[Artifact], Made]) -> Made:
+def summary_of(artifact: Artifact, kind: type[Made], summarise: Callable[[Artifact], Made]) -> Made:
     """The stage's summary; where a crash came between the manifest and it, `summarise` makes it now.
 
     Raises ConfigError when there is a file that cannot be read.

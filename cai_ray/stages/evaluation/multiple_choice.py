@@ -21,7 +21,6 @@ from cai_ray.artifacts.artifact import Artifact, StageSpec, find
 from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
 from cai_ray.artifacts.identity import Input
 from cai_ray.artifacts.summaries.multiple_choice import ModelAccuracy, MultipleChoiceSummary
-from cai_ray.artifacts.summaries.summary import written
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DropReason, DropRow, drop_of
@@ -277,11 +276,6 @@ def summarise(artifact: Artifact) -> MultipleChoiceSummary:
     )
 
 
-def read_summary(artifact: Artifact) -> MultipleChoiceSummary:
-    """The summary, written now if a crash came between the manifest and it."""
-    return written(artifact, MultipleChoiceSummary, summarise)
-
-
 def table(summary: MultipleChoiceSummary) -> Table:
     """Accuracy of each model below what needs none, for the terminal."""
     shown = Table(title=f"{summary.num_items:,} items of {summary.num_clusters:,} conversations (95% intervals)")
@@ -305,5 +299,5 @@ def step(config: Config) -> Step:
         asks=(*config.models, *config.preference_models),
         identity=lambda: input_identity(config),
         files=lambda: input_files(config),
-        summary=shown(read_summary, table),
+        summary=shown(MultipleChoiceSummary, summarise, table),
     )

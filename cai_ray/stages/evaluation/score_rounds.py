@@ -18,7 +18,6 @@ from rich.table import Table
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
-from cai_ray.artifacts.summaries.summary import written
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, StageConfig
 from cai_ray.dropped import DropReason, DropRow
@@ -192,11 +191,6 @@ def _changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[st
     return found
 
 
-def read_summary(artifact: Artifact) -> RoundsSummary:
-    """The summary, written now if a crash came between the manifest and it."""
-    return written(artifact, RoundsSummary, summarise)
-
-
 def table(summary: RoundsSummary) -> Table:
     """Rounds below each other, for the terminal: the preference score, and the first metrics of harm and help.
 
@@ -222,5 +216,5 @@ def step(config: Config, source_stage: str) -> Step:
         lambda context: run(config, context, source_stage),
         scores_with=(config.model,),
         reads=(source_stage,),
-        summary=shown(read_summary, table),
+        summary=shown(RoundsSummary, summarise, table),
     )

@@ -15,7 +15,6 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.summaries.ppo import PpoSummary, Refresh
-from cai_ray.artifacts.summaries.summary import written
 from cai_ray.metrics import training_keys as keys
 from cai_ray.stages.cells import percent
 
@@ -91,11 +90,6 @@ def summarise(artifact: Artifact) -> PpoSummary:
         duration_s=manifest.duration_s,
         refreshes=tuple(refreshes_of(entries)),
     )
-
-
-def read_summary(artifact: Artifact) -> PpoSummary:
-    """The summary, written now if a crash came between the manifest and it."""
-    return written(artifact, PpoSummary, summarise)
 
 
 def table(summary: PpoSummary) -> Table:

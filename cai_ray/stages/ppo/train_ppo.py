@@ -18,6 +18,7 @@ from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import FileRecord, write_part
+from cai_ray.artifacts.summaries.ppo import PpoSummary
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
@@ -194,5 +195,5 @@ def step(config: Config, source_stage: str, refresh: RefreshSources | None) -> S
         needs_constitution=refresh is not None,
         identity=lambda: input_identity(config.pretraining),
         files=lambda: input_files(config.pretraining),
-        summary=shown(summary.read_summary, summary.table),
+        summary=shown(PpoSummary, summary.summarise, summary.table),
     )

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.summaries.labels import LabelSummary
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig, SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, check_choice, draw
@@ -316,5 +317,5 @@ def step(config: Config, source_stage: str) -> Step:
         reads=(source_stage,),
         needs_constitution=True,
         exports={"preferences": export_preferences, "comparisons": export_comparisons},
-        summary=shown(label_summary.read_summary, label_summary.table),
+        summary=shown(LabelSummary, label_summary.summarise, label_summary.table),
     )

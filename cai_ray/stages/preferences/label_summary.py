@@ -16,7 +16,6 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
-from cai_ray.artifacts.summaries.summary import written
 from cai_ray.metrics.calibration import pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate
 from cai_ray.metrics.readings import (
@@ -175,11 +174,6 @@ def summarise(artifact: Artifact) -> LabelSummary:
         counters=manifest.counters,
         duration_s=manifest.duration_s,
     )
-
-
-def read_summary(artifact: Artifact) -> LabelSummary:
-    """The summary, written now if a crash came between the manifest and it."""
-    return written(artifact, LabelSummary, summarise)
 
 
 def table(summary: LabelSummary) -> Table:

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary, ScoreFacts, SourceScores
-from cai_ray.artifacts.summaries.summary import written
 from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.metrics.calibration import pair_calibration, sigmoid
 from cai_ray.metrics.intervals import clustered_rate
@@ -56,11 +55,6 @@ def summarise(artifact: Artifact) -> PreferenceModelSummary:
         scores=ScoreFacts.model_validate(model[CONFIG_KEY]),
         duration_s=manifest.duration_s,
     )
-
-
-def read_summary(artifact: Artifact) -> PreferenceModelSummary:
-    """The summary, written now if a crash came between the manifest and it."""
-    return written(artifact, PreferenceModelSummary, summarise)
 
 
 def table(summary: PreferenceModelSummary) -> Table | None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from cai_ray.algorithms.centring import Centred, centred_head
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.models.scored_tokens import ScoredTokens
@@ -210,5 +211,5 @@ def step(config: Config, source_stage: str) -> Step:
         reads=(source_stage,),
         identity=lambda: input_identity(config),
         files=lambda: input_files(config),
-        summary=shown(preference_model_summary.read_summary, preference_model_summary.table),
+        summary=shown(PreferenceModelSummary, preference_model_summary.summarise, preference_model_summary.table),
     )

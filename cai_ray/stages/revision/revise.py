@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.counters import flag_counter
+from cai_ray.artifacts.summaries.revision import RevisionSummary
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.constitution.draw import PrincipleChoice, draw
@@ -339,5 +340,5 @@ def step(config: Config, source_stage: str) -> Step:
         asks=(config.model,),
         reads=(source_stage,),
         needs_constitution=True,
-        summary=shown(summary.read_summary, summary.table),
+        summary=shown(RevisionSummary, summary.summarise, summary.table),
     )

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.revision import RevisionSummary
-from cai_ray.artifacts.summaries.summary import written
 from cai_ray.metrics.intervals import Estimate, mean, rate
 from cai_ray.stages.cells import cell
 
@@ -87,11 +86,6 @@ def summarise(artifact: Artifact) -> RevisionSummary:
         evasive_rate=scores.evasive_rate if scores else None,
         meta_rate=scores.meta_rate if scores else None,
     )
-
-
-def read_summary(artifact: Artifact) -> RevisionSummary:
-    """The summary, written now if a crash came between the manifest and it."""
-    return written(artifact, RevisionSummary, summarise)
 
 
 def table(summary: RevisionSummary) -> Table | None:

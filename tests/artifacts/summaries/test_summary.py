@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from cai_ray.artifacts.artifact import SUMMARY, Artifact
 from cai_ray.artifacts.storage import Storage
-from cai_ray.artifacts.summaries.summary import Summary, first_mistake, read, write, written
+from cai_ray.artifacts.summaries.summary import Summary, first_mistake, read, summary_of, write
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import EXAMPLE_IDS
 from cai_ray.rows import SFT_EXAMPLE
@@ -52,7 +52,7 @@ def test_a_missing_summary_is_made_once(artifact: Artifact) -> None:
         made.append(source)
         return Small(share=1.0)
 
-    assert written(artifact, Small, summarise) == written(artifact, Small, summarise) == Small(share=1.0)
+    assert summary_of(artifact, Small, summarise) == summary_of(artifact, Small, summarise) == Small(share=1.0)
     assert made == [artifact]
 
 
@@ -69,7 +69,7 @@ def test_a_missing_summary_is_made_once(artifact: Artifact) -> None:
 def test_a_damaged_summary_is_refused_with_what_is_wrong(artifact: Artifact, content: bytes, message: str) -> None:
     artifact.folder.write(SUMMARY, content)
     with pytest.raises(ConfigError, match=rf"summary\.json cannot be read: {message}.* Delete the file"):
-        written(artifact, Small, lambda _: Small(share=1.0))
+        summary_of(artifact, Small, lambda _: Small(share=1.0))
 
 
 def test_a_mistake_is_told_in_200_characters() -> None:

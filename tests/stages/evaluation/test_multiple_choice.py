@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.multiple_choice import ModelAccuracy, MultipleChoiceSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.chat import transcript_prompt
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
@@ -34,8 +35,8 @@ from cai_ray.stages.evaluation.multiple_choice import (
     choose,
     input_identity,
     question_of,
-    read_summary,
     run,
+    summarise,
     table,
 )
 from tests.published import published
@@ -230,7 +231,7 @@ def test_a_preference_model_scores_both_answers(tmp_path: Path) -> None:
     assert dropped == {f"pm/{parse_item(records[3]).item_id}/0": "too_long", "record:4": "malformed"}
     assert artifact.manifest.rows_in == 5
 
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, MultipleChoiceSummary, summarise)
     assert (summary.num_items, summary.num_clusters) == (4, 3)
     assert summary.records_dropped == {"malformed": 1}
     assert summary.baselines == Baselines(always_first=0.25, longer=1.0)
@@ -246,7 +247,7 @@ def test_a_preference_model_scores_both_answers(tmp_path: Path) -> None:
     (tmp_path / "run" / STAGE / "summary.json").unlink()
     assert rows_of(run(chosen_config, where)) == rows_of(artifact)
     assert (tmp_path / "run" / STAGE / "manifest.json").read_bytes() == manifest
-    assert read_summary(artifact) == summary
+    assert summary_of(artifact, MultipleChoiceSummary, summarise) == summary
     with pytest.raises(ConfigError, match="other settings"):
         run(chosen_config, context(tmp_path / "run", where.models, "another"))
 

@@ -12,6 +12,7 @@ import pytest
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
@@ -21,7 +22,7 @@ from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import EVALUATION, REVISION, prompt_id_of
 from cai_ray.stages.context import Context
-from cai_ray.stages.evaluation.score_rounds import STAGE, Config, chosen_dialogues, read_summary, run, table
+from cai_ray.stages.evaluation.score_rounds import STAGE, Config, chosen_dialogues, run, summarise, table
 from tests.finished_stages import finished, spec_of
 from tests.screen import check_fits, on_screen
 from tests.tiny_models import save_tiny
@@ -109,7 +110,7 @@ def test_every_answer_of_every_round_is_scored(tmp_path: Path) -> None:
             expected[f"round_{k}", row["prompt_id"]] = scorer.score([(row["messages"], text)])[0]
     assert scores(artifact, "preference_score") == pytest.approx(expected, abs=1e-5)
     assert next(artifact.tables()).schema.equals(EVALUATION) and artifact.manifest.rows_in == 48
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, RoundsSummary, summarise)
     assert (summary.num_dialogues, summary.judge) == (16, "preference_model")
     assert [one.round for one in summary.rounds] == [0, 1, 2]
     assert values(summary.rounds, "harmful") == [1.0, 1.0, 0.0]
@@ -135,7 +136,7 @@ def test_what_does_not_fit_is_dropped_and_other_prompts_get_scorers_of_text(tmp_
         (f"round_1/{rows[0]['prompt_id']}/0", "too_long")
     ]
     assert scores(artifact, "refusal") == {("round_0", rows[0]["prompt_id"]): 1.0}
-    assert artifact.manifest.rows_in == 2 and len(read_summary(artifact).rounds) == 1
+    assert artifact.manifest.rows_in == 2 and len(summary_of(artifact, RoundsSummary, summarise).rounds) == 1
 
 
 def test_a_limit_takes_the_same_dialogues_in_any_order(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.ppo import PpoSummary, Refresh
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.metrics import training_keys as keys
 from cai_ray.rows import SFT_EXAMPLE
-from cai_ray.stages.ppo.summary import LINES, read_summary, table
+from cai_ray.stages.ppo.summary import LINES, summarise, table
 from tests.screen import check_fits, on_screen
 from tests.stages.report.report_runs import commit
 
@@ -28,7 +29,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     run = Storage(str(tmp_path))
     artifact = commit(run, "train_ppo", [], SFT_EXAMPLE, "example_id")
     artifact.folder.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, PpoSummary, summarise)
     assert (summary.num_steps, summary.steps_compared, summary.updates_skipped) == (20, 2, 1.0)
     assert summary.first == {keys.SCORE: 0.3, keys.UPDATES_SKIPPED: 0.0} and summary.last[keys.SCORE] == 1.95
     assert summary.events == ("learner 0 was lost", "refresh 1")

@@ -12,12 +12,14 @@ import pytest
 
 from cai_ray.algorithms.episodes import Scored
 from cai_ray.artifacts.artifact import find
+from cai_ray.artifacts.summaries.ppo import PpoSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.config import Config
-from cai_ray.stages.ppo.summary import read_summary, table
+from cai_ray.stages.ppo.summary import summarise, table
 from tests.scripted_ppo import (
     PROMPTS,
     Killed,
@@ -313,11 +315,11 @@ def test_summary_and_table(tmp_path: Path, models: Path, monkeypatch: pytest.Mon
     context, _ = run(tmp_path, models, monkeypatch, small(num_steps=20))
     artifact = find(context.folder(train_ppo.STAGE))
     assert artifact is not None
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, PpoSummary, summarise)
     steps = curve(context)
     assert summary.num_steps == 20 and summary.steps_compared == 2
     assert summary.first["score"] == pytest.approx((steps[0]["score"] + steps[1]["score"]) / 2)
     assert summary.last["kl"] == pytest.approx((steps[-1]["kl"] + steps[-2]["kl"]) / 2)
     assert summary.num_episodes == 160
-    assert summary == read_summary(artifact)
+    assert summary == summary_of(artifact, PpoSummary, summarise)
     assert table(summary).row_count > 10

@@ -12,13 +12,14 @@ import pytest
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.readings import Reading
 from cai_ray.microworld.language import answer, sample_request
 from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PREFERENCE
-from cai_ray.stages.preferences.label_summary import averages, oracle_verdict, read_summary, summarise, table
+from cai_ray.stages.preferences.label_summary import averages, oracle_verdict, summarise, table
 from tests.finished_stages import finished, spec_of
 from tests.screen import check_fits, on_screen
 
@@ -111,9 +112,9 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
 
 def test_the_summary_is_kept_and_shown(tmp_path: Path) -> None:
     made = artifact(tmp_path, ROWS)
-    first = read_summary(made)
+    first = summary_of(made, LabelSummary, summarise)
     assert json.loads((tmp_path / "summary.json").read_text()) == first.model_dump(mode="json")
-    assert read_summary(made) == first
+    assert summary_of(made, LabelSummary, summarise) == first
     shown = on_screen(table(first))
     for told in (
         "Labels of 4 pairs",

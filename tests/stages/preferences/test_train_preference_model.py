@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import PAIR_IDS
@@ -22,8 +24,8 @@ from cai_ray.rows import EVAL_SCORE, EVAL_SCORES
 from cai_ray.stages.pair_files import PairFiles
 from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig, PairOptions
 from cai_ray.stages.preferences.preference_model_summary import (
-    read_summary,
     source_scores,
+    summarise,
     table,
 )
 from cai_ray.stages.preferences.train_preference_model import Config, model_card
@@ -146,11 +148,11 @@ def test_summary_and_table(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(scores, EVAL_SCORE), sink)
     artifact.folder.write(EVAL_SCORES, sink.getvalue())
     artifact.folder.write("model/config.json", json.dumps({"cai_ray": SCORES}).encode())
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, PreferenceModelSummary, summarise)
     assert summary.scores.model_dump() == SCORES and summary.targets == "soft"
     assert summary.sources["ai"].accuracy.value == 0.5
     assert summary.sources["human"].num_pairs == 1
-    assert summary == read_summary(artifact)
+    assert summary == summary_of(artifact, PreferenceModelSummary, summarise)
     shown = table(summary)
     assert shown is not None and shown.row_count == 2
     check_fits(shown)

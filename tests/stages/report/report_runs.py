@@ -19,6 +19,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries import summary as summary_file
 from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
 from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary, ScoreFacts
+from cai_ray.artifacts.summaries.revision import RevisionSummary
 from cai_ray.chat import Message
 from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.metrics.intervals import Estimate
@@ -101,7 +102,7 @@ def write_revise(run: Storage, prompts: Sequence[dict[str, Any]], hostile: bool 
         dropped={prompts[-1]["prompt_id"]: too_long},
         counters={"num_prompt_tokens": 4_000, "num_cached_tokens": 2_000, "num_output_tokens": 6_000, "flag.no_op": 9},
     )
-    revise_summary.read_summary(artifact)
+    summary_file.summary_of(artifact, RevisionSummary, revise_summary.summarise)
     return artifact
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.revision import RevisionSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import comply, refuse, sample_request
 from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import REVISION
-from cai_ray.stages.revision.summary import read_summary, table
+from cai_ray.stages.revision.summary import summarise, table
 from tests.finished_stages import finished, spec_of
 from tests.screen import check_fits, on_screen
 
@@ -62,7 +63,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     harmful, harmless = list(REQUEST.messages), list(KIND.messages)
     kind = comply(random.Random(5), KIND.task)
     made = revised(tmp_path, [(harmful, [HELP, HELP, REFUSAL]), (harmful, [HELP, REFUSAL]), (harmless, [kind, kind])])
-    summary = read_summary(made)
+    summary = summary_of(made, RevisionSummary, summarise)
     assert (summary.rows_in, summary.rows_out, summary.rows_dropped) == (3, 3, {})
     assert summary.num_rounds == {"1": 2, "2": 1} and summary.principles == {"principle-0": 3, "principle-1": 1}
     assert summary.counters == {"num_requests": 7}
@@ -77,7 +78,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
 def test_elsewhere_nobody_can_tell_harm(tmp_path: Path) -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     made = revised(tmp_path, [(question, ["Paris.", "It is Paris."])])
-    summary = read_summary(made)
+    summary = summary_of(made, RevisionSummary, summarise)
     assert summary.harmful_rate is None and table(summary) is None
     assert b"harmful_rate" not in made.folder.read("summary.json")
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
-from cai_ray.artifacts.summaries.ppo import Refresh
+from cai_ray.artifacts.summaries.ppo import PpoSummary, Refresh
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.config import EndpointConfig, EngineConfig, ModelConfig, ScalingConfig
 from cai_ray.engines.training.job import TrainingDiverged
 from cai_ray.errors import ConfigError
@@ -24,7 +25,7 @@ from cai_ray.stages.ppo.config import Config
 from cai_ray.stages.ppo.machines import leaving_for
 from cai_ray.stages.ppo.refresh.relearning import fit_of, slopes_of
 from cai_ray.stages.ppo.refresh_config import RefreshConfig
-from cai_ray.stages.ppo.summary import read_summary, table
+from cai_ray.stages.ppo.summary import summarise, table
 from cai_ray.stages.report.source import RunSource
 from cai_ray.stages.report.training import training_of
 from tests.scripted_ppo import (
@@ -143,7 +144,7 @@ def test_the_figures(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPat
     assert counters["refresh_dropped.tie"] == sum(one["refresh_dropped.tie"] for one in figures(context))
     labels = find(artifact.folder / "refresh" / "1" / "labels")
     assert labels is not None and labels.manifest.rows_out == first["refresh_labelled"]
-    summary = read_summary(artifact)
+    summary = summary_of(artifact, PpoSummary, summarise)
     assert [one.refresh for one in summary.refreshes] == [1, 2]
     assert [{**one.figures} for one in summary.refreshes] == [
         {name: value for name, value in told.items() if name not in Refresh.model_fields} for told in figures(context)
