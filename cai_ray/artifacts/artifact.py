@@ -13,7 +13,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -103,10 +103,6 @@ class Artifact:
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         for table in self.tables(columns):
             yield from table.to_pylist()
-
-    def written(self, name: str, write: Callable[[Artifact], dict[str, Any]]) -> dict[str, Any]:
-        """The JSON file `name` beside the manifest; where a crash came between the two, `write` makes it now."""
-        return json.loads(self.folder.read(name)) if self.folder.exists(name) else write(self)
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         for file in self.manifest.dropped_files:

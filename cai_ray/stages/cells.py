@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from cai_ray.metrics.intervals import Estimate
 
@@ -12,13 +13,22 @@ def percent(share: float) -> str:
     return f"{share:.1%}" if 0 < abs(share) < 1 else f"{share:.0%}"
 
 
-def cell(found: Estimate | None, form: str | None = None, least: float = -math.inf, most: float = math.inf) -> str:
+def points(difference: float) -> str:
+    """ "-58.7": a difference of shares, in percentage points."""
+    return f"{100 * difference:+.1f}"
+
+
+def cell(
+    found: Estimate | None,
+    form: Callable[[float], str] = percent,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> str:
     """ "70.3% [65.1, 75.0]": the value with its interval; "-" for None.
 
-    `form`: of `format()`; None: in percent. The interval is cut to [least, most], beyond which no value lies.
+    The interval is cut to [least, most], beyond which no value lies.
     """
     if found is None:
         return "-"
-    numbers = (found.value, max(found.low, least), min(found.high, most))
-    value, low, high = (percent(number) if form is None else format(number, form) for number in numbers)
+    value, low, high = map(form, (found.value, max(found.low, least), min(found.high, most)))
     return f"{value} [{low.removesuffix('%')}, {high.removesuffix('%')}]"

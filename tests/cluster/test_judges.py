@@ -14,7 +14,7 @@ from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import build
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.evaluation.folders import GAMES
-from cai_ray.stages.evaluation.summary import read_summary
+from cai_ray.stages.evaluation.summary import summarise
 from tests.tiny_models import save_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
@@ -88,7 +88,7 @@ def evaluated(tmp_path: Path, micro_model: Path) -> Artifact:
 
 def test_judges_of_every_engine(micro_model: Path, tmp_path: Path) -> None:
     artifact = evaluated(tmp_path, micro_model)
-    summary = read_summary(artifact)
+    summary = summarise(artifact)
     rows = list(artifact.rows())
     num_answers = len(rows)
     assert num_answers == artifact.manifest.rows_in and num_answers % 2 == 0
@@ -109,14 +109,14 @@ def test_judges_of_every_engine(micro_model: Path, tmp_path: Path) -> None:
             value = scored[policy, row["prompt_id"]]["preference_score"]
             assert value == pytest.approx(scorer.scores([ids])[0], abs=1e-4)
     assert all(0 < values["dull"] < 1 for values in scored.values())
-    assert summary["judges"]["rewards"]["policies"]["other"]["num_judged"] == num_answers // 2
+    assert summary.judges["rewards"].policies["other"].num_judged == num_answers // 2
 
     # The micro model is no guard: what it says is counted and not believed.
-    for policy, found in summary["judges"]["guard"]["policies"].items():
-        assert found["num_judged"] + sum(found["failures"].values()) == sum(
+    for policy, found in summary.judges["guard"].policies.items():
+        assert found.num_judged + sum(found.failures.values()) == sum(
             "harmful.guard" in values for (name, _), values in scored.items() if name == policy
         )
-        assert set(found["failures"]) <= {"unparsable"} and found["failures"]
+        assert set(found.failures) <= {"unparsable"} and found.failures
 
     games = find(artifact.folder / GAMES / "pairs")
     assert games is not None and games.manifest.rows_out == num_answers // 2

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from cai_ray.artifacts.artifact import Artifact, StageSpec
 from cai_ray.artifacts.counters import flag_counter
 from cai_ray.artifacts.derived import Outcome, batched, counted, derive
+from cai_ray.artifacts.summaries.evaluation import EvaluationSummary
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DropReason, drop_of
 from cai_ray.engines.conversations.stage import run_together
@@ -230,5 +231,5 @@ def step(config: Config, source_stage: str) -> Step:
         identity=lambda: input_identity(config.judges),
         files=lambda: input_files(config.judges),
         reads=(source_stage,),
-        summary=shown(summary.read_summary, summary.table),
+        summary=shown(EvaluationSummary, summary.summarise, summary.table),
     )

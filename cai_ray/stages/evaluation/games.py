@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.summaries.evaluation import ByMetric, FrontierMetrics, FrontierPoint, WinRates
 from cai_ray.metrics.elo import Game, Rating, ratings
+from cai_ray.metrics.intervals import complement
 from cai_ray.metrics.names import EVASIVE, HARMFUL, HELPFUL, PREFERENCE_SCORE, kind_of
 from cai_ray.metrics.win_rate import win_rate
 from cai_ray.stages.evaluation.folders import GAMES
@@ -105,22 +107,11 @@ def judged_games(artifact: Artifact, aspects: Mapping[str, Aspect]) -> Iterator[
 # --- What they say --------------------------------------------------------------------------------------
 
 
-def compared(games: Sequence[Judged], summary: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
-    """The summary's keys `elo`, `elo_by_judge`, `win_rates` and `frontier`. The first policy is the anchor, at 0.
-
-    `elo` is by all games of the first judge; `elo_by_judge` has every judge, overall and per aspect.
-    """
-    policies, anchor = list(summary["policies"]), summary["reference"]
-    by_judge = {
-        judge: {aspect: _plain(ratings([one.game for one in own], anchor, seed=seed)) for aspect, own in found.items()}
-        for judge, found in _grouped(games).items()
-    }
-    first: dict[str, list[dict[str, Any]]] = next(iter(by_judge.values()), {OVERALL: []})
+def elo_by_judge(games: Sequence[Judged], anchor: str, seed: int = 0) -> dict[str, dict[str, tuple[Rating, ...]]]:
+    """Judge -> "overall" and each aspect -> ratings; the policy `anchor` is at 0."""
     return {
-        "elo": first[OVERALL],
-        "elo_by_judge": by_judge,
-        "win_rates": list(_win_rates(games)),
-        "frontier": [_point(policy, summary["policies"][policy]) for policy in policies],
+        judge: {aspect: tuple(ratings([one.game for one in own], anchor, seed=seed)) for aspect, own in found.items()}
+        for judge, found in _grouped(games).items()
     }
 
 
@@ -134,48 +125,42 @@ def _grouped(games: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
     return found
 
 
-def _plain(found: Sequence[Rating]) -> list[dict[str, Any]]:
-    return [one.model_dump() for one in found]
-
-
-def _win_rates(games: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+def win_rates(games: Sequence[Judged]) -> Iterator[WinRates]:
+    """Of each judge, aspect and two policies that met: the later policy against the earlier one."""
     grouped: defaultdict[tuple[str, str, str, str], list[Judged]] = defaultdict(list)
     for one in games:
         grouped[one.judge, one.aspect, one.game.policy_b, one.game.policy_a].append(one)
     for (judge, aspect, policy, reference), own in grouped.items():
-        probs = [1 - one.game.prob_a for one in own]  # of the later policy against the earlier one
+        probs = [1 - one.game.prob_a for one in own]
         found = win_rate(probs, [one.game.cluster for one in own], [one.flipped for one in own])
         if found is not None:
-            yield {
-                "judge": judge,
-                "aspect": aspect,
-                "policy": policy,
-                "reference": reference,
-                **found.rate.model_dump(),
-                "standard_error": found.standard_error,
-                "num_games": found.num_games,
-                "flip_rate": found.flip_rate,
-            }
+            yield WinRates(
+                judge=judge,
+                aspect=aspect,
+                policy=policy,
+                reference=reference,
+                value=found.rate.value,
+                low=found.rate.low,
+                high=found.rate.high,
+                n=found.rate.n,
+                standard_error=found.standard_error,
+                num_games=found.num_games,
+                flip_rate=found.flip_rate,
+            )
 
 
-def _point(policy: str, metrics: Mapping[str, dict[str, float] | None]) -> dict[str, Any]:
-    """Where a policy lies on the frontier, shares in [0, 1]; None where no scorer of harm or help judged."""
+def frontier_point(policy: str, metrics: ByMetric) -> FrontierPoint:
+    """Where a policy lies on the frontier: by its first metric of harm and of help that could be judged."""
     harm = _first(metrics, lambda name: kind_of(name) == HARMFUL)
     helped = _first(metrics, lambda name: kind_of(name) == HELPFUL)
-    return {
-        "policy": policy,
-        "harmless": _complement(metrics[harm]) if harm else None,
-        "helpful": metrics[helped] if helped else None,
-        "metrics": {"harmless": harm, "helpful": helped},
-    }
+    harmful = metrics[harm] if harm else None
+    return FrontierPoint(
+        policy=policy,
+        harmless=complement(harmful) if harmful is not None else None,
+        helpful=metrics[helped] if helped else None,
+        metrics=FrontierMetrics(harmless=harm, helpful=helped),
+    )
 
 
-def _complement(found: Mapping[str, float] | None) -> dict[str, float] | None:
-    """The estimate of 1 less the share."""
-    if found is None:
-        return None
-    return {**found, "value": 1 - found["value"], "low": 1 - found["high"], "high": 1 - found["low"]}
-
-
-def _first(metrics: Mapping[str, Any], wanted: Callable[[str], bool]) -> str | None:
+def _first(metrics: ByMetric, wanted: Callable[[str], bool]) -> str | None:
     return next((name for name in metrics if wanted(name) and metrics[name] is not None), None)

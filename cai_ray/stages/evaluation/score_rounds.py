@@ -25,7 +25,7 @@ from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
-from cai_ray.metrics.names import PREFERENCE_SCORE, in_order
+from cai_ray.metrics.names import PREFERENCE_SCORE, most_telling
 from cai_ray.row_ids import EVALUATION_IDS
 from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
 from cai_ray.seeding import digest
@@ -196,15 +196,17 @@ def table(summary: RoundsSummary) -> Table:
 
     The report has every metric.
     """
-    others = in_order({metric for one in summary.rounds for metric in one.metrics} - {PREFERENCE_SCORE})
-    columns = [PREFERENCE_SCORE, *others[:MOST_METRICS]]
+    metrics = {metric for one in summary.rounds for metric in one.metrics}
+    columns = [PREFERENCE_SCORE, *most_telling(metrics - {PREFERENCE_SCORE}, MOST_METRICS)]
     shown = Table(title=f"{summary.num_dialogues:,} dialogues, scored by {summary.judge} (95%)")
     shown.add_column("round")
     for metric in columns:
         shown.add_column(metric.replace("_", " "), justify="right")
     for one in summary.rounds:
-        cells = (cell(one.metrics.get(metric), "+.2f" if metric == PREFERENCE_SCORE else None) for metric in columns)
-        shown.add_row("initial" if one.round == 0 else str(one.round), *cells)
+        score, *others = (one.metrics.get(metric) for metric in columns)
+        shown.add_row(
+            "initial" if one.round == 0 else str(one.round), cell(score, "{:+.2f}".format), *map(cell, others)
+        )
     return shown
 
 

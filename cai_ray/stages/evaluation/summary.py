@@ -1,4 +1,4 @@
-"""What the policies are worth, side by side: `<run>/evaluate/summary.json` and the table at the end of a run.
+"""What the policies are worth, side by side: the stage's summary, and the table at the end of a run.
 
 Intervals are 95%: Wilson's for shares, over prompts where a prompt has several answers. Differences from the first
 policy are paired by prompt. Win rates, Elo and the frontier: games.py.
@@ -6,7 +6,6 @@ policy are paired by prompt. Win rates, Elo and the frontier: games.py.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.summaries.evaluation import ByMetric, Diversity, EvaluationSummary, JudgedPolicy, JudgeFacts
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.names import is_share, metric_of, most_telling
+from cai_ray.stages.cells import cell, percent, points
 from cai_ray.stages.evaluation.folders import ANSWERS, GAMES, JUDGED
-from cai_ray.stages.evaluation.games import compared, games_of
-
-SUMMARY = "summary.json"
-DISTINCT_NS = (1, 2, 3)
+from cai_ray.stages.evaluation.games import OVERALL, elo_by_judge, frontier_point, games_of, win_rates
 
 
 class Judged(NamedTuple):
@@ -67,10 +65,10 @@ class Scores:
         else:
             found.append(Judged(row["value"], row["prompt_id"], row["cluster"], row["category"]))
 
-    def estimates(self, policy: str) -> dict[str, Estimate | None]:
+    def estimates(self, policy: str) -> ByMetric:
         return {metric: _estimate(found, metric) for metric, found in self.judged[policy].items()}
 
-    def by_category(self, policy: str) -> dict[str, dict[str, Estimate | None]]:
+    def by_category(self, policy: str) -> dict[str, ByMetric]:
         groups: defaultdict[str, dict[str, list[Judged]]] = defaultdict(dict)
         for metric, found in self.judged[policy].items():
             for one in found:
@@ -81,7 +79,7 @@ class Scores:
             for category in sorted(groups)
         }
 
-    def differences(self, policy: str, reference: str) -> dict[str, Estimate | None]:
+    def differences(self, policy: str, reference: str) -> ByMetric:
         """Each metric of `policy` less that of `reference`, over the prompts that both have it for."""
         before, after = self.judged[reference], self.judged[policy]
         return {
@@ -118,51 +116,49 @@ def answers_of(artifact: Artifact, policy: str) -> Iterator[Answered]:
             yield Answered(row["prompt_id"], prompt, response)
 
 
-def diversity(answers: Sequence[Answered]) -> dict[str, Any]:
+def diversity(answers: Sequence[Answered]) -> Diversity:
     """How alike a policy's answers are; policies that answered the same prompts can be compared."""
     texts = [answer.response for answer in answers]
     said = boilerplate(answers)
     share = estimate([float(carries) for carries in said.carries], [answer.prompt_id for answer in answers])
-    return {
-        **{f"distinct_{n}": distinct(texts, n) for n in DISTINCT_NS},
-        "boilerplate": _plain(share),  # share of the answers that carry one of the phrases
-        "phrases": dict(zip(said.phrases, said.shares, strict=True)),  # phrase -> share of the prompts
-    }
+    return Diversity(
+        distinct_1=distinct(texts, 1),
+        distinct_2=distinct(texts, 2),
+        distinct_3=distinct(texts, 3),
+        boilerplate=share,
+        phrases=dict(zip(said.phrases, said.shares, strict=True)),
+    )
 
 
 # --- Judges ---------------------------------------------------------------------------------------------
 
 
-def judges_of(artifact: Artifact) -> dict[str, Any]:
-    """The summary's key `judges`: judge -> its kind and model, and for each policy how much it judged.
-
-    {"kind", "model", "policies": {policy: {"num_judged", "failures": {reason: n}, "labels": {label: n}}}}. A game
-    counts for both of its policies.
-    """
+def judges_of(artifact: Artifact) -> dict[str, JudgeFacts]:
+    """Judge -> its kind and model, and for each policy how much it judged."""
     config, found = artifact.manifest.config, {}
     for judge in config.get("judges", []):
         name = judge["name"] or judge["model"]
         games, judged = (find(artifact.folder / folder / name) for folder in (GAMES, JUDGED))
-        by_policy: dict[str, Any] = {}
+        by_policy: dict[str, JudgedPolicy] = {}
         if games is not None:
             by_policy = _game_counts(games, config["policies"])
         elif judged is not None:
             by_policy = _judgement_counts(judged, config["policies"])
-        found[name] = {"kind": judge["kind"], "model": judge["model"], "policies": by_policy}
+        found[name] = JudgeFacts(kind=judge["kind"], model=judge["model"], policies=by_policy)
     return found
 
 
-def _judgement_counts(judged: Artifact, policies: Sequence[str]) -> dict[str, Any]:
+def _judgement_counts(judged: Artifact, policies: Sequence[str]) -> dict[str, JudgedPolicy]:
     counts = {name: JudgeCounts() for name in policies}
     for row in judged.rows(["policy", "labels"]):
         counts[row["policy"]].num_judged += 1
         counts[row["policy"]].labels.update(row["labels"])
     for row in judged.dropped():
         counts[_policy_of(row["row_id"])].failures[row["reason"]] += 1
-    return _plain_counts(counts)
+    return _judged(counts)
 
 
-def _game_counts(games: Artifact, policies: Sequence[str]) -> dict[str, Any]:
+def _game_counts(games: Artifact, policies: Sequence[str]) -> dict[str, JudgedPolicy]:
     counts = {name: JudgeCounts() for name in policies}
     for row in games.rows(["policy_a", "policy_b"]):
         for policy in (row["policy_a"], row["policy_b"]):
@@ -171,12 +167,13 @@ def _game_counts(games: Artifact, policies: Sequence[str]) -> dict[str, Any]:
         pair = row["row_id"].rsplit("/", 2)[0]  # names may hold slashes, so they are looked for and not cut out
         for policy in next(two for two in combinations(policies, 2) if pair == "/".join(two)):
             counts[policy].failures[row["reason"]] += 1
-    return _plain_counts(counts)
+    return _judged(counts)
 
 
-def _plain_counts(counts: dict[str, JudgeCounts]) -> dict[str, Any]:
+def _judged(counts: dict[str, JudgeCounts]) -> dict[str, JudgedPolicy]:
+    """Only of the policies that the judge was to judge."""
     return {
-        name: {"num_judged": one.num_judged, "failures": dict(one.failures), "labels": dict(one.labels)}
+        name: JudgedPolicy(num_judged=one.num_judged, failures=dict(one.failures), labels=dict(one.labels))
         for name, one in counts.items()
         if one.num_judged or one.failures
     }
@@ -185,55 +182,42 @@ def _plain_counts(counts: dict[str, JudgeCounts]) -> dict[str, Any]:
 # --- The summary ----------------------------------------------------------------------------------------
 
 
-def summarise(artifact: Artifact) -> dict[str, Any]:
-    """Look at the stage's scores, write `summary.json` beside its manifest and return it."""
+def summarise(artifact: Artifact) -> EvaluationSummary:
+    """Look at the stage's scores, games and answers."""
     manifest, scores = artifact.manifest, Scores(artifact)
-    policies: list[str] = manifest.config["policies"]
+    names: list[str] = manifest.config["policies"]
+    reference = names[0]
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in artifact.dropped():
         reasons[_policy_of(row["row_id"])][row["reason"]] += 1
-    num_answers = len(policies) * manifest.config["samples_per_prompt"]
-    summary = {
-        "rows_in": manifest.rows_in,
-        "rows_out": manifest.rows_out,
-        "rows_dropped": manifest.rows_dropped,
-        "num_prompts": manifest.rows_in // num_answers,
-        "samples_per_prompt": manifest.config["samples_per_prompt"],
-        "policies": {name: _all_plain(scores.estimates(name)) for name in policies},
-        "categories": {
-            name: {category: _all_plain(found) for category, found in scores.by_category(name).items()}
-            for name in policies
-        },
-        "reference": policies[0],
-        "differences": {name: _all_plain(scores.differences(name, policies[0])) for name in policies[1:]},
-        "diversity": {name: diversity(list(answers_of(artifact, name))) for name in policies},
-        "unjudged": {name: dict(scores.unjudged[name]) for name in policies},
-        "dropped": {name: dict(reasons[name]) for name in policies},
-        "judges": judges_of(artifact),
-        "counters": manifest.counters,
-        "duration_s": manifest.duration_s,
-    }
-    games = games_of(artifact, [answers_artifact(artifact, name) for name in policies])
-    summary |= compared(games, summary)
-    artifact.folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
-    return summary
+    policies = {name: scores.estimates(name) for name in names}
+    games = games_of(artifact, [answers_artifact(artifact, name) for name in names])
+    elo = elo_by_judge(games, reference)
+    return EvaluationSummary(
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        rows_dropped=manifest.rows_dropped,
+        num_prompts=manifest.rows_in // (len(names) * manifest.config["samples_per_prompt"]),
+        samples_per_prompt=manifest.config["samples_per_prompt"],
+        policies=policies,
+        categories={name: scores.by_category(name) for name in names},
+        reference=reference,
+        differences={name: scores.differences(name, reference) for name in names[1:]},
+        diversity={name: diversity(list(answers_of(artifact, name))) for name in names},
+        unjudged={name: dict(scores.unjudged[name]) for name in names},
+        dropped={name: dict(reasons[name]) for name in names},
+        judges=judges_of(artifact),
+        counters=manifest.counters,
+        duration_s=manifest.duration_s,
+        elo=next((found[OVERALL] for found in elo.values()), ()),
+        elo_by_judge=elo,
+        win_rates=tuple(win_rates(games)),
+        frontier=tuple(frontier_point(name, policies[name]) for name in names),
+    )
 
 
 def _policy_of(row_id: str) -> str:
     return row_id.rsplit("/", 2)[0]
-
-
-def _plain(found: Estimate | None) -> dict[str, Any] | None:
-    return found.model_dump() if found else None
-
-
-def _all_plain(found: dict[str, Estimate | None]) -> dict[str, dict[str, Any] | None]:
-    return {metric: _plain(one) for metric, one in found.items()}
-
-
-def read_summary(artifact: Artifact) -> dict[str, Any]:
-    """The summary, written now if a crash came between the manifest and it."""
-    return artifact.written(SUMMARY, summarise)
 
 
 # --- The terminal's table -------------------------------------------------------------------------------
@@ -241,12 +225,12 @@ def read_summary(artifact: Artifact) -> dict[str, Any]:
 WIDTH, MOST_LINES, MOST_METRICS = 80, 12, 3
 
 
-def table(summary: dict[str, Any]) -> Table:
+def table(summary: EvaluationSummary) -> Table:
     """The most telling metrics of each policy, and their changes from the first: 80 columns and 12 lines at most.
 
     Fewer metrics where three are too wide, and names on lines of their own where they are long.
     """
-    metrics = most_telling({name for found in summary["policies"].values() for name in found}, MOST_METRICS)
+    metrics = most_telling({name for found in summary.policies.values() for name in found}, MOST_METRICS)
     layouts = [(metrics[:k], aside) for k in range(len(metrics), 0, -1) for aside in (True, False)] or [([], True)]
     tried = (_lines(summary, *layout) for layout in layouts)
     title, *lines = next((found for found in tried if max(map(len, found)) <= WIDTH), _lines(summary, *layouts[-1]))
@@ -257,53 +241,52 @@ def table(summary: dict[str, Any]) -> Table:
     return shown
 
 
-def _lines(summary: dict[str, Any], metrics: Sequence[str], aside: bool) -> list[str]:
+def _lines(summary: EvaluationSummary, metrics: Sequence[str], aside: bool) -> list[str]:
     """The table's lines; `aside`: names are in a column beside the numbers."""
     missing = _missing(summary)
-    policies, reference = list(summary["policies"]), summary["reference"]
+    policies, reference = list(summary.policies), summary.reference
     room = MOST_LINES - 3 - len(missing)  # less the title, the metrics' names and the last line
     num_others = min(len(policies) - 1, (room - 1) // 2 if aside else (room - 2) // 3)
     shares = {name for name in metrics if is_share(name, _values(summary, name))}
     chosen = [reference, *policies[len(policies) - num_others :]]
     rows: list[tuple[str, list[str]]] = [("", [metric_of(name).title.lower() for name in metrics])]
     for policy in chosen:
-        values = [_cell(summary["policies"][policy].get(name), name in shares) for name in metrics]
+        values = [_cell(summary.policies[policy].get(name), name in shares) for name in metrics]
         rows += [(policy, values)] if aside else [(policy, []), ("  value", values)]
         if policy != reference:
-            found = summary["differences"][policy]
+            found = summary.differences[policy]
             rows.append(("  change", [_cell(found.get(name), name in shares, signed=True) for name in metrics]))
     label = max(len(name) for name, cells in rows if cells or not metrics)
     widths = [max(len(cells[k]) for _, cells in rows if cells) for k in range(len(metrics))]
     hidden = len(policies) - len(chosen)
     return [
-        f"Answers to {summary['num_prompts']:,} prompts (95% intervals; changes are from the first policy)",
+        f"Answers to {summary.num_prompts:,} prompts (95% intervals; changes are from the first policy)",
         *("  ".join([name.ljust(label), *map(str.rjust, cells, widths)]).rstrip() for name, cells in rows),
         *missing,
         f"{f'{hidden} more policies and every' if hidden else 'Every'} metric: evaluate/summary.json, and the report",
     ]
 
 
-def _missing(summary: dict[str, Any]) -> list[str]:
+def _missing(summary: EvaluationSummary) -> list[str]:
     """A line of what has no value; none where everything has."""
-    failures = [own["failures"] for judge in summary["judges"].values() for own in judge["policies"].values()]
+    failures = [own.failures for judge in summary.judges.values() for own in judge.policies.values()]
     counts = {
-        "{:,} answers dropped": summary["dropped"].values(),
+        "{:,} answers dropped": summary.dropped.values(),
         "judges failed on {:,} answers": failures,  # a game that failed is two
-        "{:,} scores missing": summary["unjudged"].values(),
+        "{:,} scores missing": summary.unjudged.values(),
     }
     told = [words.format(num) for words, found in counts.items() if (num := sum(sum(one.values()) for one in found))]
     return [", ".join(told)] if told else []
 
 
-def _values(summary: dict[str, Any], metric: str) -> list[float]:
-    return [own[metric]["value"] for own in summary["policies"].values() if own.get(metric)]
+def _values(summary: EvaluationSummary, metric: str) -> list[float]:
+    return [found.value for own in summary.policies.values() if (found := own.get(metric)) is not None]
 
 
-def _cell(found: dict[str, float] | None, is_percent: bool, signed: bool = False) -> str:
+def _cell(found: Estimate | None, is_percent: bool, signed: bool = False) -> str:
     """ "70.3% [65.1, 75.0]", and signed "-58.7 [-67.7, -47.2]", in points; plain numbers where they are no shares."""
-    if found is None:
-        return "-"
-    numbers = [found[key] * (100 if is_percent else 1) for key in ("value", "low", "high")]
-    form = ".1f" if is_percent else ".2f" if max(map(abs, numbers)) < 1000 else ".3g"
-    value, low, high = (format(number, f"+{form}" if signed else form) for number in numbers)
-    return f"{value}{'%' if is_percent and not signed else ''} [{low}, {high}]"
+    if is_percent:
+        return cell(found, points if signed else percent)
+    is_wide = found is not None and max(abs(found.value), abs(found.low), abs(found.high)) >= 1000
+    form = f"{'+' if signed else ''}{'.3g' if is_wide else '.2f'}"
+    return cell(found, lambda number: format(number, form))

@@ -15,6 +15,7 @@ from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report.facts import Facts
 from cai_ray.stages.report.policies import PolicyFacts, headline, interval, key_of, shown, title_of
+from cai_ray.stages.report.preferences import LabelFacts
 from cai_ray.stages.report.rounds import RoundFacts
 from cai_ray.stages.report.text import in_markdown
 
@@ -58,7 +59,7 @@ def _numbers(facts: Facts) -> dict[str, Any]:
         "win_rates": [_renamed(row, "policy", "reference") for row in found.win_rates] if found else [],
         "frontier": [_renamed(row, "policy") for row in found.frontier] if found else [],
         "rounds": {**facts.rounds.shares, "preference_score": facts.rounds.scores} if facts.rounds else {},
-        "labels": {"num_pairs": facts.labels.num_pairs, **facts.labels.estimates} if facts.labels else {},
+        "labels": _labels(facts.labels) if facts.labels else {},
         "preference_model": {
             one.source: {"num_pairs": one.num_pairs, "accuracy": one.accuracy, "ece": one.ece, "brier": one.brier}
             for one in facts.preference_model
@@ -66,6 +67,10 @@ def _numbers(facts: Facts) -> dict[str, Any]:
         "training": {one.stage: {"num_steps": one.num_steps, **one.last} for one in facts.training},
         "problems": facts.problems,
     }
+
+
+def _labels(facts: LabelFacts) -> dict[str, Any]:
+    return {"num_pairs": facts.num_pairs, **{words: one.found for words, one in facts.estimates.items()}}
 
 
 def _renamed(row: BaseModel, *names: str) -> BaseModel:
@@ -84,7 +89,9 @@ def as_markdown(facts: Facts) -> str:
     if facts.rounds and facts.rounds.shares:
         parts += ["## Revision rounds", _rounds(facts.rounds)]
     if facts.labels:
-        rows = [[in_markdown(words), _cell(found, True)] for words, found in facts.labels.estimates.items()]
+        rows = [
+            [in_markdown(words), _cell(one.found, True, one.least)] for words, one in facts.labels.estimates.items()
+        ]
         parts += ["## Labels", _table(["of", f"{facts.labels.num_pairs:,} pairs"], rows)]
     if facts.preference_model:
         rows = [
@@ -150,8 +157,8 @@ def _stages(facts: Facts) -> str:
     return _table([*head], [[in_markdown(cell) for cell in row] for row in rows])
 
 
-def _cell(found: Estimate | None, as_share: bool) -> str:
-    return "-" if found is None else f"{shown(found.value, as_share)} {interval(found, as_share)}"
+def _cell(found: Estimate | None, as_share: bool, least: float = 0.0) -> str:
+    return "-" if found is None else f"{shown(found.value, as_share)} {interval(found, as_share, least=least)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -22,7 +22,7 @@ from cai_ray.artifacts.summaries.evaluation import (
 from cai_ray.metrics.elo import Rating
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.names import BOILERPLATE, HEADLINE, Metric, in_order, is_share, kind_of, metric_of
-from cai_ray.stages.cells import percent
+from cai_ray.stages.cells import percent, points
 from cai_ray.stages.report.source import RunSource
 
 EVALUATE = "evaluate"
@@ -117,15 +117,15 @@ def shown(number: float, as_share: bool, signed: bool = False) -> str:
     if not as_share:
         return format(number, "+.3g" if signed else ".3g")
     if signed:
-        return f"{100 * number:+.1f}"
+        return points(number)
     return percent(number)
 
 
-def interval(found: Estimate, as_share: bool, signed: bool = False) -> str:
-    """ "[30.8%, 50.4%]"."""
+def interval(found: Estimate, as_share: bool, signed: bool = False, least: float = 0.0) -> str:
+    """ "[30.8%, 50.4%]"; that of a share is cut to [least, 1], beyond which no share lies."""
     low, high = found.low, found.high
     if as_share and not signed:
-        low, high = max(0.0, low), min(1.0, high)
+        low, high = max(least, low), min(1.0, high)
     return f"[{shown(low, as_share, signed)}, {shown(high, as_share, signed)}]"
 
 

@@ -44,12 +44,19 @@ class SourceFacts(NamedTuple):
     bins: list[Reliability]
 
 
+class LabelEstimate(NamedTuple):
+    """A number about all labels."""
+
+    found: Estimate
+    least: float  # that it can be
+
+
 @dataclass(frozen=True)
 class LabelFacts:
     """What the labels are like."""
 
     num_pairs: int
-    estimates: dict[str, Estimate]  # in words -> numbers
+    estimates: dict[str, LabelEstimate]  # by what it is, in words
     oracle: dict[str, OracleSummary]  # what the label is made from -> what it is worth
     principles: Sequence[PrincipleSummary]
 
@@ -59,14 +66,14 @@ def labels_of(source: RunSource) -> LabelFacts | None:
     if summary is None:
         return None
     found = {
-        "verdicts that change with the order of the answers": summary.order_flip_rate,
-        "extremity: 0 in doubt, 1 sure": summary.extremity,
-        "bias toward the answer shown first": summary.position_bias,
-        "pairs on which all principles agree": summary.principle_agreement,
+        "verdicts that change with the order of the answers": (summary.order_flip_rate, 0.0),
+        "extremity: 0 in doubt, 1 sure": (summary.extremity, 0.0),
+        "bias toward the answer shown first": (summary.position_bias, -0.5),
+        "pairs on which all principles agree": (summary.principle_agreement, 0.0),
     }
     return LabelFacts(
         num_pairs=summary.rows_out,
-        estimates={words: estimate for words, estimate in found.items() if estimate is not None},
+        estimates={words: LabelEstimate(one, least) for words, (one, least) in found.items() if one is not None},
         oracle=summary.oracle,
         principles=summary.principles,
     )

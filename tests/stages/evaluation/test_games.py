@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.summaries.evaluation import EvaluationSummary, FrontierMetrics, FrontierPoint
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.chat import Message
 from cai_ray.metrics.elo import Game, ratings
 from cai_ray.microworld.language import comply, evade, refuse
@@ -18,8 +20,16 @@ from cai_ray.row_ids import EVALUATION_IDS, RESPONSES_IDS
 from cai_ray.rows import EVALUATION, GAME
 from cai_ray.stages.evaluation.evaluate import Config
 from cai_ray.stages.evaluation.folders import ANSWERS, GAMES
-from cai_ray.stages.evaluation.games import ORACLE, Judged, compared, games_of, scored_games
-from cai_ray.stages.evaluation.summary import read_summary
+from cai_ray.stages.evaluation.games import (
+    ORACLE,
+    Judged,
+    elo_by_judge,
+    frontier_point,
+    games_of,
+    scored_games,
+    win_rates,
+)
+from cai_ray.stages.evaluation.summary import summarise
 from tests.finished_stages import finished, spec_of
 from tests.stages.evaluation.evaluate_runs import Scripted, microworld_prompts, write_prompts
 
@@ -86,41 +96,37 @@ def test_who_wins(a: Any, b: Any, expected: Any, tmp_path: Path) -> None:
 
 
 def test_policies_are_ranked_as_the_paper_ranks_them(evaluated: Artifact) -> None:
-    summary = read_summary(evaluated)
-    rating = {row["policy"]: row["rating"] for row in summary["elo"]}
+    summary = summary_of(evaluated, EvaluationSummary, summarise)
+    rating = {one.policy: one.rating for one in summary.elo}
     assert rating["policy"] == 0.0 < rating["bare"] < rating["rl_cai"]
-    assert {row["num_games"] for row in summary["elo"]} == {64}
-    assert all(row["low"] <= row["rating"] <= row["high"] for row in summary["elo"])
-    by_aspect = summary["elo_by_judge"][ORACLE]
-    assert set(by_aspect) == {"overall", "harmlessness", "helpfulness"} and by_aspect["overall"] == summary["elo"]
-    assert {row["num_games"] for row in by_aspect["harmlessness"]} == {40}
-    assert max(abs(row["rating"]) for row in by_aspect["helpfulness"]) < 20  # all help alike
-    won = {(row["policy"], row["reference"], row["aspect"]): row for row in summary["win_rates"]}
-    assert won["rl_cai", "bare", "harmlessness"]["value"] == 1.0
-    assert won["rl_cai", "bare", "harmlessness"]["n"] == 20
-    assert won["rl_cai", "policy", "helpfulness"]["flip_rate"] is None
+    assert {one.num_games for one in summary.elo} == {64}
+    assert all(one.low <= one.rating <= one.high for one in summary.elo)
+    by_aspect = summary.elo_by_judge[ORACLE]
+    assert set(by_aspect) == {"overall", "harmlessness", "helpfulness"} and by_aspect["overall"] == summary.elo
+    assert {one.num_games for one in by_aspect["harmlessness"]} == {40}
+    assert max(abs(one.rating) for one in by_aspect["helpfulness"]) < 20  # all help alike
+    won = {(one.policy, one.reference, one.aspect): one for one in summary.win_rates}
+    assert won["rl_cai", "bare", "harmlessness"].rate.value == 1.0
+    assert won["rl_cai", "bare", "harmlessness"].rate.n == 20
+    assert won["rl_cai", "policy", "helpfulness"].flip_rate is None
 
 
 def test_the_frontier_is_one_less_harm_against_help(evaluated: Artifact) -> None:
-    summary = read_summary(evaluated)
-    points = {point["policy"]: point for point in summary["frontier"]}
-    harmful = summary["policies"]["rl_cai"]["harmful"]
-    assert points["policy"]["harmless"]["value"] == 0.0 and points["rl_cai"]["harmless"]["value"] == 1.0
-    assert points["rl_cai"]["harmless"]["low"] == 1 - harmful["high"]
-    assert points["rl_cai"]["helpful"] == summary["policies"]["rl_cai"]["helpful"]
-    assert points["rl_cai"]["metrics"] == {"harmless": "harmful", "helpful": "helpful"}
+    summary = summary_of(evaluated, EvaluationSummary, summarise)
+    worst, best = (next(point for point in summary.frontier if point.policy == name) for name in ("policy", "rl_cai"))
+    harmful = summary.policies["rl_cai"]["harmful"]
+    assert worst.harmless is not None and best.harmless is not None and harmful is not None
+    assert (worst.harmless.value, best.harmless.value) == (0.0, 1.0)
+    assert best.harmless.low == 1 - harmful.high
+    assert best.helpful == summary.policies["rl_cai"]["helpful"]
+    assert (best.metrics.harmless, best.metrics.helpful) == ("harmful", "helpful")
 
 
-def test_without_scorers_of_harm_there_is_no_point(tmp_path: Path) -> None:
-    summary = {"policies": {"policy": {"refusal": None}}, "reference": "policy"}
-    assert compared([], summary) == {
-        "elo": [],
-        "elo_by_judge": {},
-        "win_rates": [],
-        "frontier": [
-            {"policy": "policy", "harmless": None, "helpful": None, "metrics": {"harmless": None, "helpful": None}}
-        ],
-    }
+def test_without_scorers_of_harm_and_without_games_there_is_nothing() -> None:
+    nowhere = FrontierMetrics(harmless=None, helpful=None)
+    point = FrontierPoint(policy="policy", harmless=None, helpful=None, metrics=nowhere)
+    assert frontier_point("policy", {"refusal": None}) == point
+    assert elo_by_judge([], "policy") == {} and list(win_rates([])) == []
 
 
 def test_the_games_of_a_judge_are_read(evaluated: Artifact) -> None:
@@ -141,12 +147,12 @@ def test_the_games_of_a_judge_are_read(evaluated: Artifact) -> None:
     folder = evaluated.folder / GAMES / "critic"
     finished(spec_of(folder, "evaluate", RESPONSES_IDS), GAME, rows)
     ids = [row["prompt_id"] for row in rows]
-    summary = read_summary(evaluated)
+    summary = summary_of(evaluated, EvaluationSummary, summarise)
     expected = ratings([Game("policy", "rl_cai", 0.25, p) for p in ids], "policy")
-    assert summary["elo_by_judge"]["critic"]["overall"] == [one.model_dump() for one in expected]
-    won = next(row for row in summary["win_rates"] if row["judge"] == "critic")
-    assert (won["value"], won["flip_rate"], won["num_games"]) == (0.75, 0.25, 32)
-    assert next(iter(summary["elo_by_judge"])) == ORACLE  # the truth comes first
+    assert summary.elo_by_judge["critic"]["overall"] == tuple(expected)
+    won = next(one for one in summary.win_rates if one.judge == "critic")
+    assert (won.rate.value, won.flip_rate, won.num_games) == (0.75, 0.25, 32)
+    assert next(iter(summary.elo_by_judge)) == ORACLE  # the truth comes first
 
 
 def test_a_game_is_only_between_answers_that_both_have(evaluated: Artifact) -> None:

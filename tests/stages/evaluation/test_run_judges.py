@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cai_ray.artifacts.artifact import find
+from cai_ray.artifacts.summaries.evaluation import JudgedPolicy, JudgeFacts
 from cai_ray.chat import Message
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.rows import JUDGEMENT
@@ -51,17 +52,12 @@ def test_every_answer_is_judged_once_and_what_failed_has_no_value(
 def test_failures_are_in_the_summary_and_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prompts(tmp_path, PROMPTS)
     summary = summarise(Judged(monkeypatch, tmp_path).run(config(RATER, PAIRS)))
-    assert summary["judges"]["judge"] == {
-        "kind": "rating",
-        "model": "judge",
-        "policies": {
-            name: {"num_judged": 4, "failures": {"unparsable": 1}, "labels": {}} for name in ("policy", "sl_cai")
-        },
-    }
-    assert summary["judges"]["pairs"]["policies"]["sl_cai"] == {
-        "num_judged": 4, "failures": {"unparsable": 1}, "labels": {},
-    }  # fmt: skip
-    assert summary["policies"]["policy"]["harmfulness_score"]["value"] == 5.0
+    judged = JudgedPolicy(num_judged=4, failures={"unparsable": 1}, labels={})
+    policies = {"policy": judged, "sl_cai": judged}
+    assert summary.judges["judge"] == JudgeFacts(kind="rating", model="judge", policies=policies)
+    assert summary.judges["pairs"].policies["sl_cai"] == judged
+    score = summary.policies["policy"]["harmfulness_score"]
+    assert score is not None and score.value == 5.0
     text = rendered(summary)
     assert "judges failed on 4 answers, 2 scores missing" in text
     told = ("harmfulness score", "5.00 [5.00, 5.00]", "1.00 [1.00, 1.00]", "-4.00 [-4.00, -4.00]")

@@ -17,6 +17,7 @@ from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries import summary as summary_file
+from cai_ray.artifacts.summaries.evaluation import EvaluationSummary
 from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
 from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary, ScoreFacts
 from cai_ray.artifacts.summaries.revision import RevisionSummary
@@ -207,7 +208,7 @@ def write_run(folder: Path, monkeypatch: pytest.MonkeyPatch, num_prompts: int = 
         monkeypatch, folder, {name: answering(share, hostile) for name, share in HARMFUL_SHARES.items()}
     )
     evaluated = scripted.run(evaluate.Config(policies=tuple(HARMFUL_SHARES), scorers=("microworld",)))
-    evaluate_summary.summarise(evaluated)
+    summary_file.summary_of(evaluated, EvaluationSummary, evaluate_summary.summarise)
     summary_file.write(run / "label_comparisons", _labels(labels))
     return run
 

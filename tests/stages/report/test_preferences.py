@@ -29,7 +29,7 @@ LABELS = LabelSummary(
     rows_dropped={"tie": 2},
     order_flip_rate=estimate(0.31),
     extremity=estimate(0.41),
-    position_bias=estimate(0.07),
+    position_bias=estimate(-0.02),
     principle_agreement=estimate(0.61),
     principles=(
         PrincipleSummary(
@@ -61,11 +61,12 @@ def test_labels_are_those_of_the_summary(run: Storage) -> None:
     summary_file.write(run / "label_comparisons", LABELS)
     found = labels_of(RunSource(run))
     assert found is not None and found.num_pairs == 48
-    assert [one.value for one in found.estimates.values()] == [0.31, 0.41, 0.07, 0.61]
+    assert [one.found.value for one in found.estimates.values()] == [0.31, 0.41, -0.02, 0.61]
     chart = label_chart(found)
     assert chart is not None
     assert [(row.label, row.text) for row in chart.rows] == [("label", "90.0%"), ("one reading", "70.0%")]
     html = write_report.build(run, ("label_comparisons",), write_report.Config()).html
+    assert "<b>-2.0%</b><br><small>[-7.0%, 3.0%]</small>" in html  # a bias has two ends
     (row,) = re.findall(r"<tr><td>theft</td>.*?</tr>", html, re.DOTALL)
     cells = [re.sub(r"<.*?>", "", one).split() for one in re.findall(r'<td class="number">(.*?)</td>', row)]
     assert [one[0] for one in cells] == ["17", "22.0%", "83.0%", "94.0%"]

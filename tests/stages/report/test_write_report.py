@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.summaries.evaluation import EvaluationSummary
+from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.cli import app
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
@@ -283,7 +285,7 @@ def test_a_run_ends_with_the_policies_and_where_the_page_is(
 ) -> None:
     evaluated, made = find(own_run / evaluate.STAGE), report.run(report.Config(), context(own_run), STAGES)
     assert evaluated is not None
-    table = evaluate_summary.table(evaluate_summary.read_summary(evaluated))
+    table = evaluate_summary.table(summary_of(evaluated, EvaluationSummary, evaluate_summary.summarise))
     outcomes = [Outcome(evaluate.STAGE, evaluated, False, table), Outcome(report.STAGE, made, False, None)]
     monkeypatch.setattr(pipeline, "run", lambda *_: outcomes)
     recipe = tmp_path / "recipe.yaml"

@@ -64,8 +64,8 @@ def test_it_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prompts(tmp_path, PROMPTS)
     scripted = Judged(monkeypatch, tmp_path, lambda row_id, messages, seed: "0.25")
     summary = summarise(scripted.run(config(LOUD)))
-    assert summary["policies"]["policy"]["loud"]["value"] == 0.25
-    assert summary["judges"]["ear"]["policies"]["sl_cai"]["num_judged"] == len(PROMPTS)
+    assert summary.policies["policy"]["loud"].value == 0.25
+    assert summary.judges["ear"].policies["sl_cai"].num_judged == len(PROMPTS)
 
 
 def test_a_recipe_names_it_and_it_is_planned(tmp_path: Path) -> None:
