@@ -315,13 +315,15 @@ def constitution_import(
 @edge
 def microworld_build(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; default: the cache.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another model.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another model; 0 comes along.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train it in any case, and replace what is cached.")] = False,
 ) -> None:
-    """Build the micro model (about four minutes on two cores); nothing when it is in the cache already."""
+    """Put the micro model into the cache: what is there stays, seed 0 comes along, others take about six minutes."""
     _start_logging()
     from cai_ray.microworld.pretrain import build, ensure_model
 
-    console.print(str(build(output, seed) if output else ensure_model(seed=seed)), soft_wrap=True)
+    made = build(output, seed) if output else ensure_model(seed=seed, fresh=fresh)
+    console.print(str(made), soft_wrap=True)
 
 
 def main() -> None:

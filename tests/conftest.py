@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 @pytest.fixture(scope="session")
 def micro_model() -> Path:
-    """The folder of the micro model; built now (minutes) when the cache has none."""
+    """The folder of the micro model of seed 0, which comes along."""
     from cai_ray.microworld.pretrain import ensure_model
 
     return ensure_model()

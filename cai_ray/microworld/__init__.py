@@ -7,5 +7,6 @@ dialogues  what the micro model learns from: assistance, critiques, revisions, c
 tokenizer  byte-level tokenizer with one token per word of the language, and its chat template
 batches    the dialogues encoded, weighted and batched for training
 pretrain   trains the micro model from scratch on a CPU and caches it
+shipped    the weights of seed 0, which come along, and where they come from
 prompt_set writes a JSONL file of prompts for the pipeline
 """

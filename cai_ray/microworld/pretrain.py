@@ -1,4 +1,4 @@
-"""Trains the micro model from scratch on a CPU, and caches it.
+"""Trains the micro model from scratch on a CPU, and caches it; seed 0 comes along built.
 
 A Llama of about a million parameters learns the dialogues of `dialogues.corpus`. The number of steps is fixed, not
 the time, so a seed gives the same model on the same machine and torch build. Embeddings are untied, because engines
@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cai_ray.engines.models.files import cache_root
+from cai_ray.engines.models.files import appearing, cache_root
+from cai_ray.microworld import shipped
 from cai_ray.microworld.batches import BatchConfig, batch_stream
 from cai_ray.microworld.dialogues import corpus
 from cai_ray.microworld.oracle import score
@@ -65,17 +66,30 @@ def _language_digest() -> str:
     return stable_id([render(d.messages) for d in islice(corpus(random.Random(0), 0.3), 2000)])
 
 
-def ensure_model(cache_dir: Path | None = None, seed: int = 0, config: PretrainConfig | None = None) -> Path:
-    """The folder of the micro model, built now when the cache has none. Two processes never build at once."""
+def ensure_model(
+    cache_dir: Path | None = None, seed: int = 0, config: PretrainConfig | None = None, fresh: bool = False
+) -> Path:
+    """The folder of the micro model in the cache. Two processes never build at once.
+
+    What the cache does not hold comes from the package (seed 0 as it is by default) or is built now. `fresh` builds
+    in any case, and then replaces what is there.
+    """
     from filelock import FileLock
 
     config = config or PretrainConfig()
     root = (cache_dir or cache_root()) / "microworld"
-    path = root / fingerprint(config, seed)[:16]
-    if not path.is_dir():
+    name = fingerprint(config, seed)
+    path = root / name[:16]
+    if fresh or not path.is_dir():
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(str(path) + ".lock"):
-            if not path.is_dir():
+            if fresh:
+                made = root / f"{path.name}.fresh"
+                shutil.rmtree(made, ignore_errors=True)
+                build(made, seed, config)
+                shutil.rmtree(path, ignore_errors=True)
+                made.rename(path)
+            elif not path.is_dir() and not shipped.put(path, name):
                 build(path, seed, config)
     return path
 
@@ -83,7 +97,7 @@ def ensure_model(cache_dir: Path | None = None, seed: int = 0, config: PretrainC
 def build(path: Path, seed: int = 0, config: PretrainConfig | None = None) -> Path:
     """Train the micro model and save model, tokenizer, model card and eval.json to `path`, all or nothing.
 
-    Takes about five minutes on two cores. Raises FileExistsError when `path` exists.
+    Takes about six minutes on two cores. Raises FileExistsError when `path` exists.
     """
     if path.exists():
         raise FileExistsError(
@@ -93,9 +107,7 @@ def build(path: Path, seed: int = 0, config: PretrainConfig | None = None) -> Pa
     started = time.monotonic()
     tokenizer = build_tokenizer()
     model, loss = train(tokenizer, seed, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        made = Path(folder) / "model"
+    with appearing(path) as made:
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         facts = {
@@ -109,7 +121,6 @@ def build(path: Path, seed: int = 0, config: PretrainConfig | None = None) -> Pa
         }
         (made / "eval.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         (made / "README.md").write_text(MODEL_CARD.format(**facts), encoding="utf-8")
-        made.rename(path)
     logger.info("micro model: built in %.0f s at %s", facts["build_s"], path)
     return path
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -23,6 +26,17 @@ def localised(model: ModelConfig) -> ModelConfig:
 def cache_root() -> Path:
     """$CAI_RAY_CACHE, or ~/.cache/cai_ray."""
     return Path(os.environ.get("CAI_RAY_CACHE") or "~/.cache/cai_ray").expanduser()
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` at the end of the block: all or nothing. `path` must not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        made = Path(scratch) / path.name
+        made.mkdir()
+        yield made
+        made.rename(path)
 
 
 def local_folder(path: str) -> str:
