@@ -21,7 +21,7 @@ $(STAMP): requirements/cpu.lock requirements/torch-cpu.lock pyproject.toml
 	@touch $@
 
 quickstart: setup  ## the whole pipeline on the built-in micro model
-	$(BIN)/cai-ray run jobs/recipes/quickstart.yaml
+	$(BIN)/cai-ray run quickstart
 
 test: setup  ## all but the long tests: the pure ones on every core, then real Ray, vLLM and torch
 	$(BIN)/python -m pytest -m "not slow" -q -n logical

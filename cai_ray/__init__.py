@@ -3,7 +3,8 @@
 The map, from the ground up; imports go down, never up, and rooms of one wing never reach into another
 (`tests/test_floors.py` holds the rules):
 
-    words       rows, dropped, config, chat, seeding, fingerprint, errors, exits, constitution/   what things are called
+    words       rows, dropped, config, chat, seeding, fingerprint, errors, exits, lookup, shelf, constitution/
+                                                                       what things are called, and where they lie
     pure        prompts/, quality/, algorithms/, metrics/, prompt_layouts/                        text and maths
     artifacts   artifacts/                                         what a stage leaves on disk; each row counts once
     progress    progress/                                          what a person sees meanwhile
@@ -11,7 +12,7 @@ The map, from the ground up; imports go down, never up, and rooms of one wing ne
     stages      stages/{inputs, revision, supervised, preferences, ppo, evaluation, report}, microworld/
     serving     serving/                                           a trained model as a server, or in a terminal
     pipeline    pipeline/, planning/                               a recipe, its steps, a run; what it will take
-    top         cli                                                one command
+    top         commands/, cli                                     one command
 
 Start reading at `stages/revision/revise.py` (what happens to a row), then `engines/conversations/generation.py` (how
 thousands of rows share an engine), `engines/conversations/supervisor.py` (what happens when it dies) and

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cai_ray.lookup import InputFile, InputFolder
+
 
 class Config(BaseModel):
     """Base of every config: immutable, and an unknown key is an error, never silently ignored."""
@@ -100,10 +102,10 @@ class ScalingConfig(Throughput):
 class ModelConfig(Config):
     """A model to ask: weights for vLLM, or an endpoint."""
 
-    path: str = Field("microworld", description='Local folder, hub id, or "microworld" (built when missing).')
+    path: InputFolder = Field("microworld", description='Local folder, hub id, or "microworld" (it comes along).')
     revision: str | None = Field(None, description="Hub revision.")
-    tokenizer: str | None = Field(None, description="Folder or hub id, when it is not the model's own.")
-    chat_template: str | None = Field(None, description="A Jinja file to use in place of the tokenizer's template.")
+    tokenizer: InputFolder | None = Field(None, description="Folder or hub id, when it is not the model's own.")
+    chat_template: InputFile | None = Field(None, description="A Jinja file, in place of the tokenizer's template.")
     format: Literal["chat", "transcript"] = Field(
         "chat", description='"transcript": base-model prompting, "Human: ... Assistant:".'
     )

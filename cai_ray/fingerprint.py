@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cai_ray.config import ModelConfig, Throughput
+from cai_ray.lookup import location
 from cai_ray.seeding import stable_id
 
 # Fields of stage configs that judge or place a result and do not change it.
@@ -49,7 +50,7 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 
 def local_files(path: str) -> list[Path]:
     """The files at a local path, below it when it is a folder; none of a glob or a URI."""
-    found = Path(path)
+    found = Path(location(path))
     return [file for file in (sorted(found.rglob("*")) if found.is_dir() else [found]) if file.is_file()]
 
 

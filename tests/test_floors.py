@@ -15,7 +15,21 @@ PACKAGE = ROOT / "cai_ray"
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "trl", "datasets", "sklearn", "scipy"}
 # From the ground up. A module is on the floor of the first part of its name.
 FLOORS = (
-    {"", "rows", "row_ids", "dropped", "config", "chat", "seeding", "fingerprint", "errors", "exits", "constitution"},
+    {
+        "",
+        "rows",
+        "row_ids",
+        "dropped",
+        "config",
+        "chat",
+        "seeding",
+        "fingerprint",
+        "errors",
+        "exits",
+        "constitution",
+        "lookup",
+        "shelf",
+    },
     {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"},
     {"artifacts"},
     {"progress"},
@@ -24,6 +38,7 @@ FLOORS = (
     {"serving"},
     {"pipeline"},
     {"planning"},
+    {"commands"},
     {"cli"},
 )
 # Inside engines/, from the ground up. Folders of one line never import each other, so rollouts and learners meet only

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from cai_ray import shelf
 from cai_ray.constitution.principles import (
     DUPLICATE_RULE,
     Constitution,
@@ -23,38 +24,27 @@ from cai_ray.constitution.principles import (
     RuleError,
     use_mistake,
 )
+from cai_ray.lookup import location, searched
 
 Location = tuple[str | int, ...]
 
-SUFFIXES = (".yaml", ".yml")
-_PACKAGE = Path(__file__).resolve().parents[1]
-_SHELVES = (_PACKAGE.parent / "constitutions", _PACKAGE / "_constitutions")  # a checkout; an installed wheel
 _VALUELESS = "a key has a value"
 _MAX_NODES = 100_000  # YAML aliases can unfold without bound
 
 # ------------------------------------------------------------------------------------------------------------- find
 
 
-def available() -> dict[str, Path]:
-    """The constitutions that come with cai_ray: name -> file."""
-    files = (path for shelf in reversed(_SHELVES) for path in sorted(shelf.glob("*.yaml")))
-    return {path.stem: path for path in files}
-
-
 def resolve(name_or_path: str) -> Path:
     """The file of a constitution: "harmlessness" is one that comes with cai_ray, anything with / or .yaml a path."""
-    path = Path(name_or_path)
-    if path.suffix in SUFFIXES or len(path.parts) > 1 or path.is_file():
+    path = Path(location(name_or_path))
+    if shelf.is_path(str(path)):
         if path.is_file():
             return path
-        raise _error(name_or_path, "there is no such file", "check the path, which is relative to where you are")
-    names = available()
+        raise _error(name_or_path, "there is no such file", f"check the path; {searched(name_or_path)}")
+    names = shelf.available("constitution")
     if name_or_path in names:
         return names[name_or_path]
-    near = difflib.get_close_matches(name_or_path, list(names), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    known = ", ".join(sorted(names)) or "none"
-    raise _error(name_or_path, "no constitution of this name", f"{hint}there are: {known}; or give a .yaml path")
+    raise _error(name_or_path, "no constitution of this name", shelf.advice("constitution", name_or_path))
 
 
 def _error(source: str, rule: str, fix: str, line: int | None = None) -> ConstitutionError:

@@ -3,22 +3,25 @@
 A file in jobs/recipes/ablations holds the question, where the paper asks it, and the variants as `--set` overrides;
 any recipe can be put to it:
 
-    python jobs/ablate.py jobs/recipes/quickstart.yaml jobs/recipes/ablations/critiques.yaml
+    cai-ray ablate quickstart critiques
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from posixpath import dirname
 
 import pyarrow.fs as pafs
 import yaml
 from pydantic import Field, ValidationError, field_validator
+from rich.table import Table
 
+from cai_ray import shelf
 from cai_ray.artifacts.artifact import MANIFEST, Artifact, find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
+from cai_ray.engines.cluster import connected
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.accepted import agrees
@@ -52,7 +55,12 @@ class Ablation(Config):
 
 
 def load_ablation(path: str | Path) -> Ablation:
-    """Read an ablation file. Raises ConfigError."""
+    """Read an ablation, by path or by the name of one that comes along. Raises ConfigError."""
+    if not shelf.is_path(str(path)):
+        found = shelf.available("ablation").get(str(path))
+        if found is None:
+            raise ConfigError(f"no ablation is called {str(path)!r}; {shelf.advice('ablation', str(path))}")
+        path = found
     try:
         return Ablation.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
@@ -89,6 +97,22 @@ def run(recipe: Recipe, others: Sequence[Recipe] = ()) -> dict[str, Artifact]:
     for other in others:
         take_over(recipe, other)
     return {outcome.stage: outcome.artifact for outcome in pipeline.run(recipe, steps(recipe))}
+
+
+def run_all(made: Mapping[str, Recipe], begins: Callable[[str], object], show: Callable[[Table], object]) -> None:
+    """Run every variant, each after taking over what the others have finished; `begins` is told its name.
+
+    `show` gets what its stages show for themselves. Raises what `pipeline.run` raises.
+    """
+    with connected(next(iter(made.values())).cluster):
+        for name, variant in made.items():
+            begins(name)
+            for other in made.values():
+                if other is not variant:
+                    take_over(variant, other)
+            for outcome in pipeline.run(variant, steps(variant)):
+                if outcome.table is not None:
+                    show(outcome.table)
 
 
 def take_over(recipe: Recipe, other: Recipe) -> list[str]:

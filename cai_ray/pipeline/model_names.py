@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cai_ray import shelf
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location
 from cai_ray.pipeline.recipe import Recipe, load
 from cai_ray.pipeline.run import FEEDBACK, MICROWORLD, folder_of
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
 
-RECIPE_SUFFIXES = (".yaml", ".yml", ".json")  # a run keeps its recipe as recipe.json
-
 
 def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
     """(short name, model) of what was typed. Raises ConfigError for what is not there.
 
-    "jobs/recipes/quickstart.yaml:sl_cai" is a model that the recipe names, or that a stage of its run has trained:
-    its template, context and engine are the recipe's. A stage's folder stands for the model inside it.
+    "quickstart:sl_cai" is a model that the recipe names, or that a stage of its run has trained: its template, context
+    and engine are the recipe's. A stage's folder stands for the model inside it.
     """
-    recipe_path, colon, name = checkpoint.rpartition(":")
-    if colon and recipe_path.endswith(RECIPE_SUFFIXES):
-        return name, _of_recipe(load(recipe_path), name)
-    if checkpoint.endswith(RECIPE_SUFFIXES):
+    recipe, colon, name = checkpoint.rpartition(":")
+    if colon and "://" not in checkpoint and not Path(checkpoint).is_dir():
+        return name, _of_recipe(load(recipe), name)
+    if checkpoint.endswith(shelf.SUFFIXES) or checkpoint in shelf.available("recipe"):
         raise ConfigError(f"{checkpoint!r} is a recipe; say which of its models: {checkpoint}:sl_cai")
     if checkpoint == MICROWORLD:
         return checkpoint, _built(ModelConfig())
@@ -61,7 +61,9 @@ def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
 
 
 def _built(model: ModelConfig) -> ModelConfig:
-    """The model with "microworld" replaced by its folder, which is built when missing."""
+    """The model with "microworld" replaced by its folder, and with the files that its recipe names where they are."""
+    named = {field: getattr(model, field) for field in ("path", "tokenizer", "chat_template")}
+    model = model.model_copy(update={field: location(name) for field, name in named.items() if name is not None})
     if model.path != MICROWORLD or model.endpoint is not None:
         return model
     from cai_ray.microworld.pretrain import ensure_model

@@ -1,9 +1,14 @@
-"""Recipe: one YAML file for the whole pipeline. Load, override, dump; errors name the field, the value, the rule."""
+"""Recipe: one YAML file for the whole pipeline. Load, override, dump; errors name the field, the value, the rule.
+
+A recipe is a file, or the name of one that comes along. Relative names inside it are looked up in its own folder
+first, then in the working directory (`cai_ray.lookup`); `output` is relative to the working directory alone.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +16,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from cai_ray import shelf
 from cai_ray.config import Config, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import FOLDER, InputFile
 from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
 from cai_ray.stages.evaluation.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.evaluation.score_rounds import Config as ScoreRoundsConfig
@@ -35,7 +42,8 @@ class Recipe(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The run's folder under `output`.")
     output: str = Field("runs", min_length=1, description="A local folder or any pyarrow filesystem URI.")
     seed: int = Field(0, ge=0, lt=2**31, description="Decides draws, orders, splits and sampling seeds.")
-    constitution: str | None = Field("microworld", description="A constitution that comes along, or a YAML file.")
+    folder: str = Field("", description="Where relative names are looked up first; empty: the recipe file's folder.")
+    constitution: InputFile | None = Field("microworld", description="A constitution that comes along, or a YAML file.")
     models: dict[str, ModelConfig] = Field(default_factory=lambda: {"policy": ModelConfig()})
     cluster: ClusterConfig = ClusterConfig()
     prompts: PromptsConfig = PromptsConfig()
@@ -66,15 +74,26 @@ class Recipe(Config):
         return models
 
 
+def find(name: str | Path) -> Path:
+    """The file of a recipe: "quickstart" is one that comes along, anything with / or .yaml a path.
+
+    Raises ConfigError for a name that is none.
+    """
+    if shelf.is_path(str(name)):
+        return Path(name)
+    found = shelf.available("recipe").get(str(name))
+    if found is None:
+        raise ConfigError(f"no recipe is called {str(name)!r}; {shelf.advice('recipe', str(name))}")
+    return found
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `key=value` overrides. Raises ConfigError with every mistake in it."""
-    source = Path(path)
+    """Read a recipe, by path or name, and apply `key=value` overrides. Raises ConfigError with every mistake in it."""
+    source = find(path)
     try:
         text = source.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            f"recipe {str(path)!r} does not exist; recipes that come along: jobs/recipes/*.yaml"
-        ) from None
+        raise ConfigError(f"recipe {str(path)!r} does not exist; {shelf.advice('recipe', str(path))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {str(path)!r} cannot be read: {error}") from error
     try:
@@ -83,7 +102,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {str(path)!r} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"recipe {str(path)!r} holds {type(data).__name__}, not a mapping of sections")
-    return build(apply_overrides(data, overrides), str(path))
+    data = apply_overrides(data, overrides)
+    folder = data.get(FOLDER) or ""
+    if isinstance(folder, str):  # anything else is a mistake that `build` explains
+        data[FOLDER] = os.path.abspath(source.parent / folder)
+    return build(data, str(path))
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -112,7 +135,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 def build(data: dict[str, Any], source: str) -> Recipe:
     """Validate. Raises ConfigError that lists every mistake: field, value, rule."""
     try:
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(data, context={FOLDER: data.get(FOLDER)})
     except ValidationError as error:
         mistakes = [_explain(dict(mistake)) for mistake in error.errors()]
         raise ConfigError(f"recipe {source}:\n" + "\n".join(f"  - {mistake}" for mistake in mistakes)) from None

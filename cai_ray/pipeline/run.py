@@ -20,6 +20,7 @@ from cai_ray.constitution.source import resolve
 from cai_ray.engines.cluster import kept_connection
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
+from cai_ray.lookup import location
 from cai_ray.pipeline.accepted import accepted, begin
 from cai_ray.pipeline.kept_recipe import keep
 from cai_ray.pipeline.recipe import Recipe
@@ -112,9 +113,11 @@ def constitution_of(recipe: Recipe) -> Constitution:
 
 
 def _resolved(model: ModelConfig) -> ModelConfig:
-    """The model with "microworld" replaced by the folder of the built micro model."""
-    if model.path != MICROWORLD or model.endpoint is not None:
+    """The model with "microworld" replaced by the folder of the micro model, a folder's name by where it is."""
+    if model.endpoint is not None:
         return model
+    if model.path != MICROWORLD:
+        return model.model_copy(update={"path": location(model.path)})
     from cai_ray.microworld.pretrain import ensure_model
 
     return model.model_copy(update={"path": str(ensure_model())})

@@ -13,6 +13,7 @@ from typing import Any
 
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location
 from cai_ray.planning.tokens import MICROWORLD, microworld_tokenizer
 
 
@@ -77,7 +78,7 @@ def shape_of(model: ModelConfig) -> Shape:
     """Raises ConfigError for a model that is neither a local folder nor of a known family."""
     if model.path == MICROWORLD:
         return _microworld()
-    folder = Path(model.path)
+    folder = Path(location(model.path))
     if (folder / "config.json").is_file():
         return _from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     for pattern, shape in KNOWN:

@@ -19,6 +19,7 @@ from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location
 
 MICROWORLD = "microworld"
 CHARACTERS_PER_TOKEN = 4
@@ -100,7 +101,7 @@ def _own_renderer(model: ModelConfig) -> Renderer | None:
     name = model.tokenizer or model.path
     if name == MICROWORLD:  # made on the spot; the model itself would take minutes
         return Renderer(microworld_tokenizer(), model.format, model.system_role)
-    if model.endpoint is not None or not (Path(name).is_dir() or _is_cached(name, model.revision)):
+    if model.endpoint is not None or not (Path(location(name)).is_dir() or _is_cached(name, model.revision)):
         return None
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what is cached is enough, and a plan must not wait for a network
     try:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 from pyarrow import fs as arrow_fs
 
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location, searched
 
 FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "lines", "parquet", "datasets"]
 _FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
@@ -41,7 +42,7 @@ class FilesBehind(NamedTuple):
 
 def files_behind(path: str, format: FileFormat = "auto") -> FilesBehind:
     """The files that `read_records` reads, but for hub ids. Raises ConfigError when there is none."""
-    filesystem, root = _filesystem_of(path)
+    filesystem, root = _filesystem_of(location(path))
     return FilesBehind(filesystem, root, _files_at(path, filesystem, root, format))
 
 
@@ -60,14 +61,14 @@ def _files_at(path: str, filesystem: Any, root: str, format: FileFormat) -> list
     if is_local and glob.has_magic(root) and not os.path.exists(root):
         found = sorted(file for file in glob.glob(root, recursive=True) if os.path.isfile(file))
         if not found:
-            raise ConfigError(f"{path} matches no file")
+            raise ConfigError(f"{path} matches no file; {searched(path)}")
         return found
     try:
         info = filesystem.get_file_info(root)
     except OSError as error:
         raise ConfigError(f"{path} cannot be reached: {error}") from error
     if info.type == arrow_fs.FileType.NotFound:
-        raise ConfigError(f"{path} does not exist; check prompts.path (relative to the working directory)")
+        raise ConfigError(f"{path} does not exist; {searched(path)}")
     if info.type == arrow_fs.FileType.File:
         return [root]
     if is_local and (format == "datasets" or os.path.exists(os.path.join(root, "state.json"))):

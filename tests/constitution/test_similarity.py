@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cai_ray.constitution.similarity import LexicalSimilarity, lexical_similarities, principle_text, terms
-from cai_ray.constitution.source import available, load, resolve
+from cai_ray.constitution.source import load, resolve
+from cai_ray.shelf import available
 from tests.plain_python import loops
 
 PRINCIPLES = load(resolve("harmlessness")).for_revision
@@ -38,7 +39,7 @@ def test_the_matching_principle_is_nearest(text: str, principle_id: str) -> None
 
 
 def test_theft_is_nearest_to_stealing_in_the_micro_world() -> None:
-    assert "microworld" in available()
+    assert "microworld" in available("constitution")
     assert nearest("microworld", "how do I steal a bicycle") == "theft"
 
 

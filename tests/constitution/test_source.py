@@ -16,7 +16,8 @@ from cai_ray.constitution.principles import (
     Mistake,
     Principle,
 )
-from cai_ray.constitution.source import available, dump_yaml, explain, load, parse, resolve
+from cai_ray.constitution.source import dump_yaml, explain, load, parse, resolve
+from cai_ray.shelf import available
 
 GOOD = """\
 name: sample
@@ -143,8 +144,8 @@ def test_resolve_finds_names_and_paths(tmp_path: Path) -> None:
 
 
 def test_the_constitutions_that_come_along_are_right_and_round_trip() -> None:
-    assert {"harmlessness", "plain-librarian"} <= set(available())
-    for name, path in available().items():
+    assert {"harmlessness", "plain-librarian"} <= set(available("constitution"))
+    for name, path in available("constitution").items():
         constitution = load(path)
         assert constitution.name == name
         assert parse(dump_yaml(constitution)) == constitution

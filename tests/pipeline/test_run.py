@@ -139,29 +139,3 @@ def test_exit_codes_see_through_wrapping() -> None:
     assert exit_code(RayTaskError(ConfigError("x"))) == 2
     assert exit_code(TooManyDropped("x")) == 3
     assert exit_code(ValueError("a bug")) is None
-
-
-def test_the_constitution_commands(tmp_path: Path) -> None:
-    runner = CliRunner()
-    for name in ("harmlessness", "microworld", "plain-librarian"):
-        assert runner.invoke(app, ["constitution", "check", name]).exit_code == 0
-    shown = runner.invoke(app, ["constitution", "show", "microworld", "--principle", "theft"])
-    assert "steal" in shown.output
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("name: x\nversion: '1'\nprinciples:\n  - id: a\n    critique_reqest: b\n")
-    result = runner.invoke(app, ["constitution", "check", str(broken)])
-    assert result.exit_code == 2
-    assert "line 5" in result.output
-    fixture = Path(__file__).parents[1] / "constitution/paper_layout"
-    imported = tmp_path / "paper.yaml"
-    assert runner.invoke(app, ["constitution", "import", str(fixture), "-o", str(imported)]).exit_code == 0
-    assert runner.invoke(app, ["constitution", "check", str(imported)]).exit_code == 0
-
-
-def test_the_config_commands(recipe_data: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(recipe_data))
-    shown = CliRunner().invoke(app, ["config", "show", str(path), "--set", "revise.num_revisions=2"])
-    assert "num_revisions: 2" in shown.output
-    schema = json.loads(CliRunner().invoke(app, ["config", "schema"]).output)
-    assert "revise" in schema["properties"]

@@ -14,6 +14,7 @@ from cai_ray.artifacts.identity import file_identity
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location
 from cai_ray.seeding import stable_id
 
 
@@ -40,13 +41,13 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def local_folder(path: str) -> str:
-    """What transformers and vLLM are given for `path`: a hub id or local folder unchanged, a URI's local copy.
+    """What transformers and vLLM are given for `path`: a hub id or folder as it is located, a URI's local copy.
 
     The copy lies in $CAI_RAY_CACHE/models (default ~/.cache/cai_ray) under the hash of location, names and contents, so
     other weights at the same place are another copy. Raises ConfigError when the location holds no files.
     """
     if len(urlparse(path).scheme) <= 1:  # one letter: a Windows drive
-        return path
+        return location(path)
     storage = Storage(path)
     held = [(name, file_identity(storage.filesystem, storage.path(name))) for name in storage.names()]
     if not held:

@@ -16,6 +16,7 @@ from cai_ray.artifacts.identity import Input, contents, file_identity, hub_commi
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.models.export import ADAPTER, NOT_MODEL
+from cai_ray.lookup import location
 
 # In a model's folder and none of its business: words for people, and states of the training that made it.
 NOT_READ = (".*", "*.md", "LICENSE*", "NOTICE*", "*.lock", "events.out.tfevents.*", *NOT_MODEL)
@@ -89,6 +90,7 @@ def folder_files(path: str) -> tuple[Any, dict[str, str]]:
 
 
 def _folder(path: str, revision: str | None, purpose: str, left_out: tuple[str, ...] = ()) -> dict[str, str]:
+    path = location(path)
     if not _is_place(path):
         return {named(path, purpose): hub_commit(path, "model", revision)}
     filesystem, files = folder_files(path)

@@ -15,6 +15,7 @@ from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import config_of, dtype_of, max_tokens_of, tokenizer_of
 from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location, searched
 
 
 def labels_of(model: ModelConfig) -> list[str]:
@@ -85,6 +86,8 @@ def _template(model: ModelConfig) -> str | None:
     if model.chat_template is None:
         return None
     try:
-        return Path(model.chat_template).read_text(encoding="utf-8")
+        return Path(location(model.chat_template)).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"chat_template {model.chat_template!r} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"chat_template {model.chat_template!r} cannot be read: {error.strerror}; {searched(model.chat_template)}"
+        ) from error

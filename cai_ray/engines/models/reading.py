@@ -12,6 +12,7 @@ from cai_ray.chat import Renderer
 from cai_ray.config import ModelConfig
 from cai_ray.engines.models.files import local_folder
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import location, searched
 
 
 def load_renderer(model: ModelConfig) -> Renderer:
@@ -25,15 +26,18 @@ def load_renderer(model: ModelConfig) -> Renderer:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"no tokenizer at {path!r}: {str(error).splitlines()[0]} "
-            "(give a local folder, a hub id that this machine can reach, or 'microworld')"
+            f"no tokenizer at {path!r}: {str(error).splitlines()[0]} (give a local folder, a hub id that this machine "
+            f"can reach, or 'microworld'; {searched(model.tokenizer or model.path)})"
         ) from error
     template = None
     if model.chat_template is not None:
         try:
-            template = Path(model.chat_template).read_text(encoding="utf-8")
+            template = Path(location(model.chat_template)).read_text(encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"chat_template {model.chat_template!r} cannot be read: {error.strerror}") from error
+            raise ConfigError(
+                f"chat_template {model.chat_template!r} cannot be read: {error.strerror}; "
+                f"{searched(model.chat_template)}"
+            ) from error
     try:
         return Renderer(tokenizer, model.format, model.system_role, template)
     except ValueError as error:

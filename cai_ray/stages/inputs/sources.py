@@ -24,6 +24,7 @@ from cai_ray.config import Config as BaseConfig
 from cai_ray.config import StageConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import InputPath
 from cai_ray.prompt_layouts.files import BadRecord, Record, read_records
 from cai_ray.prompt_layouts.layouts import BoundLayout, LayoutName, bind_layout, parse_record
 from cai_ray.prompt_layouts.locations import FileFormat
@@ -77,7 +78,7 @@ _MICROWORLD_FIELDS = ("num_prompts", "harmful_fraction", "harmless_kind", "micro
 class PromptSourceConfig(SourceOptions):
     """One prompt set."""
 
-    path: str = Field(
+    path: InputPath = Field(
         min_length=1,
         description='File, folder, glob, pyarrow URI, "hf://org/name[:config[:split]]", or "microworld".',
     )
@@ -103,7 +104,7 @@ class PromptSourceConfig(SourceOptions):
 class Config(StageConfig, SourceOptions):
     """`path` and the options beside it for one prompt set, or `sources` for a mixture; neither: the micro world."""
 
-    path: str | None = Field(None, description="One prompt set, short for `sources` of one; see there.")
+    path: InputPath | None = Field(None, description="One prompt set, short for `sources` of one; see there.")
     sources: tuple[PromptSourceConfig, ...] = Field((), description="Several prompt sets, mixed by weight.")
     limit: int | None = Field(None, ge=1, description="Most prompts in all.")
     near_duplicate_jaccard: float | None = Field(

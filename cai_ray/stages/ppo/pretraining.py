@@ -16,6 +16,7 @@ from cai_ray.artifacts.identity import Input
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import names_and_sizes
+from cai_ray.lookup import InputPath
 from cai_ray.prompt_layouts.files import read_records
 from cai_ray.seeding import rng_for
 
@@ -26,7 +27,7 @@ MIN_TOKENS = 2  # the first one is not learned
 class PretrainingConfig(Config):
     """Where the text comes from."""
 
-    path: str = Field(description="A file of records (JSONL, Parquet, text lines, ...), a folder, a glob or a URI.")
+    path: InputPath = Field(description="A file of records (JSONL, Parquet, text, ...), a folder, a glob or a URI.")
     column: str = Field("text", description="Of the records: the text.")
     texts_per_update: int = Field(8, ge=1, description="Added to every update, drawn anew.")
     max_tokens: int = Field(256, ge=MIN_TOKENS, description="Longer texts are cut.")

@@ -20,6 +20,7 @@ from cai_ray.config import ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import names_and_sizes
+from cai_ray.lookup import InputPath
 from cai_ray.prompt_layouts.files import BadRecord, read_records
 from cai_ray.prompt_layouts.locations import FileFormat
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
@@ -36,7 +37,7 @@ _SAMPLE_RECORDS = 100  # read ahead to find the columns
 class HelpfulPairsConfig(BaseConfig):
     """One set of human comparisons."""
 
-    path: str = Field(
+    path: InputPath = Field(
         MICROWORLD,
         min_length=1,
         description='File, folder, glob, pyarrow URI, "hf://org/name[:config[:split]]", or "microworld".',

@@ -25,6 +25,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import InputFile, location, searched
 from cai_ray.prompts.comparison import nonce_for
 from cai_ray.prompts.judges.yes_no import check_template
 from cai_ray.row_ids import EVALUATION_IDS
@@ -122,7 +123,7 @@ class AnswerJudge(JudgeConfig):
 class TemplateJudge(AnswerJudge):
     """A judge that reads one text, made from a template."""
 
-    template: str | None = Field(
+    template: InputFile | None = Field(
         None, description="A text file with {generation} and {behavior} or {conversation}; null: our own words."
     )
 
@@ -181,7 +182,9 @@ def nonce_of(row: Row, seed: int) -> str:
 def read_text(path: str) -> str:
     """Raises ConfigError for a file that cannot be read."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(location(path)).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path!r}, which evaluate.judges names, is not there; {searched(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path!r}, which evaluate.judges names, cannot be read: {error}") from error
 
@@ -206,7 +209,9 @@ def input_identity(judges: Iterable[JudgeConfig]) -> dict[str, Any]:
 
 def input_files(judges: Iterable[JudgeConfig]) -> list[Input]:
     """Templates and references that judges read."""
-    return [Input(str(Path(path).expanduser()), f"of judge {one.label}") for one in judges for path in one.files()]
+    return [
+        Input(str(Path(location(path)).expanduser()), f"of judge {one.label}") for one in judges for path in one.files()
+    ]
 
 
 def check_names(judges: Sequence[JudgeConfig], policies: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from cai_ray.engines.backends.factory import classifier_factory
 from cai_ray.engines.models.classifier import InputForm
 from cai_ray.engines.models.load_classifier import labels_of
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import InputFolder
 from cai_ray.metrics.names import PREFERENCE_SCORE, SCORE
 from cai_ray.stages.evaluation.judges.base import METRIC_PATTERN, AnswerJudge, Row, RowFunction, judgement
 
@@ -25,7 +26,7 @@ class RewardJudge(AnswerJudge):
         "classifier", description='"value_head": a backbone and a linear head as a state dict, as Starling\'s.'
     )
     input: Literal["chat", "pair"] = Field("chat", description='Of layout "classifier"; "pair": two texts.')
-    backbone: str | None = Field(
+    backbone: InputFolder | None = Field(
         None, description="Of a value head: folder or hub id of the model it was made from; null: its own folder."
     )
     metric: str = Field(PREFERENCE_SCORE, pattern=METRIC_PATTERN, description=f'Holds "{SCORE}", as it is no share.')

@@ -17,6 +17,7 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
+from cai_ray.lookup import InputFile
 from cai_ray.metrics.names import SCORE
 from cai_ray.stages.evaluation.judges.base import (
     AnswerJudge,
@@ -34,7 +35,7 @@ class SimilarityJudge(AnswerJudge):
 
     kind: Literal["similarity"] = "similarity"
     reference_policy: str | None = Field(None, description="A policy; its answers are the others' references.")
-    references: str | None = Field(
+    references: InputFile | None = Field(
         None, description='Or a file of JSON lines {"prompt": last message, "reference": text}.'
     )
 

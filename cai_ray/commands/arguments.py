@@ -1,0 +1,27 @@
+"""What many commands take: a recipe, and changes to it.
+
+Tested in tests/commands/test_config.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cai_ray.pipeline.recipe import Recipe
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name (see `cai-ray recipes`) or a YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. revise.num_revisions=2; may be repeated.")
+]
+
+
+def load_recipe(recipe: str, overrides: list[str] | None, limit: int | None = None) -> Recipe:
+    """Raises ConfigError with every mistake in it."""
+    from cai_ray.pipeline.recipe import load
+
+    return load(recipe, [*(overrides or []), *([f"prompts.limit={limit}"] if limit else [])])
