@@ -156,7 +156,11 @@ def test_what_a_run_keeps_finds_its_inputs_again(tmp_path: Path, monkeypatch: py
     [
         ({"prompts": {"path": "nowhere.jsonl"}}, "nowhere.jsonl does not exist"),
         ({"constitution": "nowhere.yaml"}, "there is no such file"),
-        ({"models": {"policy": {"path": "nowhere"}}, "evaluate": None}, "no tokenizer at 'nowhere'"),
+        pytest.param(
+            {"models": {"policy": {"path": "nowhere"}}, "evaluate": None},
+            "no tokenizer at 'nowhere'",
+            marks=pytest.mark.slow,  # imports transformers
+        ),
         ({"evaluate": {"judges": [{"kind": "similarity", "model": "policy", "references": "x"}]}}, "is not there"),
     ],
 )
