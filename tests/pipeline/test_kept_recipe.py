@@ -53,7 +53,8 @@ def test_a_first_run_keeps_the_whole_recipe_and_it_loads_again(data: dict[str, A
     made = recipe(data)
     make(made, "load_prompts")
     assert kept(made) == made.model_dump(mode="json")
-    assert load(pipeline.folder_of(made).path("recipe.json")) == made
+    path = Path(pipeline.folder_of(made).path("recipe.json"))
+    assert load(path) == made.model_copy(update={"folder": str(path.parent)})
 
 
 def test_a_section_changes_with_its_stage(data: dict[str, Any]) -> None:
