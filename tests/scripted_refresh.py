@@ -28,7 +28,7 @@ from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import ROW_ID, TRAINING_PAIR
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.refresh import fresh_pairs
-from cai_ray.stages.ppo.refresh_config import RefreshSources
+from cai_ray.stages.ppo.refresh.config import RefreshSources
 from cai_ray.stages.preferences import label_comparisons
 from tests.finished_stages import finished, spec_of
 from tests.scripted_ppo import Script, context_of, prompt_rows, share

@@ -13,7 +13,7 @@ from cai_ray.pipeline.recipe import Recipe
 from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
 from cai_ray.stages.inputs import expand_prompts, load_prompts
 from cai_ray.stages.ppo import train_ppo
-from cai_ray.stages.ppo.refresh_config import RefreshSources
+from cai_ray.stages.ppo.refresh.config import RefreshSources
 from cai_ray.stages.preferences import label_comparisons, sample_pairs, train_dpo, train_preference_model
 from cai_ray.stages.report import write_report
 from cai_ray.stages.revision import revise

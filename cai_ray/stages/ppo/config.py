@@ -14,7 +14,7 @@ from cai_ray.engines.learners.job import LearnersConfig
 from cai_ray.engines.rollouts.engines import RolloutConfig
 from cai_ray.stages.ppo.pretraining import STAGE as STAGE
 from cai_ray.stages.ppo.pretraining import PretrainingConfig
-from cai_ray.stages.ppo.refresh_config import RefreshConfig
+from cai_ray.stages.ppo.refresh.config import RefreshConfig
 
 
 class ProofConfig(Throughput):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cai_ray.algorithms import kl
 from cai_ray.algorithms.episodes import Episode, Scored
@@ -25,7 +26,6 @@ from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_rows
 from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.models import Models
 from cai_ray.stages.ppo.progress import PpoProgress
-from cai_ray.stages.ppo.refresh_config import Refresher
 from cai_ray.stages.ppo.snapshot import LoopState, Snapshot
 from cai_ray.stages.ppo.turns import Turns
 
@@ -38,6 +38,19 @@ class Carried:
 
     state: LoopState
     ready: list[Episode] | None = None
+
+
+class Refresh(Protocol):
+    """How the preference model goes on learning between two steps. The loop knows no more of it (refresh/)."""
+
+    def num_due(self, step: int, num_steps: int) -> int:
+        """Refreshes that have to be done when `step` steps of `num_steps` are."""
+
+    def done(self, training: Training, carried: Carried) -> Carried:
+        """The same moment with a preference model that has learned. The newest snapshot is of this moment.
+
+        Nothing counts until the next snapshot does. Raises LearnersLost, TrainingDiverged.
+        """
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Training:
     metrics: MetricsFile
     progress: PpoProgress
     texts: list[tuple[int, ...]]  # not to be forgotten, as tokens; may be empty
-    refresher: Refresher | None  # None: the preference model stays as it is
+    refresh: Refresh | None  # None: the preference model stays as it is
 
     def tell(self, event: str, step: int | None = None) -> None:
         """Into metrics.jsonl and the log: something that is not as it should be."""
@@ -70,10 +83,8 @@ def diverged(training: Training, step: int, reason: str) -> TrainingDiverged:
 
 def refresh_is_due(training: Training, carried: Carried) -> bool:
     """Whether the preference model learns before the next step."""
-    refresher, state = training.refresher, carried.state
-    if refresher is None:
-        return False
-    return state.num_refreshes < refresher.config.num_due(state.step, training.config.num_steps)
+    refresh, state = training.refresh, carried.state
+    return refresh is not None and refresh.num_due(state.step, training.config.num_steps) > state.num_refreshes
 
 
 def is_due(training: Training, carried: Carried) -> bool:

@@ -27,7 +27,7 @@ from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.stages.ppo.refresh_config import RefreshState
+from cai_ray.stages.ppo.refresh.config import RefreshState
 
 FOLDER = "snapshots"
 EPISODES = "episodes.jsonl"

@@ -38,8 +38,8 @@ from cai_ray.stages.ppo.machines import build_machines
 from cai_ray.stages.ppo.models import models_of
 from cai_ray.stages.ppo.pretraining import drawn, input_files, input_identity, read_texts
 from cai_ray.stages.ppo.progress import Phases, PpoProgress
-from cai_ray.stages.ppo.refresh.relearning import refreshed
-from cai_ray.stages.ppo.refresh_config import RefreshSources, refresher_of
+from cai_ray.stages.ppo.refresh.config import RefreshSources
+from cai_ray.stages.ppo.refresh.relearning import relearning_of
 from cai_ray.stages.ppo.run_state import (
     Carried,
     Training,
@@ -128,8 +128,8 @@ def train(training: Training) -> tuple[FileRecord, ...]:
             bring_up(snapshot.name if snapshot else None, carried.state.step)
             phase = Phases()
             while carried.state.step < config.num_steps:
-                if refresh_is_due(training, carried):
-                    carried = refreshed(training, carried)
+                if training.refresh is not None and refresh_is_due(training, carried):
+                    carried = training.refresh.done(training, carried)
                     save(training, carried)
                     phase = Phases()
                 carried = one_step(training, carried, phase)
@@ -145,10 +145,10 @@ def train(training: Training) -> tuple[FileRecord, ...]:
             bring_up = machines.rewind
 
 
-def run(config: Config, context: Context, source_stage: str, refresh: RefreshSources | None = None) -> Artifact:
+def run(config: Config, context: Context, source_stage: str, sources: RefreshSources | None = None) -> Artifact:
     """Train on the prompts of `source_stage`, against the scores of the recipe's preference model.
 
-    `refresh`: what other sections say of `config.refresh`, where it is set.
+    `sources`: what other sections say of `config.refresh`, where it is set.
     """
     source = context.artifact(source_stage)
     opened = open_stage(context.spec(STAGE, config, ROLLOUT_IDS, source))
@@ -156,7 +156,7 @@ def run(config: Config, context: Context, source_stage: str, refresh: RefreshSou
         return opened
     folder = opened.folder
     models = models_of(config, context)
-    refresher = refresher_of(config.refresh, refresh, context)
+    refresh = relearning_of(config.refresh, sources, context)
     chosen = choose(source, models, config)
     check_enough(chosen, source, config)
     texts = read_texts(config.pretraining, models.text_ids) if config.pretraining else []
@@ -170,7 +170,7 @@ def run(config: Config, context: Context, source_stage: str, refresh: RefreshSou
     with connected(context.cluster), PpoProgress(STAGE, config.num_steps) as progress:
         machines = build_machines(config, context, models)
         metrics = MetricsFile(folder, attempt.number, attempt.started_at)
-        training = Training(config, opened, models, turns, attempt, machines, metrics, progress, texts, refresher)
+        training = Training(config, opened, models, turns, attempt, machines, metrics, progress, texts, refresh)
         try:
             files = train(training)
         finally:
@@ -181,18 +181,18 @@ def run(config: Config, context: Context, source_stage: str, refresh: RefreshSou
     return opened.commit(pa.array([*ids, *kept], pa.string()), files)
 
 
-def step(config: Config, source_stage: str, refresh: RefreshSources | None) -> Step:
+def step(config: Config, source_stage: str, sources: RefreshSources | None) -> Step:
     """Of a run; makes the model `rl_cai`."""
-    feedback = (refresh.feedback_model,) if refresh else ()
+    feedback = (sources.feedback_model,) if sources else ()
     return Step(
         STAGE,
         config,
-        lambda context: run(config, context, source_stage, refresh),
+        lambda context: run(config, context, source_stage, sources),
         asks=(config.preference_model, *feedback),
         trains=config.model,
         makes="rl_cai",
-        reads=(source_stage, *((refresh.pairs_stage,) if refresh else ())),
-        needs_constitution=refresh is not None,
+        reads=(source_stage, *((sources.pairs_stage,) if sources else ())),
+        needs_constitution=sources is not None,
         identity=lambda: input_identity(config.pretraining),
         files=lambda: input_files(config.pretraining),
         summary=shown(PpoSummary, summary.summarise, summary.table),

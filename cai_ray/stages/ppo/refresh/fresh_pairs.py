@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from cai_ray.algorithms.episodes import Episode
@@ -27,11 +27,10 @@ from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import PAIR, pair_id_of
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
-from cai_ray.stages.ppo.config import STAGE, Config
-from cai_ray.stages.ppo.machines import Machines
-from cai_ray.stages.ppo.models import Models
-from cai_ray.stages.ppo.refresh_config import RefreshConfig, RefreshSources
-from cai_ray.stages.ppo.snapshot import Snapshot
+from cai_ray.stages.ppo.config import STAGE
+from cai_ray.stages.ppo.refresh.config import RefreshConfig, RefreshSources
+from cai_ray.stages.ppo.run_state import Training
+from cai_ray.stages.ppo.snapshot import records
 from cai_ray.stages.ppo.turns import Turns
 from cai_ray.stages.sampled_responses import check_comparable
 
@@ -42,14 +41,23 @@ SAMPLES = 2
 
 @dataclass(frozen=True)
 class FreshPairs:
-    """What one refresh has to compare: the answers' turns, and where they go. `number` counts refreshes from 1."""
+    """What one refresh has to compare, and where it leaves it. `number` counts refreshes from 1."""
 
-    config: Config
-    refresh: RefreshConfig
-    models: Models
-    turns: Turns  # of the refreshes: a step of theirs is a refresh
-    spec: StageSpec  # of what this refresh leaves
+    training: Training
+    config: RefreshConfig
     number: int
+
+    @cached_property
+    def turns(self) -> Turns:
+        """The prompts' turns at refreshes: all have theirs before any has another, in orders of their own."""
+        turns = self.training.turns
+        return Turns(turns.prompts, self.config.prompts, SAMPLES, seed_for(turns.seed, STAGE, FOLDER))
+
+    @property
+    def spec(self) -> StageSpec:
+        stage = self.training.opened.spec
+        folder = stage.folder / FOLDER / str(self.number)
+        return StageSpec(folder, NAME, stage.fingerprint, settings(self.config), {}, PAIR_IDS)
 
     @property
     def ids(self) -> list[str]:
@@ -64,30 +72,20 @@ class FreshPairs:
         return f"refresh-{self.number}/{pair_id_of(prompt_id, first, second)}"
 
 
-def turns_of(turns: Turns, refresh: RefreshConfig) -> Turns:
-    """The prompts' turns at refreshes: all have theirs before any has another, in orders of their own."""
-    return Turns(turns.prompts, refresh.prompts, SAMPLES, seed_for(turns.seed, STAGE, FOLDER))
-
-
-def spec_of(refresh: RefreshConfig, stage: StageSpec, number: int) -> StageSpec:
-    """Where refresh `number` of the run leaves its artifacts."""
-    folder = stage.folder / FOLDER / str(number)
-    return StageSpec(folder, NAME, stage.fingerprint, settings(refresh), {}, PAIR_IDS)
-
-
-def sampled(fresh: FreshPairs, machines: Machines, step: int) -> Artifact:
+def sampled(fresh: FreshPairs, step: int) -> Artifact:
     """The pairs, answered by the policy as it is after `step`; those of an earlier attempt, if it got that far."""
-    return derive(fresh.spec.inner("pairs", PAIR_IDS), _answered(fresh, machines, step), PAIR, fresh.ids)
+    return derive(fresh.spec.inner("pairs", PAIR_IDS), _answered(fresh, step), PAIR, fresh.ids)
 
 
-def _answered(fresh: FreshPairs, machines: Machines, step: int) -> Iterator[list[Outcome]]:
-    episodes = machines.submit(fresh.turns.requests(fresh.number)).result()
+def _answered(fresh: FreshPairs, step: int) -> Iterator[list[Outcome]]:
+    training = fresh.training
+    episodes = training.machines.submit(fresh.turns.requests(fresh.number)).result()
     counters = {
         EPISODES: len(episodes),
         OUTPUT_TOKENS: sum(len(episode.response_ids) for episode in episodes),
         flag_counter("truncated"): sum(episode.truncated for episode in episodes),
     }
-    yield list(counted(paired(episodes, fresh, f"{fresh.config.model} after {step} steps of PPO"), counters))
+    yield list(counted(paired(episodes, fresh, f"{training.config.model} after {step} steps of PPO"), counters))
 
 
 def paired(episodes: Sequence[Episode], fresh: FreshPairs, policy: str) -> list[Outcome]:
@@ -101,10 +99,10 @@ def paired(episodes: Sequence[Episode], fresh: FreshPairs, policy: str) -> list[
 
 def _pair(pair_id: str, first: Episode, second: Episode, fresh: FreshPairs, policy: str) -> dict[str, Any]:
     """A row of PAIR. Which answer is A is drawn. Raises DropRow: EMPTY_RESPONSE, IDENTICAL."""
-    texts = [fresh.models.answer(episode.text) for episode in (first, second)]
+    texts = [fresh.training.models.answer(episode.text) for episode in (first, second)]
     check_comparable(texts, (first.sample_index, second.sample_index))
     a, b = texts if rng_for(fresh.turns.seed, STAGE, pair_id, "order").random() < 0.5 else texts[::-1]
-    prompt = fresh.turns.prompt(first.prompt_id)
+    prompt, temperature = fresh.turns.prompt(first.prompt_id), fresh.training.config.sampling.temperature
     return {
         "pair_id": pair_id,
         "prompt_id": prompt.prompt_id,
@@ -114,28 +112,26 @@ def _pair(pair_id: str, first: Episode, second: Episode, fresh: FreshPairs, poli
         "split": "train",
         "response_a": a,
         "response_b": b,
-        "temperature_a": fresh.config.sampling.temperature,
-        "temperature_b": fresh.config.sampling.temperature,
+        "temperature_a": temperature,
+        "temperature_b": temperature,
         "policy": policy,
     }
 
 
-def labelled(
-    fresh: FreshPairs, pairs: Artifact, sources: RefreshSources, context: Context, machines: Machines, back: Snapshot
-) -> list[dict[str, Any]]:
-    """The pairs that got a label, rows of PREFERENCE in the order of their ids.
-
-    `back`: what learners come back from where they must make room.
-    """
+def labelled(fresh: FreshPairs, pairs: Artifact, sources: RefreshSources, context: Context) -> list[dict[str, Any]]:
+    """The pairs that got a label, rows of PREFERENCE in the order of their ids."""
     if not pairs.manifest.rows_out:
         return []
-    model = context.model(sources.feedback_model)
+    model, training = context.model(sources.feedback_model), fresh.training
     spec = fresh.spec.inner("labels", PAIR_IDS, pairs)
     labels = find(spec.folder)
     if labels is None:
+        # Learners that must make room for the feedback model come back from the snapshot of this moment.
+        back = records(training.opened.folder, training.opened.plan.fingerprint)[0]
         job = replace(sources.job(context), stage=NAME)
         asked = Conversations(spec, pairs, ("pair_id",), job, model, sources.scaling)
-        with machines.room_for(model, sources.scaling, back.name, back.state.step), _line_of_its_own():
+        room = training.machines.room_for(model, sources.scaling, back.name, back.state.step)
+        with room, _line_of_its_own():
             labels = run_conversations(asked, context.cluster)
     return sorted(labels.rows(), key=lambda row: str(row["pair_id"]))
 

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,18 +21,18 @@ import pyarrow as pa
 from cai_ray.algorithms.losses import centring_penalty, pairwise_loss
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
+from cai_ray.errors import ConfigError
 from cai_ray.metrics import training_keys as keys
 from cai_ray.rows import ROLLOUT
 from cai_ray.seeding import rng_for
+from cai_ray.stages.context import Context
 from cai_ray.stages.pair_files import PairFiles
 from cai_ray.stages.ppo.config import STAGE
 from cai_ray.stages.ppo.health import plain
 from cai_ray.stages.ppo.models import Models
-from cai_ray.stages.ppo.refresh import fresh_pairs
-from cai_ray.stages.ppo.refresh.fresh_pairs import FOLDER, FreshPairs
-from cai_ray.stages.ppo.refresh_config import Refresher, RefreshState
+from cai_ray.stages.ppo.refresh.config import RefreshConfig, RefreshSources, RefreshState
+from cai_ray.stages.ppo.refresh.fresh_pairs import FOLDER, FreshPairs, labelled, lost, sampled
 from cai_ray.stages.ppo.run_state import Carried, Training, diverged
-from cai_ray.stages.ppo.snapshot import records
 
 if TYPE_CHECKING:
     from cai_ray.engines.learners.learners import Learners
@@ -64,57 +65,67 @@ class Fit(NamedTuple):
     loss: float  # nats per pair, against the labels' probabilities
 
 
-def refreshed(training: Training, carried: Carried) -> Carried:
-    """The same moment with a preference model that has learned from fresh pairs. Raises LearnersLost, TrainingDiverged.
+@dataclass(frozen=True)
+class Relearning:
+    """A `run_state.Refresh`: training goes on from the model that is there, on AI labels of the newest answers."""
 
-    The newest snapshot is of this moment. Nothing counts until the next one does.
-    """
-    began = time.perf_counter()
-    refresher, state, machines = training.refresher, carried.state, training.machines
-    assert refresher is not None
-    fresh = FreshPairs(
-        training.config,
-        refresher.config,
-        training.models,
-        fresh_pairs.turns_of(training.turns, refresher.config),
-        fresh_pairs.spec_of(refresher.config, training.opened.spec, state.num_refreshes + 1),
-        state.num_refreshes + 1,
-    )
-    pairs = fresh_pairs.sampled(fresh, machines, state.step)
-    machines.engines.sleep()
-    back = records(training.opened.folder, training.opened.plan.fingerprint)[0]
-    labels = fresh_pairs.labelled(fresh, pairs, refresher.sources, refresher.context, machines, back)
-    machines.engines.sleep()
-    measured = learn(machines.learners, lesson_of(labels, refresher, training.models, fresh.number), refresher, fresh)
-    machines.engines.wake()
-    machines.newly_busy_s()  # what a refresh takes is no step's
-    if not all(math.isfinite(measured.get(name, 0.0)) for name in ("refresh_loss", "refresh_offset")):
-        raise diverged(training, state.step, f"refresh {fresh.number} of the preference model is no number: {measured}")
-    counters = {"refreshes": 1, keys.REFRESH_PAIRS: len(fresh.ids), keys.REFRESH_LABELLED: len(labels)}
-    counters |= {f"refresh_dropped.{reason}": num for reason, num in fresh_pairs.lost(fresh).items()}
-    write_part(
-        training.opened.folder, ROLLOUT.empty_table(), DROPPED.empty_table(), [f"{FOLDER}/{fresh.number}"], counters
-    )
-    tell(training, state.step, fresh.number, {**counters, **measured, "refresh_s": time.perf_counter() - began})
-    after = RefreshState(count=fresh.number, offset=state.offset + measured.get("refresh_offset", 0.0))
-    return Carried(state.model_copy(update={"refresh": after}), carried.ready)
+    config: RefreshConfig
+    sources: RefreshSources
+    context: Context
+
+    def num_due(self, step: int, num_steps: int) -> int:
+        return self.config.num_due(step, num_steps)
+
+    def done(self, training: Training, carried: Carried) -> Carried:
+        began, state, machines = time.perf_counter(), carried.state, training.machines
+        fresh = FreshPairs(training, self.config, state.num_refreshes + 1)
+        pairs = sampled(fresh, state.step)
+        machines.engines.sleep()
+        labels = labelled(fresh, pairs, self.sources, self.context)
+        machines.engines.sleep()
+        measured = learn(machines.learners, lesson_of(labels, self, training.models, fresh.number), self, fresh.number)
+        machines.engines.wake()
+        machines.newly_busy_s()  # what a refresh takes is no step's
+        if not all(math.isfinite(measured.get(name, 0.0)) for name in ("refresh_loss", "refresh_offset")):
+            reason = f"refresh {fresh.number} of the preference model is no number: {measured}"
+            raise diverged(training, state.step, reason)
+        counters = {"refreshes": 1, keys.REFRESH_PAIRS: len(fresh.ids), keys.REFRESH_LABELLED: len(labels)}
+        counters |= {f"refresh_dropped.{reason}": num for reason, num in lost(fresh).items()}
+        unit = f"{FOLDER}/{fresh.number}"
+        write_part(training.opened.folder, ROLLOUT.empty_table(), DROPPED.empty_table(), [unit], counters)
+        tell(training, state.step, fresh.number, {**counters, **measured, "refresh_s": time.perf_counter() - began})
+        after = RefreshState(count=fresh.number, offset=state.offset + measured.get("refresh_offset", 0.0))
+        return Carried(state.model_copy(update={"refresh": after}), carried.ready)
 
 
-def lesson_of(labels: Sequence[Mapping[str, Any]], refresher: Refresher, models: Models, number: int) -> Lesson:
+def relearning_of(config: RefreshConfig | None, sources: RefreshSources | None, context: Context) -> Relearning | None:
+    """None without a refresh. Raises ConfigError for what would stop one, before anything is started."""
+    if config is None:
+        return None
+    if sources is None:
+        raise ConfigError(
+            "ppo.refresh needs the recipe's sections labels and preference_model; add them or leave it out"
+        )
+    context.artifact(sources.pairs_stage)
+    sources.check(context)
+    return Relearning(config, sources, context)
+
+
+def lesson_of(labels: Sequence[Mapping[str, Any]], how: Relearning, models: Models, number: int) -> Lesson:
     """What is learned and what is only measured on, from rows of PREFERENCE and from the model's own pairs."""
-    config, context = refresher.config, refresher.context
+    config, context = how.config, how.context
     fresh: list[TokenPair] = []
     held_out: list[TokenPair] = []
     for row in labels:
         chosen, rejected = (models.scored_ids(row["messages"], row[side]) for side in ("chosen", "rejected"))
-        pair = TokenPair(chosen, rejected, row["prob_chosen"] if refresher.sources.is_soft else 1.0)
+        pair = TokenPair(chosen, rejected, row["prob_chosen"] if how.sources.is_soft else 1.0)
         drawn = rng_for(context.seed, STAGE, row["prompt_id"], "held out").random()
         (held_out if drawn < config.held_out else fresh).append(pair)
     if not fresh:
         return Lesson(fresh, held_out, [], [])
-    artifact = context.artifact(refresher.sources.pairs_stage)
+    artifact = context.artifact(how.sources.pairs_stage)
     names = tuple(sorted(file.name for file in artifact.manifest.files))
-    files = PairFiles(artifact.folder, names, context.seed, refresher.sources.is_soft, eval_pairs=len(labels))
+    files = PairFiles(artifact.folder, names, context.seed, how.sources.is_soft, eval_pairs=len(labels))
     rng = rng_for(context.seed, STAGE, f"{FOLDER}/{number}", "own pairs")
     trained, evaluated = files.pairs("train"), files.pairs("eval")
     order = files.order(trained)
@@ -133,7 +144,7 @@ def _taken(files: PairFiles, pairs: pa.Table, positions: Sequence[int]) -> list[
     ]
 
 
-def learn(learners: Learners, lesson: Lesson, refresher: Refresher, fresh: FreshPairs) -> dict[str, float]:
+def learn(learners: Learners, lesson: Lesson, how: Relearning, number: int) -> dict[str, float]:
     """Update the preference model; all figures of it, for metrics.jsonl.
 
     Returns:
@@ -146,7 +157,7 @@ def learn(learners: Learners, lesson: Lesson, refresher: Refresher, fresh: Fresh
         return {"refresh_updates": 0.0}
     groups = {"learned": lesson.fresh, "held_out": lesson.held_out, "original": lesson.original}
     before = _scores(learners, groups)
-    losses, stats = _updates(learners, [*lesson.fresh, *lesson.replayed], refresher, fresh.number)
+    losses, stats = _updates(learners, [*lesson.fresh, *lesson.replayed], how, number)
     after = _scores(learners, groups)
     found = {
         "refresh_updates": float(len(stats)),
@@ -163,18 +174,18 @@ def learn(learners: Learners, lesson: Lesson, refresher: Refresher, fresh: Fresh
 
 
 def _updates(
-    learners: Learners, pairs: Sequence[TokenPair], refresher: Refresher, number: int
+    learners: Learners, pairs: Sequence[TokenPair], how: Relearning, number: int
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss before each update, and what the learners say of it."""
-    config, losses, stats = refresher.config, [], []
+    config, losses, stats = how.config, [], []
     for epoch in range(config.epochs):
         order = list(range(len(pairs)))
-        rng_for(refresher.context.seed, STAGE, f"{FOLDER}/{number}", f"epoch {epoch}").shuffle(order)
+        rng_for(how.context.seed, STAGE, f"{FOLDER}/{number}", f"epoch {epoch}").shuffle(order)
         for start in range(0, len(order), config.batch_size):
             batch = [pairs[k] for k in order[start : start + config.batch_size]]
             conversations = _conversations(batch)
             scores = learners.rewards(conversations)
-            loss, slopes = slopes_of(scores, [pair.target for pair in batch], refresher.sources.centring)
+            loss, slopes = slopes_of(scores, [pair.target for pair in batch], how.sources.centring)
             losses.append(loss)
             stats.append(learners.reward_step(conversations, slopes))
     return losses, stats

@@ -23,8 +23,8 @@ from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.config import Config
 from cai_ray.stages.ppo.machines import leaving_for
+from cai_ray.stages.ppo.refresh.config import RefreshConfig
 from cai_ray.stages.ppo.refresh.relearning import fit_of, slopes_of
-from cai_ray.stages.ppo.refresh_config import RefreshConfig
 from cai_ray.stages.ppo.summary import summarise, table
 from cai_ray.stages.report.source import RunSource
 from cai_ray.stages.report.training import training_of

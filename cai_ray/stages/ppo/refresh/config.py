@@ -17,7 +17,6 @@ from pydantic import Field
 
 from cai_ray.config import Config, OptimConfig, ScalingConfig
 from cai_ray.engines.conversations.generation import ConversationJob
-from cai_ray.errors import ConfigError
 from cai_ray.stages.context import Context
 
 
@@ -71,25 +70,3 @@ class RefreshSources:
     pairs_stage: str
     is_soft: bool
     centring: float | None
-
-
-@dataclass(frozen=True)
-class Refresher:
-    """What stays the same from refresh to refresh."""
-
-    config: RefreshConfig
-    sources: RefreshSources
-    context: Context
-
-
-def refresher_of(config: RefreshConfig | None, sources: RefreshSources | None, context: Context) -> Refresher | None:
-    """None without a refresh. Raises ConfigError for what would stop one, before anything is started."""
-    if config is None:
-        return None
-    if sources is None:
-        raise ConfigError(
-            "ppo.refresh needs the recipe's sections labels and preference_model; add them or leave it out"
-        )
-    context.artifact(sources.pairs_stage)
-    sources.check(context)
-    return Refresher(config, sources, context)
