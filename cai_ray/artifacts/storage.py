@@ -1,9 +1,8 @@
 """A folder on any pyarrow filesystem: a local path, s3://, gs://, hdfs:// ...
 
 Writes are atomic: locally a temporary name, fsync and a rename; on an object store one PUT, which either
-happens or does not.
-
-Tested in tests/artifacts/test_parts.py.
+happens or does not. A URI's query belongs to the file system and not to the path: it stays behind whatever is
+appended.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlparse
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -21,6 +20,27 @@ import pyarrow.fs as pafs
 from cai_ray.errors import ConfigError
 
 TEMPORARY_PREFIX = ".tmp-"
+# S3 only: a small file is then one PUT, and not a multipart upload, which a killed writer leaves pending.
+ONE_PUT = "allow_delayed_open"
+
+
+def is_uri(location: str) -> bool:
+    """Whether `location` names a file system. One letter before the colon is a Windows drive."""
+    return len(urlsplit(location).scheme) > 1
+
+
+def appended(location: str, name: str) -> str:
+    """The location of `name` in the folder `location`; a URI's query stays at the end."""
+    base, mark, query = location.partition("?") if is_uri(location) else (location, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
+def shown(location: str) -> str:
+    """A location for people and logs: keys in a URI's user part or query are left out."""
+    if not is_uri(location):
+        return location
+    parts = urlsplit(location)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @dataclass(frozen=True)
@@ -31,12 +51,11 @@ class Storage:
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:
-        scheme = urlparse(self.location).scheme
-        if len(scheme) > 1:  # a one-letter scheme is a Windows drive
+        if is_uri(self.location):
             try:
-                return pafs.FileSystem.from_uri(self.location)
+                return pafs.FileSystem.from_uri(_in_one_put(_without_local_query(self.location)))
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-                raise ConfigError(f"output {self.location!r} is not a location pyarrow knows: {error}") from error
+                raise ConfigError(f"output {self.shown!r} is not a location pyarrow knows: {error}") from error
         return pafs.LocalFileSystem(), str(Path(self.location).expanduser().absolute())
 
     @property
@@ -48,7 +67,12 @@ class Storage:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def __truediv__(self, name: str) -> Storage:
-        return Storage(f"{self.location.rstrip('/')}/{name}")
+        return Storage(appended(self.location, name))
+
+    @property
+    def shown(self) -> str:
+        """Its location for people: without keys."""
+        return shown(self.location)
 
     def path(self, name: str = "") -> str:
         """The path of `name` within the filesystem (no scheme)."""
@@ -63,7 +87,7 @@ class Storage:
             self.filesystem.delete_file(self.path(probe))
         except OSError as error:
             raise ConfigError(
-                f"output {self.location!r} cannot be written: {error}; set `output` to a writable folder or URI"
+                f"output {self.shown!r} cannot be written: {error}; set `output` to a writable folder or URI"
             ) from error
 
     def exists(self, name: str = "") -> bool:
@@ -125,3 +149,15 @@ class Storage:
         for info in self.filesystem.get_file_info(selector):
             if info.is_file and PurePosixPath(info.path).name.startswith(TEMPORARY_PREFIX):
                 self.filesystem.delete_file(info.path)
+
+
+def _in_one_put(location: str) -> str:
+    parts = urlsplit(location)
+    if parts.scheme != "s3" or ONE_PUT in parse_qs(parts.query):
+        return location
+    return f"{location}{'&' if parts.query else '?'}{ONE_PUT}=true"
+
+
+def _without_local_query(location: str) -> str:
+    """A local file system takes no options; pyarrow would take a query for part of the path, or refuse it."""
+    return location.partition("?")[0] if urlsplit(location).scheme == "file" else location
