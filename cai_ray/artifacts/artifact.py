@@ -291,7 +291,7 @@ def refusal(spec: StageSpec, found: Manifest | Plan, called: Mapping[str, str] |
     what = [*changed, *changed_keys(found.config, spec.config)] or ["its input, a model's files or the constitution"]
     more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
     return ConfigError(
-        f"{spec.folder.location} was made with other settings or input ({'; '.join(what[:5])}{more}). Choose another "
+        f"{spec.folder.shown} was made with other settings or input ({'; '.join(what[:5])}{more}). Choose another "
         f"`name` or `output`, or pass --from {spec.stage} --fresh to delete this stage and those after it and make "
         "them anew"
     )

@@ -23,7 +23,7 @@ def print_dialogues(run: Storage, num_rows: int, console: Console) -> None:
     """Print `num_rows` dialogues of the revise stage, finished or under way. Raises ConfigError when there are none."""
     rows = list(islice(_rows(run / revise.STAGE), num_rows))
     if not rows:
-        raise ConfigError(f"{run.location} holds no revisions yet; run the recipe first: cai-ray run RECIPE")
+        raise ConfigError(f"{run.shown} holds no revisions yet; run the recipe first: cai-ray run RECIPE")
     for row in rows:
         console.print(_panel(row))
 

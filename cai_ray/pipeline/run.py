@@ -227,7 +227,7 @@ def _check_dropped(step: Step, artifact: Artifact) -> None:
         raise TooManyDropped(
             f"{step.stage} dropped {manifest.num_dropped} of {manifest.rows_in} rows ({share:.1%}: {reasons}), "
             f"more than max_dropped_fraction={step.config.max_dropped_fraction}; "
-            f"see {artifact.folder.location}/dropped, then "
+            f"see {artifact.folder.shown}/dropped, then "
             "raise the limit or mend the input"
         )
 

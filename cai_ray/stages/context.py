@@ -61,7 +61,7 @@ class Context:
         """The finished output of `stage`. Raises ConfigError when there is none."""
         found = find(self.folder(stage))
         if found is None:
-            raise ConfigError(f"stage {stage!r} has no output in {self.run.location}; run it first (--until {stage})")
+            raise ConfigError(f"stage {stage!r} has no output in {self.run.shown}; run it first (--until {stage})")
         return found
 
     def model(self, name: str) -> ModelConfig:

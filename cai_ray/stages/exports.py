@@ -148,7 +148,7 @@ def _export(name: str, source: Artifact, folder: Storage, convert: Convert) -> E
             num_rows[split] = num_rows.get(split, 0) + rows.num_rows
     if not num_rows:
         raise ConfigError(
-            f"{source.folder.location} has no row for the export {name!r} "
+            f"{source.folder.shown} has no row for the export {name!r} "
             f"(rows out {stage.rows_out}, dropped {stage.rows_dropped or 0}); see its dropped rows"
         )
     export = Export(name=name, stage=stage.stage, fingerprint=stage.fingerprint, made_from=version, num_rows=num_rows)

@@ -54,7 +54,7 @@ def summary_of(artifact: Artifact, kind: type[Made], summarise: Callable[[Artifa
         return read(artifact.folder, kind)
     except ValidationError as error:
         raise ConfigError(
-            f"{artifact.folder.location}/{SUMMARY} cannot be read: {first_mistake(error)}. Delete the file; the next "
+            f"{artifact.folder.shown}/{SUMMARY} cannot be read: {first_mistake(error)}. Delete the file; the next "
             "run writes it anew from the stage's rows"
         ) from error
 

@@ -62,7 +62,7 @@ def load(place: Place, stage: Storage, name: str, layout: Layout, read: Callable
     prefix = f"{FOLDER}/{name}"
     record, problem = place.agree(lambda: _verified(stage, prefix, layout))
     if problem is not None or record is None:
-        raise SnapshotDamaged(f"snapshot {stage.location}/{prefix}: {problem}")
+        raise SnapshotDamaged(f"snapshot {stage.shown}/{prefix}: {problem}")
     with folder_of_node(place, stage, prefix, is_new=False) as folder:
         if not stage.is_local and place.local_rank == 0:
             download(stage, record.files, folder, prefix)
@@ -78,7 +78,7 @@ def _verified(stage: Storage, prefix: str, layout: Layout) -> tuple[SnapshotReco
     record = SnapshotRecord.model_validate_json(stage.read(name))
     if record.layout != layout:
         raise ConfigError(
-            f"the snapshot {stage.location}/{prefix} is of {record.layout}, and the recipe now says {layout}; "
+            f"the snapshot {stage.shown}/{prefix} is of {record.layout}, and the recipe now says {layout}; "
             "DeepSpeed cannot resume across these. Set them back, or delete the stage's folder to train anew"
         )
     return record, damage(stage, record.files)

@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
 
 from cai_ray.artifacts.identity import file_identity
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.storage import Storage, is_uri, shown
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
@@ -46,12 +45,12 @@ def local_folder(path: str) -> str:
     The copy lies in $CAI_RAY_CACHE/models (default ~/.cache/cai_ray) under the hash of location, names and contents, so
     other weights at the same place are another copy. Raises ConfigError when the location holds no files.
     """
-    if len(urlparse(path).scheme) <= 1:  # one letter: a Windows drive
+    if not is_uri(path):
         return location(path)
     storage = Storage(path)
     held = [(name, file_identity(storage.filesystem, storage.path(name))) for name in storage.names()]
     if not held:
-        raise ConfigError(f"model path {path!r} holds no files; name a folder with config.json and weights")
+        raise ConfigError(f"model path {shown(path)!r} holds no files; name a folder with config.json and weights")
     target = cache_root() / "models" / stable_id(path, held)
     if not target.is_dir():
         _download(storage, [name for name, _ in held], target)

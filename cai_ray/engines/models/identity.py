@@ -8,12 +8,11 @@ import json
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlparse
 
 import pyarrow.fs as pafs
 
 from cai_ray.artifacts.identity import Input, contents, file_identity, hub_commit, named
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.storage import Storage, is_uri
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.models.export import ADAPTER, NOT_MODEL
 from cai_ray.lookup import location
@@ -103,7 +102,7 @@ def _folder(path: str, revision: str | None, purpose: str, left_out: tuple[str, 
 
 def _is_place(path: str) -> bool:
     """Whether this is a folder or a URI, and no hub id."""
-    return len(urlparse(path).scheme) > 1 or Path(path).expanduser().is_dir()
+    return is_uri(path) or Path(path).expanduser().is_dir()
 
 
 def _adapted(path: str) -> str | None:

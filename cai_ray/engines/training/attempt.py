@@ -55,7 +55,7 @@ def end(folder: Storage) -> None:
 def check_owner(folder: Storage, attempt: Attempt) -> None:
     """Raises Superseded."""
     if not folder.exists(OWNER) or Attempt.model_validate_json(folder.read(OWNER)).nonce != attempt.nonce:
-        raise Superseded(f"another run has begun in {folder.location}, and this one ends; run a stage once at a time")
+        raise Superseded(f"another run has begun in {folder.shown}, and this one ends; run a stage once at a time")
 
 
 def tell_failure(folder: Storage, attempt: Attempt, verdict: Verdict) -> None:

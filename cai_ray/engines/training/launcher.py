@@ -64,7 +64,7 @@ def train(job: TrainingJob, cluster: ClusterConfig) -> TrainedModel:
         raise TrainingFailed(f"{job.stage}: a worker failed\n{verdict.message}")
     model = saved_model(job)
     if model is None:
-        raise TrainingFailed(f"{job.stage}: the saved model in {job.folder.location}/{MODEL} does not verify")
+        raise TrainingFailed(f"{job.stage}: the saved model in {job.folder.shown}/{MODEL} does not verify")
     return model
 
 

@@ -62,7 +62,7 @@ def watch_of(
             problem = not_finite(logs)
             if problem is not None:
                 known = checkpoints.records(job.folder, job.fingerprint)
-                good = f"{job.folder.location}/{checkpoints.FOLDER}/{known[0].name}" if known else "none yet"
+                good = f"{job.folder.shown}/{checkpoints.FOLDER}/{known[0].name}" if known else "none yet"
                 self.problem = f"{problem} at step {state.global_step}; the last good checkpoint: {good}"
                 control.should_training_stop = True
                 control.should_save = control.should_evaluate = False

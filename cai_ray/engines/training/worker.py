@@ -106,7 +106,7 @@ def resume_from(job: TrainingJob, layout: Layout) -> tuple[CheckpointRecord | No
     record, problems = checkpoints.newest_whole(job.folder, job.fingerprint)
     if record is not None and record.layout != layout and not record.is_last:
         raise ConfigError(
-            f"the checkpoints in {job.folder.location} are of {record.layout}, and the recipe now says {layout}; "
+            f"the checkpoints in {job.folder.shown} are of {record.layout}, and the recipe now says {layout}; "
             f"DeepSpeed cannot resume across these. Set them back, or delete {checkpoints.FOLDER}/ to train anew"
         )
     return record, problems

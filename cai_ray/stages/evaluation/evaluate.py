@@ -112,7 +112,7 @@ def chosen_prompts(source: Artifact, config: Config, run_seed: int) -> list[str]
     if not found:
         hint = "set prompts.test_fraction (0.2, say) and load them anew, or " if config.split == "test" else ""
         raise ConfigError(
-            f'{source.folder.location} holds no prompt of split "{config.split}" to evaluate on; '
+            f'{source.folder.shown} holds no prompt of split "{config.split}" to evaluate on; '
             f'{hint}set evaluate.split to "all"'
         )
     if config.limit is None or config.limit >= len(found):

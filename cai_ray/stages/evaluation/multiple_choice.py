@@ -251,7 +251,7 @@ def summarise(artifact: Artifact) -> MultipleChoiceSummary:
     """Accuracy of each model beside the baselines. Raises ConfigError when the items are gone."""
     source = find(artifact.folder / ITEMS)
     if source is None:
-        raise ConfigError(f"{artifact.folder.location}/{ITEMS} is gone; pass --fresh to make the stage anew")
+        raise ConfigError(f"{artifact.folder.shown}/{ITEMS} is gone; pass --fresh to make the stage anew")
     items = [item_of(row) for row in source.rows()]
     margins: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for row in artifact.rows(["policy", "prompt_id", "scores"]):

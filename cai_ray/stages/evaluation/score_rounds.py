@@ -77,9 +77,7 @@ def chosen_dialogues(source: Artifact, limit: int | None, run_seed: int) -> set[
         if row["revisions"]
     ]
     if not found:
-        raise ConfigError(
-            f"{source.folder.location} holds no revised answer to score; set revise.num_revisions above 0"
-        )
+        raise ConfigError(f"{source.folder.shown} holds no revised answer to score; set revise.num_revisions above 0")
     return set(sorted(found, key=lambda row_id: digest(run_seed, STAGE, row_id, "limit"))[:limit])
 
 

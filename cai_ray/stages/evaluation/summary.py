@@ -104,7 +104,7 @@ def answers_artifact(artifact: Artifact, policy: str) -> Artifact:
     """Where a policy's answers are. Raises ConfigError when they are gone."""
     source = find(artifact.folder / ANSWERS / policy)
     if source is None:
-        raise ConfigError(f"{artifact.folder.location}/{ANSWERS}/{policy} is gone; pass --fresh to make the stage anew")
+        raise ConfigError(f"{artifact.folder.shown}/{ANSWERS}/{policy} is gone; pass --fresh to make the stage anew")
     return source
 
 

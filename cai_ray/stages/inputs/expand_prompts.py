@@ -196,7 +196,7 @@ def _drawn(config: Config, source: Artifact, run_seed: int) -> Iterator[Outcome]
     seeds = seeds_of(source.rows(columns), config.selection.max_words)
     if not seeds:
         raise ConfigError(
-            f"expand finds no seed in {source.folder.location}: it needs red-team prompts of one turn and at most "
+            f"expand finds no seed in {source.folder.shown}: it needs red-team prompts of one turn and at most "
             f"selection.max_words={config.selection.max_words} words; load some, or take `expand` out of the recipe"
         )
     for row in draw_shots(seeds, config, run_seed):

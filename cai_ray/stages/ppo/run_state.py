@@ -77,7 +77,7 @@ class Training:
 def diverged(training: Training, step: int, reason: str) -> TrainingDiverged:
     folder = training.opened.folder
     known = snapshot.records(folder, training.opened.plan.fingerprint)
-    good = f"{folder.location}/{snapshot.FOLDER}/{known[0].name}" if known else "none yet"
+    good = f"{folder.shown}/{snapshot.FOLDER}/{known[0].name}" if known else "none yet"
     return TrainingDiverged(f"{STAGE}: step {step}: {reason}. The last good snapshot: {good}")
 
 

@@ -297,7 +297,7 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     source, model = context.artifact(source_stage), context.model(config.model)
     if not source.manifest.rows_out:
         raise ConfigError(
-            f"{source.folder.location} holds no pair to label (dropped: {source.manifest.rows_dropped or 'none'}); "
+            f"{source.folder.shown} holds no pair to label (dropped: {source.manifest.rows_dropped or 'none'}); "
             "sample from more prompts, or see why pairs were dropped"
         )
     spec = context.spec(STAGE, config, PAIR_IDS, source)

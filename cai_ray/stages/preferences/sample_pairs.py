@@ -158,7 +158,7 @@ def unit_ids(source: Artifact, config: Config, run_seed: int) -> list[str]:
     prompt_ids = [prompt_id for table in tables for prompt_id in table["prompt_id"].to_pylist()]
     if not prompt_ids:
         raise ConfigError(
-            f"{source.folder.location} holds no prompt of kind {' or '.join(config.kinds)}; "
+            f"{source.folder.shown} holds no prompt of kind {' or '.join(config.kinds)}; "
             "load some, or add the kind that is there to pairs.kinds"
         )
     return [pair_id_of(p, *indices) for p in prompt_ids for indices in pair_indices(config, p, run_seed)]

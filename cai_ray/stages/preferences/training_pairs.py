@@ -60,7 +60,7 @@ def write_pairs(
     if not num["train"]:
         raise ConfigError(
             f"{opened.plan.stage}: of {len(written.row_ids)} comparisons {num['eval']} are for evaluation and none is "
-            f"left to train on; see {opened.folder.location}/dropped, lower eval_fraction, or label more pairs"
+            f"left to train on; see {opened.folder.shown}/dropped, lower eval_fraction, or label more pairs"
         )
     # Absolute: a worker's working directory is another one.
     folder = Storage(opened.folder.path()) if opened.folder.is_local else opened.folder

@@ -59,7 +59,7 @@ class Facts:
 def gather(source: RunSource, stages: Sequence[str], title: str | None, price_per_hour: float | None) -> Facts:
     """Read the run. `stages`: those that the recipe has, in order."""
     recipe = source.json(RECIPE)
-    name = str(recipe.get("name") or source.run.location.rstrip("/").rpartition("/")[2])
+    name = str(recipe.get("name") or source.run.shown.rstrip("/").rpartition("/")[2])
     constitution, problem = _constitution(recipe)
     labels = labels_of(source)
     finished = [artifact.manifest for stage in stages if (artifact := source.artifact(stage)) is not None]

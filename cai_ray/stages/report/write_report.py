@@ -68,13 +68,13 @@ def write(run: Storage, stages: Sequence[str], config: Config, output: str | Non
     Raises ConfigError when there is no such run, or `output` cannot be written.
     """
     if not run.exists():
-        raise ConfigError(f"{run.location} holds no run yet; start it first: cai-ray run RECIPE")
+        raise ConfigError(f"{run.shown} holds no run yet; start it first: cai-ray run RECIPE")
     if output is None:
         folder = run / STAGE
         report = build(run, stages, config)
         for name, text in report.files.items():
             folder.write(name, text.encode())
-        return [f"{folder.location}/{name}" for name in report.files]
+        return [(folder / name).shown for name in report.files]
     folder_name, _, name = output.rpartition("/")
     suffix = name.rpartition(".")[2]
     if suffix not in ("html", "md", "json"):
