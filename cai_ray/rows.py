@@ -345,16 +345,17 @@ EVAL_SCORE = pa.schema(
 )
 
 
+# One question of a multiple-choice file.
 ITEM = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("corrects", pa.list_(pa.string()), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),  # what the options' log-probabilities are asked after
+        pa.field("corrects", pa.list_(pa.string()), nullable=False),  # options as the prompt names them, e.g. " (A)"
         pa.field("incorrects", pa.list_(pa.string()), nullable=False),
-        pa.field("conversation", pa.list_(MESSAGE), nullable=False),
-        pa.field("text_correct", pa.string(), nullable=False),
+        pa.field("conversation", pa.list_(MESSAGE), nullable=False),  # for preference models: what the texts answer
+        pa.field("text_correct", pa.string(), nullable=False),  # the answers themselves
         pa.field("text_incorrect", pa.string(), nullable=False),
-        pa.field("cluster", pa.string(), nullable=False),
+        pa.field("cluster", pa.string(), nullable=False),  # items of one conversation hang together
         pa.field("category", pa.string()),
     ]
 )
