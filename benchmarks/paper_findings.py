@@ -34,8 +34,8 @@ from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.ablations import Ablation
 from cai_ray.pipeline.recipe import Recipe, load
 from cai_ray.pipeline.steps import steps
-from cai_ray.row_ids import REVISION_IDS
-from cai_ray.rows import REVISION, revision_row_id
+from cai_ray.row_ids import REVISION_IDS, revision_row_id
+from cai_ray.rows import REVISION
 from cai_ray.stages.evaluation import evaluate, score_rounds
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.preferences import label_comparisons, train_preference_model

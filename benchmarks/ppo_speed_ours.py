@@ -19,8 +19,8 @@ from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.row_ids import RESPONSES_IDS
-from cai_ray.rows import PROMPT, prompt_id_of
+from cai_ray.row_ids import RESPONSES_IDS, prompt_id_of
+from cai_ray.rows import PROMPT
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.config import Config

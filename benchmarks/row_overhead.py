@@ -26,8 +26,8 @@ from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.steps import steps
-from cai_ray.row_ids import PROMPT_IDS
-from cai_ray.rows import PROMPT, prompt_id_of
+from cai_ray.row_ids import PROMPT_IDS, prompt_id_of
+from cai_ray.rows import PROMPT
 from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.revision import revise
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from cai_ray.config import ThinkingConfig
+from cai_ray.config import SystemRole, ThinkingConfig
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
+Messages = list[Message]
 
 FINISHED = "finished"  # role of an assistant's turn that is over: judged by the model that is asked, never continued
 CHAT_ROLES = {
@@ -115,9 +116,7 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
     return [{"role": "user", "content": system}, *rest]
 
 
-def with_system_role(
-    messages: Sequence[Message], system_role: Literal["auto", "native", "fold", "drop"]
-) -> list[Message]:
+def with_system_role(messages: Sequence[Message], system_role: SystemRole) -> list[Message]:
     """The messages with their system message kept ("native", "auto"), folded into a user turn, or dropped."""
     if system_role == "fold":
         return fold_system(messages)
@@ -164,7 +163,7 @@ class Renderer:
         self,
         tokenizer: Any,
         format: Literal["chat", "transcript"] = "chat",
-        system_role: Literal["auto", "native", "fold", "drop"] = "auto",
+        system_role: SystemRole = "auto",
         chat_template: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai_ray.lookup import InputFile, InputFolder
 
+MICROWORLD = "microworld"  # in place of a path: prompts, pairs or the model of the micro world
+# What becomes of a system message: kept, folded into the first user turn, or dropped; "auto": as the template can.
+SystemRole = Literal["auto", "native", "fold", "drop"]
+
 
 class Config(BaseModel):
     """Base of every config: immutable, and an unknown key is an error, never silently ignored."""
@@ -102,14 +106,14 @@ class ScalingConfig(Throughput):
 class ModelConfig(Config):
     """A model to ask: weights for vLLM, or an endpoint."""
 
-    path: InputFolder = Field("microworld", description='Local folder, hub id, or "microworld" (it comes along).')
+    path: InputFolder = Field(MICROWORLD, description='Local folder, hub id, or "microworld" (it comes along).')
     revision: str | None = Field(None, description="Hub revision.")
     tokenizer: InputFolder | None = Field(None, description="Folder or hub id, when it is not the model's own.")
     chat_template: InputFile | None = Field(None, description="A Jinja file, in place of the tokenizer's template.")
     format: Literal["chat", "transcript"] = Field(
         "chat", description='"transcript": base-model prompting, "Human: ... Assistant:".'
     )
-    system_role: Literal["auto", "native", "fold", "drop"] = Field(
+    system_role: SystemRole = Field(
         "auto", description='"fold": into the first user turn; "auto": fold when the template has no system role.'
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -10,8 +10,8 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.language import answer, sample_request
-from cai_ray.row_ids import PAIR_IDS
-from cai_ray.rows import PREFERENCE, pair_id_of, prompt_id_of
+from cai_ray.row_ids import PAIR_IDS, pair_id_of, prompt_id_of
+from cai_ray.rows import PREFERENCE
 from cai_ray.stages.context import Context
 from tests.finished_stages import finished, spec_of
 

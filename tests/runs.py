@@ -21,7 +21,7 @@ from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.recipe import load
 from cai_ray.pipeline.steps import steps
-from cai_ray.rows import revision_row_id
+from cai_ray.row_ids import revision_row_id
 
 SHORT = {"max_tokens": 24}  # half an answer: these tests count rows, they do not judge texts
 SECTIONS: dict[str, Any] = {

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_ray.dropped import DROPPED, DropReason, DropRow, drop_of, dropped_row
-from cai_ray.rows import MESSAGE, PROMPT, REVISION, prompt_id_of, revision_row_id
+from cai_ray.row_ids import prompt_id_of, revision_row_id
+from cai_ray.rows import MESSAGE, PROMPT, REVISION
 
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()}), min_size=1

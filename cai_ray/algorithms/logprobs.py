@@ -52,14 +52,6 @@ def token_logprobs_and_entropy(
     return _apply(logits, tokens, temperature, chunk_bytes, with_entropy=True)
 
 
-def next_tokens(tokens: Tensor) -> Tensor:
-    """The token that the logits at each position speak of: [num_sequences, length] -> the same shape, moved left.
-
-    The last position has no next token; what is worked out there means nothing, so drop `[:, -1]` or mask it.
-    """
-    return tokens.roll(-1, dims=1)
-
-
 def _apply(
     logits: Tensor, tokens: Tensor, temperature: float, chunk_bytes: int | None, *, with_entropy: bool
 ) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 from cai_ray.errors import ConfigError
 
-Layout = Literal["padded", "packed"]
 Indices = tuple[int, ...]
 
 
@@ -47,13 +45,13 @@ def minibatches(lengths: Sequence[int], num_minibatches: int, seed: int) -> tupl
 
 
 def worker_shares(
-    minibatch: Indices, lengths: Sequence[int], *, num_workers: int, max_tokens: int, layout: Layout
+    minibatch: Indices, lengths: Sequence[int], *, num_workers: int, max_tokens: int
 ) -> tuple[tuple[Indices, ...], ...]:
     """Split one minibatch into forward passes of at most `max_tokens`, the same number of them on every worker.
 
-    "packed": sequences behind one another; a pass costs the sum of their lengths. "padded": sequences of similar length
-    below one another; a pass costs their number times the longest. As few passes as fit, of even cost; those that run
-    at the same time on different workers cost about the same, as sharded weights make workers wait for one another.
+    A pass has sequences of similar length and costs their number times the longest. As few passes as fit, of even
+    cost; those that run at the same time on different workers cost about the same, as sharded weights make workers
+    wait for one another.
 
     Args:
         minibatch: indices into `lengths`.
@@ -81,11 +79,8 @@ def worker_shares(
             "raise max_tokens to the longest prompt plus answer"
         )
     order = sorted(minibatch, key=lambda i: (-lengths[i], i))
-    if layout == "packed":
-        cost, cut = _packed_cost(lengths), _packed(order, lengths, num_workers, max_tokens)
-    else:
-        cost, cut = _padded_cost(lengths), _padded(order, lengths, num_workers, max_tokens)
-    cut.sort(key=lambda share: (-cost(share), share))
+    cut = _padded(order, lengths, num_workers, max_tokens)
+    cut.sort(key=lambda share: (-_cost(share, lengths), share))
     shares: list[list[Indices]] = [[] for _ in range(num_workers)]
     for at, share in enumerate(cut):
         turn, worker = divmod(at, num_workers)
@@ -94,17 +89,9 @@ def worker_shares(
     return tuple(tuple(passes) for passes in shares)
 
 
-def pass_cost(share: Indices, lengths: Sequence[int], layout: Layout) -> int:
+def _cost(share: Indices, lengths: Sequence[int]) -> int:
     """Tokens a forward pass over these sequences takes, padding included; 0 for none."""
-    return (_packed_cost(lengths) if layout == "packed" else _padded_cost(lengths))(share)
-
-
-def _packed_cost(lengths: Sequence[int]) -> Callable[[Indices], int]:
-    return lambda share: sum(lengths[i] for i in share)
-
-
-def _padded_cost(lengths: Sequence[int]) -> Callable[[Indices], int]:
-    return lambda share: len(share) * max((lengths[i] for i in share), default=0)
+    return len(share) * max((lengths[i] for i in share), default=0)
 
 
 def _spread(order: Sequence[int], lengths: Sequence[int], num_bins: int) -> list[Indices]:
@@ -118,17 +105,6 @@ def _spread(order: Sequence[int], lengths: Sequence[int], num_bins: int) -> list
     return [tuple(found) for found in bins]
 
 
-def _packed(order: Sequence[int], lengths: Sequence[int], num_workers: int, max_tokens: int) -> list[Indices]:
-    """The fewest passes, a multiple of the workers, that longest-first spreading fits into max_tokens."""
-    cost = _packed_cost(lengths)
-    num_passes = _round_up(-(-cost(tuple(order)) // max_tokens), num_workers)
-    while True:  # ends: with a pass per sequence everything fits
-        found = _spread(order, lengths, num_passes)
-        if max(map(cost, found)) <= max_tokens:
-            return found
-        num_passes += num_workers
-
-
 def _padded(order: Sequence[int], lengths: Sequence[int], num_workers: int, max_tokens: int) -> list[Indices]:
     """Runs of the sorted sequences: as many as max_tokens asks for, then as even as that number allows."""
     num_passes = _round_up(len(_runs(order, lengths, max_tokens)), num_workers)
@@ -139,10 +115,9 @@ def _padded(order: Sequence[int], lengths: Sequence[int], num_workers: int, max_
             high = middle
         else:
             low = middle + 1
-    cost = _padded_cost(lengths)
     found = _runs(order, lengths, low)
     while len(found) < num_passes:
-        dearest = max(found, key=lambda share: (len(share) > 1, cost(share)), default=())
+        dearest = max(found, key=lambda share: (len(share) > 1, _cost(share, lengths)), default=())
         if len(dearest) < 2:
             found.append(())
             continue

@@ -166,30 +166,21 @@ def pretraining_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
 
 
 def total_loss(
-    config: PolicyLossConfig,
-    policy: Tensor,
-    *,
-    entropy: Tensor | None = None,
-    kl: Tensor | None = None,
-    pretraining: Tensor | None = None,
+    config: PolicyLossConfig, policy: Tensor, *, entropy: Tensor | None = None, kl: Tensor | None = None
 ) -> Tensor:
-    """policy - c_H entropy + c_KL KL + c_ptx pretraining: Schulman et al. 2017, eq. 9, without the value term.
+    """policy - c_H entropy + c_KL KL: Schulman et al. 2017, eq. 9, without the value term.
 
-    The value model is a model of its own here, so its loss is not added.
+    The value model is a model of its own here, so its loss is not added; `pretraining_loss` has passes of its own.
 
     Args:
         policy: scalar, of `policy_loss`.
-        entropy, kl, pretraining: scalars of `weighted_mean`, `kl.kl_loss`, `pretraining_loss`; each is needed where
-            its coefficient is above 0, and has no effect elsewhere.
+        entropy, kl: scalars of `weighted_mean`, `kl.kl_loss`; each is needed where its coefficient is above 0, and
+            has no effect elsewhere.
 
     Raises:
         ValueError: a term with a coefficient was not given.
     """
-    terms = {
-        "entropy": (-config.entropy_coefficient, entropy),
-        "kl_loss": (config.kl_loss_coefficient, kl),
-        "pretraining": (config.pretraining_coefficient, pretraining),
-    }
+    terms = {"entropy": (-config.entropy_coefficient, entropy), "kl_loss": (config.kl_loss_coefficient, kl)}
     total = policy
     for name, (coefficient, term) in terms.items():
         if coefficient:

@@ -2,8 +2,6 @@
 
 A stage folder begins with `plan.json` (fingerprint and resolved config), fills with parts, and exists
 for everybody else only through `manifest.json`, written last and atomically.
-
-Tested in tests/artifacts/test_parts.py.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ import pyarrow.compute as pc
 
 import cai_ray
 from cai_ray.artifacts.identity import changes
+from cai_ray.artifacts.metrics_file import elapsed_before
 from cai_ray.artifacts.parts import (
     FileRecord,
     PartRecord,
@@ -193,7 +192,6 @@ class OpenStage:
         for part in parts:
             reasons.update(part.dropped_by_reason)
             counters.update(part.counters)
-        elapsed_before = _elapsed_before(self.folder)
         manifest = Manifest(
             stage=self.plan.stage,
             fingerprint=self.plan.fingerprint,
@@ -210,28 +208,13 @@ class OpenStage:
             versions=versions(),
             started_at=self.plan.started_at,
             finished_at=now(),
-            duration_s=round(elapsed_before + time.monotonic() - self.started, 3),
+            duration_s=round(elapsed_before(self.folder) + time.monotonic() - self.started, 3),
             attempts=self.plan.attempts,
         )
         self.folder.delete(SUMMARY)  # of an earlier manifest; this one's is written after it
         self.folder.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.folder.delete_folder("records")  # the manifest says it all now
         return Artifact(self.folder)
-
-
-def _elapsed_before(folder: Storage) -> float:
-    """Seconds earlier attempts worked, from the last time each wrote its metrics."""
-    if not folder.exists("metrics.jsonl"):
-        return 0.0
-    latest: dict[int, float] = {}
-    for line in folder.read("metrics.jsonl").decode(errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            latest[int(entry["attempt"])] = float(entry["elapsed_s"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a line cut short by a killed driver
-    current = max(latest, default=0)
-    return sum(seconds for attempt, seconds in latest.items() if attempt != current)
 
 
 def check_conservation(input_ids: pa.Array, accounted_ids: pa.Array, stage: str) -> None:

@@ -1,7 +1,4 @@
-"""metrics.jsonl: one line per logged step, over all attempts of a stage.
-
-Tested in tests/engines/training/test_launcher.py.
-"""
+"""metrics.jsonl: one line per logged step or few seconds, over all attempts of a stage."""
 
 from __future__ import annotations
 
@@ -9,16 +6,12 @@ import json
 import os
 import re
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from cai_ray.artifacts.storage import Storage
 
 METRICS = "metrics.jsonl"
-
-
 UPLOAD_EVERY_S = 5.0
-
-
 # What is said of the model, and not of how fast it was evaluated.
 _MODEL_VALUE = re.compile(r"loss|eval_(?!runtime|.*_per_second).*")
 
@@ -31,24 +24,26 @@ class MetricsFile:
 
     def __init__(self, folder: Storage, attempt: int, started_at: float) -> None:
         self._folder, self._attempt, self._started_at = folder, attempt, started_at
-        self._text = read_metrics(folder)
-        if self._text and not self._text.endswith("\n"):
-            self._text += "\n"  # a line cut short by a killed worker
+        self._text = _whole_lines(read_metrics(folder))
         self._uploaded = 0.0
-        self._stream = None
-        if folder.is_local:
-            folder.write(METRICS, self._text.encode())
-            self._stream = open(folder.path(METRICS), "a", encoding="utf-8")  # noqa: SIM115, for as long as training
+        self._stream: TextIO | None = None  # from the first line on
 
     def write(self, **values: Any) -> None:
         elapsed_s = round(time.time() - self._started_at, 3)
         line = json.dumps({"attempt": self._attempt, "elapsed_s": elapsed_s, **values}) + "\n"
         self._text += line
-        if self._stream is not None:
-            self._stream.write(line)
-            self._stream.flush()
+        if self._folder.is_local:
+            self._append(line)
         elif time.monotonic() - self._uploaded > UPLOAD_EVERY_S:
             self.flush()
+
+    def _append(self, line: str) -> None:
+        if self._stream is None:
+            earlier = read_metrics(self._folder)  # others may write, too: pieces of a stage that are done at once
+            self._stream = open(self._folder.path(METRICS), "a", encoding="utf-8")  # noqa: SIM115, until `close`
+            line = _whole_lines(earlier)[len(earlier) :] + line
+        self._stream.write(line)
+        self._stream.flush()
 
     def event(self, message: str, **values: Any) -> None:
         self.write(event=message, **values)
@@ -57,7 +52,7 @@ class MetricsFile:
         """Everything written is in the storage from here on."""
         if self._stream is not None:
             os.fsync(self._stream.fileno())
-        else:
+        elif not self._folder.is_local:
             self._folder.write(METRICS, self._text.encode())
             self._uploaded = time.monotonic()
 
@@ -76,6 +71,11 @@ class MetricsFile:
                 if _MODEL_VALUE.fullmatch(name) and isinstance(value, int | float):
                     found[name] = float(value)
         return found
+
+
+def _whole_lines(text: str) -> str:
+    """A line that a killed worker cut short is ended, so that the next one is whole."""
+    return text if not text or text.endswith("\n") else text + "\n"
 
 
 def read_metrics(folder: Storage) -> str:
@@ -98,3 +98,10 @@ def parse_metrics(text: str) -> list[dict[str, Any]]:
 def next_attempt(folder: Storage) -> int:
     """The number of the attempt that begins now, >= 1."""
     return 1 + max((int(entry.get("attempt", 0)) for entry in parse_metrics(read_metrics(folder))), default=0)
+
+
+def elapsed_before(folder: Storage) -> float:
+    """Seconds that all attempts but the newest worked, from the last time each wrote."""
+    entries = [entry for entry in parse_metrics(read_metrics(folder)) if {"attempt", "elapsed_s"} <= entry.keys()]
+    latest = {int(entry["attempt"]): float(entry["elapsed_s"]) for entry in entries}
+    return sum(seconds for attempt, seconds in latest.items() if attempt != max(latest))

@@ -6,8 +6,6 @@ that is asked for is a callable, text -> list of floats, one per principle.
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -52,31 +50,9 @@ class LexicalSimilarity:
     def __init__(self, principle_texts: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.num_principles = len(principle_texts)
-        vectorizer = TfidfVectorizer(analyzer=terms)
-        weights = vectorizer.fit_transform(principle_texts).tocoo()
-        vocabulary = vectorizer.get_feature_names_out()
-        # One request at a time: plain dicts are ten times faster than a one-row sparse matrix.
-        self._idf = {str(term): float(idf) for term, idf in zip(vocabulary, vectorizer.idf_, strict=True)}
-        self._postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for row, column, weight in zip(weights.row, weights.col, weights.data, strict=True):
-            self._postings[str(vocabulary[column])].append((int(row), float(weight)))
+        self._vectorizer = TfidfVectorizer(analyzer=terms)
+        self._principles = self._vectorizer.fit_transform(principle_texts)
 
     def __call__(self, text: str) -> list[float]:
-        counts = Counter(term for term in terms(text) if term in self._idf)
-        scores = [0.0] * self.num_principles
-        squares = 0.0
-        for term, count in counts.items():
-            weight = count * self._idf[term]
-            squares += weight * weight
-            for index, principle_weight in self._postings[term]:
-                scores[index] += weight * principle_weight
-        if squares == 0.0:
-            return scores
-        norm = math.sqrt(squares)
-        return [round(score / norm, 6) for score in scores]
-
-
-def lexical_similarities(text: str, principle_texts: Sequence[str]) -> list[float]:
-    """One text against principles, fitted for this one call; keep a LexicalSimilarity for more than one."""
-    return LexicalSimilarity(principle_texts)(text)
+        cosines = self._principles @ self._vectorizer.transform([text]).T
+        return [round(cosine, 6) for cosine in cosines.toarray().ravel().tolist()]

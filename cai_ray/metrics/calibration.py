@@ -6,6 +6,7 @@ number here is the usual one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,6 +101,4 @@ def _check(p: NDArray[np.float64], t: NDArray[np.float64], num_bins: int, low: f
 
 def sigmoid(margin: float) -> float:
     """1 / (1 + exp(-margin)) without overflow."""
-    from scipy.special import expit
-
-    return float(expit(margin))
+    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))

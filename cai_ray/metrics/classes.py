@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from cai_ray.metrics.calibration import sigmoid
+
 
 def label_probability(
     outputs: Sequence[float], labels: Sequence[str], wanted: Sequence[str], multi_label: bool = False
@@ -23,11 +25,7 @@ def label_probability(
         raise ValueError("one output has no probability; it is a score, for a judge of kind reward")
     chosen = [value for value, name in zip(outputs, labels, strict=True) if name in wanted]
     if multi_label:
-        return max(_sigmoid(value) for value in chosen)
+        return max(sigmoid(value) for value in chosen)
     highest = max(outputs)
     total = math.fsum(math.exp(value - highest) for value in outputs)
     return min(1.0, math.fsum(math.exp(value - highest) for value in chosen) / total)
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))

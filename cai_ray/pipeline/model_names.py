@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cai_ray import shelf
-from cai_ray.config import ModelConfig
+from cai_ray.config import MICROWORLD, ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 from cai_ray.pipeline.recipe import Recipe, load
-from cai_ray.pipeline.run import FEEDBACK, MICROWORLD, folder_of
+from cai_ray.pipeline.run import FEEDBACK, folder_of
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from cai_ray.artifacts.artifact import PLAN, Artifact, find
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import Config, ModelConfig
+from cai_ray.config import MICROWORLD, Config, ModelConfig
 from cai_ray.constitution.draw import check_choice
 from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load as load_constitution
@@ -32,7 +32,6 @@ from cai_ray.stages.report import write_report as report
 from cai_ray.stages.step import Step
 
 logger = logging.getLogger(__name__)
-MICROWORLD = "microworld"
 FEEDBACK = "feedback"  # the labeller's name; the policy labels where the recipe names no other
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cai_ray.config import ModelConfig
+from cai_ray.config import MICROWORLD, ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
-from cai_ray.planning.tokens import MICROWORLD, microworld_tokenizer
+from cai_ray.planning.tokens import microworld_tokenizer
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.chat import Message, Renderer
-from cai_ray.config import ModelConfig, SamplingConfig
+from cai_ray.config import MICROWORLD, ModelConfig, SamplingConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 
-MICROWORLD = "microworld"
 CHARACTERS_PER_TOKEN = 4
 _WORDS = ("time", "day", "water", "house", "people", "light", "garden", "river", "table", "letter", "music", "paper")
 _THREE_LETTERS = ("sun", "sky", "sea", "map", "pen", "cup", "hat", "box", "key", "bus", "cat", "dog", "egg", "fan")

@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import ModelConfig, StageConfig
+from cai_ray.config import MICROWORLD, ModelConfig, StageConfig
 from cai_ray.constitution.principles import Constitution
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.planning.devices import Hardware
 from cai_ray.planning.sizes import Shape, shape_of
 from cai_ray.planning.stand_in_engine import Sample, Usages
-from cai_ray.planning.tokens import MICROWORLD, Counter, Lengths, counter_of, mean_tokens, microworld_replies
+from cai_ray.planning.tokens import Counter, Lengths, counter_of, mean_tokens, microworld_replies
 from cai_ray.planning.work import IDLE, Work, engine_work
 from cai_ray.prompt_layouts.mixture import mixture_sizes
-from cai_ray.rows import prompt_id_of
+from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs.sources import Config as PromptsConfig

@@ -1,49 +1,35 @@
-"""metrics.jsonl of a training stage: written by the first worker, followed by the driver.
-
-Tested in tests/engines/training/test_launcher.py.
-"""
+"""metrics.jsonl of a training stage: written by the first worker, followed by the driver."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import time
 from types import TracebackType
 from typing import Any, Self
-
-from rich.progress import Progress
 
 from cai_ray.artifacts.metrics_file import METRICS, UPLOAD_EVERY_S, parse_metrics
 from cai_ray.artifacts.storage import Storage
 from cai_ray.metrics import training_keys as keys
-from cai_ray.progress.board import terminal_bar
+from cai_ray.progress.line import LiveLine
 
 logger = logging.getLogger(__name__)
 FOLLOW_EVERY_S = 0.5
-LOG_EVERY_S = 10.0
 
 
-class TrainingProgress:
-    """Follows metrics.jsonl from the driver: a bar on a terminal, log lines without one, events always."""
+class TrainingProgress(LiveLine):
+    """Follows metrics.jsonl from the driver: steps are its line, events and evaluations are always logged."""
 
     def __init__(self, folder: Storage, stage: str) -> None:
-        self._folder, self._stage = folder, stage
+        super().__init__(stage, "starting the workers")
+        self._folder = folder
         self._num_bytes = 0  # of the file, followed so far
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._logged = time.monotonic()
-        self._progress: Progress | None = None
-        if sys.stderr.isatty():
-            self._progress = terminal_bar()
-            self._bar = self._progress.add_task(stage, total=None, speed="starting the workers")
 
     def __enter__(self) -> Self:
         self._num_bytes = self._folder.size_bytes(METRICS) or 0
-        if self._progress:
-            self._progress.start()
         self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -51,8 +37,7 @@ class TrainingProgress:
         self._stop.set()
         self._thread.join()
         self._look()
-        if self._progress:
-            self._progress.stop()
+        super().__exit__(kind, error, trace)
 
     def _follow(self) -> None:
         while not self._stop.wait(FOLLOW_EVERY_S if self._folder.is_local else UPLOAD_EVERY_S):
@@ -75,17 +60,9 @@ class TrainingProgress:
 
     def _show(self, entry: dict[str, Any]) -> None:
         if keys.EVENT in entry:
-            logger.warning("%s: %s", self._stage, entry[keys.EVENT])
+            logger.warning("%s: %s", self.stage, entry[keys.EVENT])
         elif entry.get(keys.EVAL_LOSS) is not None:
-            logger.info("%s: step %d, eval loss %.4f", self._stage, entry[keys.STEP], entry[keys.EVAL_LOSS])
+            logger.info("%s: step %d, eval loss %.4f", self.stage, entry[keys.STEP], entry[keys.EVAL_LOSS])
         elif entry.get(keys.LOSS) is not None:
-            self._show_step(entry)
-
-    def _show_step(self, entry: dict[str, Any]) -> None:
-        step, num_steps = entry[keys.STEP], entry[keys.NUM_STEPS]
-        speed = f"loss {entry[keys.LOSS]:.4f}, {entry[keys.EXAMPLES_PER_S]:,.1f} examples/s"
-        if self._progress:
-            self._progress.update(self._bar, completed=step, total=num_steps, speed=speed)
-        elif time.monotonic() - self._logged > LOG_EVERY_S or step == num_steps:
-            self._logged = time.monotonic()
-            logger.info("%s: step %d/%d, %s", self._stage, step, num_steps, speed)
+            speed = f"loss {entry[keys.LOSS]:.4f}, {entry[keys.EXAMPLES_PER_S]:,.1f} examples/s"
+            self.show_step(entry[keys.STEP], entry[keys.NUM_STEPS], speed)

@@ -17,10 +17,11 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal
 
+from cai_ray.chat import Messages
 from cai_ray.constitution.principles import Constitution, FewShotComparison
+from cai_ray.metrics.calibration import sigmoid
 from cai_ray.seeding import stable_id
 
-Messages = list[dict[str, str]]
 Option = Literal["A", "B"]
 Form = Literal["chat", "transcript"]
 
@@ -169,10 +170,7 @@ def prob_a_from_logprobs(logprob_a: float, logprob_b: float) -> float:
     """P(A) in [0, 1], normalised over the two options. Raises ValueError unless both are finite (nats)."""
     if not (math.isfinite(logprob_a) and math.isfinite(logprob_b)):
         raise ValueError(f"log-probabilities of A and B must be finite, got {logprob_a} and {logprob_b}; drop the row")
-    difference = logprob_a - logprob_b
-    if difference >= 0:  # exp() of what is never positive cannot overflow
-        return 1.0 / (1.0 + math.exp(-difference))
-    return math.exp(difference) / (1.0 + math.exp(difference))
+    return sigmoid(logprob_a - logprob_b)
 
 
 _MARKUP = str.maketrans("", "", "*_`\"'")

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
+from cai_ray.chat import Messages
 from cai_ray.config import Config
-
-Messages = list[dict[str, str]]
 
 
 class ExpansionPrompts(Config):

@@ -13,10 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from cai_ray.chat import Messages
 from cai_ray.config import Config
 from cai_ray.constitution.principles import Constitution, FewShotRevision, Principle
-
-Messages = list[dict[str, str]]
 
 NO_META = "Reply with the revised answer only, without remarks about the revision."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from cai_ray.chat import Messages
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.prompts.comparison import comparison_messages, cot_messages, few_shot_comparisons, nonce_for
 from cai_ray.prompts.revision import (
@@ -13,8 +14,6 @@ from cai_ray.prompts.revision import (
     few_shot_messages,
     revision_prompt,
 )
-
-Messages = list[dict[str, str]]
 
 SAMPLE: Messages = [{"role": "user", "content": "How do I get back at a neighbour who plays loud music?"}]
 # Stand-ins for what a model would write; angle brackets, so that nobody takes them for part of a template.

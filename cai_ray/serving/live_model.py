@@ -19,9 +19,8 @@ from cai_ray.chat import Message, Renderer, stop_strings
 from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.vllm_backend import VllmBackend
 from cai_ray.engines.models.files import localised
-from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.reading import CONFIG_KEY, load_renderer
 from cai_ray.engines.models.scored_tokens import ScoredTokens
-from cai_ray.engines.models.scoring import CONFIG_KEY
 from cai_ray.engines.models.trainable import local_path
 from cai_ray.errors import ConfigError
 from cai_ray.serving.replies import Delta, TokenLogprob

@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.algorithms.minibatches import Layout, minibatches, pass_cost, worker_shares
+from cai_ray.algorithms.minibatches import minibatches, worker_shares
 from cai_ray.errors import ConfigError
 
 many_lengths = st.lists(st.integers(1, 64), min_size=1, max_size=60)
-layouts = st.sampled_from(["padded", "packed"])
+
+
+def pass_cost(share: tuple[int, ...], lengths: list[int]) -> int:
+    return len(share) * max((lengths[i] for i in share), default=0)
 
 
 @given(lengths=many_lengths, seed=st.integers(0, 2**31), data=st.data())
@@ -33,60 +36,49 @@ def test_the_partition_is_what_it_was() -> None:
     assert minibatches([5, 3, 8, 2, 7, 1], 2, 11) == minibatches((5, 3, 8, 2, 7, 1), 2, 11) == ((2, 5, 3), (0, 1, 4))
 
 
-@given(lengths=many_lengths, layout=layouts, max_tokens=st.integers(64, 300), data=st.data())
+@given(lengths=many_lengths, max_tokens=st.integers(64, 300), data=st.data())
 def test_shares_hold_every_index_once_within_the_budget_and_as_many_passes_on_every_worker(
-    lengths: list[int], layout: Layout, max_tokens: int, data: st.DataObject
+    lengths: list[int], max_tokens: int, data: st.DataObject
 ) -> None:
     num_workers = data.draw(st.integers(1, min(5, len(lengths))))
     minibatch = tuple(data.draw(st.permutations(range(len(lengths)))))
-    shares = worker_shares(minibatch, lengths, num_workers=num_workers, max_tokens=max_tokens, layout=layout)
+    shares = worker_shares(minibatch, lengths, num_workers=num_workers, max_tokens=max_tokens)
     assert len(shares) == num_workers
     assert len({len(passes) for passes in shares}) == 1
     flat = [share for passes in shares for share in passes]
     assert sorted(i for share in flat for i in share) == sorted(minibatch)
-    assert all(pass_cost(share, lengths, layout) <= max_tokens for share in flat)
+    assert all(pass_cost(share, lengths) <= max_tokens for share in flat)
     assert all(flat) or len(flat) > len(minibatch)
     assert all(any(passes) for passes in shares)
-    again = worker_shares(
-        tuple(sorted(minibatch)), lengths, num_workers=num_workers, max_tokens=max_tokens, layout=layout
-    )
+    again = worker_shares(tuple(sorted(minibatch)), lengths, num_workers=num_workers, max_tokens=max_tokens)
     assert again == shares
-
-
-@given(lengths=many_lengths)
-def test_one_worker_takes_few_packed_passes(lengths: list[int]) -> None:
-    """Spreading longest first is within 3/2 of the fewest passes there could be, plus one."""
-    (passes,) = worker_shares(tuple(range(len(lengths))), lengths, num_workers=1, max_tokens=64, layout="packed")
-    assert len(passes) <= 1.5 * -(-sum(lengths) // 64) + sum(length > 32 for length in lengths) + 1
 
 
 def test_buckets_of_similar_length_save_padding() -> None:
     lengths = [10, 100] * 32
-    shares = worker_shares(tuple(range(64)), lengths, num_workers=2, max_tokens=1000, layout="padded")
-    cost = sum(pass_cost(share, lengths, "padded") for passes in shares for share in passes)
+    shares = worker_shares(tuple(range(64)), lengths, num_workers=2, max_tokens=1000)
+    cost = sum(pass_cost(share, lengths) for passes in shares for share in passes)
     assert cost <= 1.1 * sum(lengths)
 
 
 def test_passes_that_run_together_cost_about_the_same() -> None:
     lengths = [16 + (37 * i) % 241 for i in range(128)]
-    for layout in ("padded", "packed"):
-        shares = worker_shares(tuple(range(128)), lengths, num_workers=4, max_tokens=2048, layout=layout)  # type: ignore[arg-type]
-        for together in zip(*shares, strict=True):
-            costs = [pass_cost(share, lengths, layout) for share in together]  # type: ignore[arg-type]
-            assert max(costs) <= 1.25 * min(costs)
+    shares = worker_shares(tuple(range(128)), lengths, num_workers=4, max_tokens=2048)
+    for together in zip(*shares, strict=True):
+        costs = [pass_cost(share, lengths) for share in together]
+        assert max(costs) <= 1.25 * min(costs)
 
 
 def test_three_long_answers_on_two_workers_leave_one_pass_empty() -> None:
-    shares = worker_shares((0, 1, 2), [9, 9, 9], num_workers=2, max_tokens=10, layout="packed")
+    shares = worker_shares((0, 1, 2), [9, 9, 9], num_workers=2, max_tokens=10)
     assert shares == (((0,), ()), ((1,), (2,)))
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_what_cannot_work_is_refused_with_its_fix(layout: Layout) -> None:
+def test_what_cannot_work_is_refused_with_its_fix() -> None:
     with pytest.raises(ConfigError, match="num_workers=3 for a minibatch of 2 answers"):
-        worker_shares((0, 1), [1, 1], num_workers=3, max_tokens=8, layout=layout)
+        worker_shares((0, 1), [1, 1], num_workers=3, max_tokens=8)
     with pytest.raises(ConfigError, match="sequence 1 has 9 tokens, a forward pass holds max_tokens=8"):
-        worker_shares((0, 1), [1, 9], num_workers=1, max_tokens=8, layout=layout)
+        worker_shares((0, 1), [1, 9], num_workers=1, max_tokens=8)
     with pytest.raises(ConfigError, match="num_minibatches=3 with 2 answers"):
         minibatches([1, 1], 3, 0)
     with pytest.raises(ConfigError, match="sequence 1 has no tokens"):

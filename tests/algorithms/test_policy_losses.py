@@ -192,9 +192,9 @@ def test_a_dummy_row_of_an_idle_worker_weighs_nothing() -> None:
 
 
 def test_terms_are_added_with_their_coefficients() -> None:
-    config = PolicyLossConfig(entropy_coefficient=0.1, kl_loss_coefficient=0.2, pretraining_coefficient=0.5)
-    terms = {"entropy": torch.tensor(2.0), "kl": torch.tensor(3.0), "pretraining": torch.tensor(4.0)}
-    assert total_loss(config, torch.tensor(1.0), **terms).item() == pytest.approx(1 - 0.2 + 0.6 + 2.0)
+    config = PolicyLossConfig(entropy_coefficient=0.1, kl_loss_coefficient=0.2)
+    terms = {"entropy": torch.tensor(2.0), "kl": torch.tensor(3.0)}
+    assert total_loss(config, torch.tensor(1.0), **terms).item() == pytest.approx(1 - 0.2 + 0.6)
     assert total_loss(PolicyLossConfig(), torch.tensor(1.0), **terms).item() == 1
     with pytest.raises(ValueError, match="no kl_loss term"):
         total_loss(config, torch.tensor(1.0), entropy=terms["entropy"])

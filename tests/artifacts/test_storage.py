@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.artifacts.storage import Storage, appended, shown
+from cai_ray.artifacts.storage import TEMPORARY_PREFIX, Storage, appended, shown
+from cai_ray.errors import ConfigError
+from tests.artifacts.stage_folders import ids, open_, opened, part
 
 NAMES = st.text("abcxyz019-_.", min_size=1, max_size=12)
 
@@ -58,3 +60,28 @@ def test_writes_are_whole_and_leave_nothing_behind(tmp_path: Path) -> None:
     storage.delete("sub/x.json")
     storage.delete("sub/x.json")
     assert not storage.exists("sub/x.json")
+
+
+def test_an_unwritable_output_is_one_clear_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        open_(Storage(str(tmp_path / "file" / "run")))
+    with pytest.raises(ConfigError, match="not a location"):
+        open_(Storage("nosuch://bucket/run"))
+
+
+def test_it_works_on_a_pyarrow_uri(tmp_path: Path) -> None:
+    folder = Storage(f"file://{tmp_path}/run") / "revise"
+    stage = opened(folder)
+    part(folder, ["a"])
+    assert stage.commit(ids("a")).manifest.rows_out == 1
+    assert (tmp_path / "run" / "revise" / "manifest.json").exists()
+
+
+def test_what_a_killed_writer_left_is_no_file_and_can_be_swept_away(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    folder.write("a/kept.txt", b"whole")
+    (tmp_path / "a" / f"{TEMPORARY_PREFIX}half").write_bytes(b"ha")
+    assert folder.names("a") == ["a/kept.txt"] and folder.folders() == ["a"]
+    folder.sweep_temporary("a")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["kept.txt"]

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from cai_ray.dropped import DropReason
-from cai_ray.rows import prompt_id_of, revision_row_id
+from cai_ray.row_ids import prompt_id_of, revision_row_id
 from tests import faults
 from tests.runs import (
     check_adds_up,

@@ -22,7 +22,7 @@ from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.rows import prompt_id_of
+from cai_ray.row_ids import prompt_id_of
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.config import Config

@@ -48,9 +48,9 @@ class Loop:
     def sample(self, num_prompts: int = 6) -> list[Episode]:
         return self.engines.submit(self.rollouts(num_prompts)).result()
 
-    def prove(self, episodes: list[Episode]) -> float:
+    def prove(self, episodes: list[Episode]) -> None:
         sequences = [(episode.prompt_ids, episode.response_ids) for episode in episodes]
-        return self.sync.prove(sequences, self.learners.logprobs(sequences))
+        self.sync.prove(sequences, self.learners.logprobs(sequences))
 
     def sampler_gap(self, episodes: list[Episode]) -> float:
         """Between the log-probabilities an episode was sampled with and the learners', nats."""
@@ -101,16 +101,15 @@ def engine_cores(*ancestors: psutil.Process) -> list[psutil.Process]:
 
 def test_after_every_sync_engines_and_learners_agree_and_before_it_they_do_not(loop: Loop) -> None:
     episodes = loop.sample()
-    assert loop.prove(episodes) < TOLERANCE
+    loop.prove(episodes)
     for version in (1, 2, 3):
         loop.learners.step()
         with pytest.raises(WeightSyncFailed, match=f"weights of version {version - 1}.*nats apart"):
             loop.prove(episodes)
-        report = loop.sync.push(version)
-        assert report.version == loop.engines.version == version
-        assert report.num_bytes == sum(weight.nbytes for weight in loop.learners.model.parameters())
-        assert report.num_buckets > 2
-        assert loop.prove(episodes) < TOLERANCE
+        loop.sync.push(version)
+        assert loop.engines.version == version
+        assert len(loop.engines.newest().buckets) > 2
+        loop.prove(episodes)
         # The same prompts again: a prefix that was cached with the old weights would show.
         episodes = loop.sample()
         assert {episode.policy_version for episode in episodes} == {version}
@@ -166,7 +165,7 @@ def test_a_sync_that_breaks_off_changes_nothing(loop: Loop) -> None:
     finally:
         del loop.learners.send_weights
     assert loop.engines.version == version
-    assert loop.prove(episodes) < TOLERANCE
+    loop.prove(episodes)
     assert {episode.policy_version for episode in loop.sample()} == {version}
 
 
@@ -206,7 +205,7 @@ def check_loss(loop: Loop, lost: int, kill: Callable[[], None]) -> None:
     assert loop.sampler_gap(episodes) < TOLERANCE
     sampled = loop.engines.use()[kept].num_tokens - tokens
     assert sampled == sum(len(episodes[i].response_ids) for i in spread(requests, 2)[kept])
-    assert loop.prove(episodes[:8]) < TOLERANCE
+    loop.prove(episodes[:8])
     starts[lost] += 1
     assert loop.engines.num_starts() == starts
 
@@ -223,7 +222,7 @@ def test_a_killed_actor_comes_back_too_and_leaves_no_process_behind(loop: Loop) 
     assert not psutil.wait_procs(left_over, timeout=120)[1]
     loop.learners.step()
     loop.sync.push(loop.engines.version + 1)
-    assert loop.prove(loop.sample()) < TOLERANCE
+    loop.prove(loop.sample())
 
 
 @on_two_engines

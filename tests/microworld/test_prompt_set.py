@@ -1,31 +1,21 @@
-"""Prompt files in the micro world's language."""
+"""Sets of prompts in the micro world's language."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.microworld.prompt_set import sample_prompts, write_prompts
+from cai_ray.microworld.prompt_set import sample_prompts
 
 
-def test_lines_carry_what_the_oracle_needs(tmp_path: Path) -> None:
-    path = write_prompts(tmp_path / "new" / "prompts.jsonl", 64, seed=1, harmful_fraction=0.5)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    tasks = [parse_request(line["messages"][-1]["content"]) for line in lines]
-    assert len(lines) == 64
-    assert [t.topic for t in tasks if t] == [line["category"] for line in lines]
-    assert sum(t.harmful for t in tasks if t) == 32
-    assert all(t.split == "test" for t in tasks if t)
-    assert {line["kind"] for line in lines} == {"red_team"}
-
-
-def test_kind_of_harmless_requests_can_be_helpful(tmp_path: Path) -> None:
-    path = write_prompts(tmp_path / "prompts.jsonl", 16, harmful_fraction=0.5, harmless_kind="helpful")
-    kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
-    assert kinds.count("helpful") == 8
+def test_the_oracle_knows_every_request() -> None:
+    requests = sample_prompts(64, seed=1, harmful_fraction=0.5)
+    tasks = [parse_request(request.messages[-1]["content"]) for request in requests]
+    assert [task.topic for task in tasks if task] == [request.category for request in requests]
+    assert sum(task.harmful for task in tasks if task) == sum(request.harmful for request in requests) == 32
+    assert all(task.split == "test" for task in tasks if task)
 
 
 def test_prompts_are_distinct_and_seeded() -> None:

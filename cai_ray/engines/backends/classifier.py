@@ -15,12 +15,11 @@ from typing import NamedTuple
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.conversations.asking import Guard, Usage
+from cai_ray.engines.conversations.asking import Counts, Guard
 from cai_ray.engines.models.classifier import InputForm, LoadedClassifier
 from cai_ray.engines.models.classifier_inputs import Encoded, Reader
 from cai_ray.engines.models.load_classifier import load_classifier
 
-BATCH_TOKENS = 16_384  # padded tokens per forward pass
 MAX_OPEN_ROWS = 512
 
 
@@ -45,7 +44,6 @@ class ClassifierBackend:
 
     def __init__(self, model: ModelConfig, form: InputForm, backbone: str | None = None) -> None:
         self.model, self.form, self.backbone = model, form, backbone
-        self.num_starts = 0
         self._loaded: LoadedClassifier | None = None
         self._reader: Reader | None = None
         self._waiting: list[_Waiting] = []
@@ -53,7 +51,6 @@ class ClassifierBackend:
 
     async def start(self) -> None:
         """Load the weights: seconds to minutes."""
-        self.num_starts += 1
         self._loaded = await asyncio.to_thread(load_classifier, self.model, self.form, self.backbone)
         self._reader = Reader(self._loaded, self.form)
 
@@ -86,7 +83,7 @@ class ClassifierBackend:
         """The longest texts that wait, as many as fit."""
         assert self._loaded is not None
         self._waiting.sort(key=lambda one: len(one.text.ids))
-        size = max(1, BATCH_TOKENS // max(1, len(self._waiting[-1].text.ids))) if self._loaded.can_batch else 1
+        size = self._loaded.batch_size(len(self._waiting[-1].text.ids))
         self._waiting, batch = self._waiting[:-size], self._waiting[-size:]
         return batch
 
@@ -108,22 +105,18 @@ class ClassifierBackend:
                 one.answer.set_result(values)
 
 
-class ClassifierConversation:
+class ClassifierConversation(Counts):
     """One row's door to a classifier."""
 
     def __init__(self, backend: ClassifierBackend, guard: Guard) -> None:
+        super().__init__()
         self._backend, self._guard = backend, guard
-        self.usage = Usage()
-        self.num_context_tokens = 0
-        self.num_shared_tokens = 0
 
     async def outputs(self, messages: Sequence[Message], answer: str) -> Outputs:
         """Raw outputs for an answer to messages. Raises DropRow: TOO_LONG, and UNPARSABLE for what is no number."""
         text = self._backend.encode(messages, answer)
         values: list[float] = await self._guard(lambda: self._backend.outputs(text))
-        self.usage.num_requests += 1
-        self.usage.num_prompt_tokens += len(text.ids)
-        self.num_context_tokens = max(self.num_context_tokens, len(text.ids))
+        self.account_read(len(text.ids))
         if not all(map(math.isfinite, values)):
             raise DropRow(DropReason.UNPARSABLE, f"the classifier's outputs are {values}, not all numbers")
         return Outputs(values, text.truncated)

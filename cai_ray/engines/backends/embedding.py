@@ -7,14 +7,14 @@ from typing import Any
 
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends.vllm_backend import VllmBackend
-from cai_ray.engines.conversations.asking import Guard, Usage
+from cai_ray.engines.backends.vllm_engine import VllmEngine
+from cai_ray.engines.conversations.asking import Counts, Guard
 
 # Every text is new, so there is nothing to find in a prefix cache, and encoders cannot have one.
 _ARGUMENTS = {"runner": "pooling", "convert": "embed", "enable_prefix_caching": False}
 
 
-class EmbeddingBackend(VllmBackend):
+class EmbeddingBackend(VllmEngine):
     """A restartable vLLM engine that embeds. `start` raises for a model that vLLM cannot embed with."""
 
     def __init__(self, model: ModelConfig) -> None:
@@ -22,7 +22,7 @@ class EmbeddingBackend(VllmBackend):
         # Texts are embedded as they are: no chat template is needed.
         super().__init__(model.model_copy(update={"engine": engine, "format": "transcript"}))
 
-    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EmbeddingConversation:  # type: ignore[override]
+    def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EmbeddingConversation:
         return EmbeddingConversation(self, row_id, guard)
 
     def encode(self, text: str) -> list[int]:
@@ -43,15 +43,13 @@ class EmbeddingBackend(VllmBackend):
         return vector
 
 
-class EmbeddingConversation:
+class EmbeddingConversation(Counts):
     """One row's door to an EmbeddingBackend."""
 
     def __init__(self, backend: EmbeddingBackend, row_id: str, guard: Guard) -> None:
+        super().__init__()
         self._backend, self._row_id, self._guard = backend, row_id, guard
         self._num_sent = 0
-        self.usage = Usage()
-        self.num_context_tokens = 0
-        self.num_shared_tokens = 0
 
     async def embed(self, text: str) -> list[float]:
         """[hidden]. Raises DropRow: EMPTY_RESPONSE, and whatever the engine has against the request."""
@@ -62,7 +60,5 @@ class EmbeddingConversation:
             return await self._backend.embed(ids, f"{self._row_id}#{self._num_sent}")
 
         vector: list[float] = await self._guard(send)
-        self.usage.num_requests += 1
-        self.usage.num_prompt_tokens += len(ids)
-        self.num_context_tokens = max(self.num_context_tokens, len(ids))
+        self.account_read(len(ids))
         return vector

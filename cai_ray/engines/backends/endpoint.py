@@ -30,7 +30,7 @@ from cai_ray.engines.backends.endpoint_replies import (
     option_logprobs,
     read_reply,
 )
-from cai_ray.engines.conversations.asking import Completion, Guard, Usage
+from cai_ray.engines.conversations.asking import Completion, Counts, Guard
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 T = TypeVar("T")
@@ -87,7 +87,6 @@ class EndpointBackend:
         self.model = model
         self.endpoint: EndpointConfig = model.endpoint
         self.max_concurrent_rows = model.endpoint.max_concurrency
-        self.num_starts = 0
         self.client: Any = None
         self._slots = asyncio.Semaphore(model.endpoint.max_concurrency)
         self._num_lost = 0  # requests in a row that used up their retries
@@ -103,7 +102,6 @@ class EndpointBackend:
                 max_retries=self.endpoint.max_retries,
                 timeout=self.endpoint.timeout_s,
             )
-        self.num_starts += 1
         try:
             await self.client.models.list()
         except (OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON, from a server that is there
@@ -149,15 +147,13 @@ class EndpointBackend:
         return result
 
 
-class EndpointConversation:
+class EndpointConversation(Counts):
     """One row's Ask on an EndpointBackend."""
 
     def __init__(self, backend: EndpointBackend, seed_of: Callable[[int], int], guard: Guard) -> None:
+        super().__init__()
         self._backend, self._seed_of, self._guard = backend, seed_of, guard
-        self.usage = Usage()
         self._num_asked = 0
-        self.num_context_tokens = 0
-        self.num_shared_tokens = 0
 
     @property
     def max_model_len(self) -> int | None:
@@ -199,7 +195,7 @@ class EndpointConversation:
             num_neutralised=num_neutralised,
             thinking=thought,
         )
-        self._account(completion)
+        self.account(completion)
         return completion
 
     async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
@@ -215,19 +211,10 @@ class EndpointConversation:
             asked |= {"logprobs": True, "top_logprobs": CHOICES_WANTED}
         else:
             asked |= {"logprobs": CHOICES_WANTED}
-        response, num_neutralised = await self._send(messages, asked, {})
+        response, _ = await self._send(messages, asked, {})
         found = option_logprobs(response, options)
         reply = read_reply(response)
-        self._account(
-            Completion(
-                text="",
-                finish_reason="stop",
-                num_prompt_tokens=reply.num_prompt_tokens,
-                num_cached_tokens=reply.num_cached_tokens,
-                num_output_tokens=1,
-                num_neutralised=num_neutralised,
-            )
-        )
+        self.account_read(reply.num_prompt_tokens, reply.num_cached_tokens, num_output_tokens=1)
         return found
 
     async def _send(
@@ -248,12 +235,6 @@ class EndpointConversation:
             return await self._backend.request(lambda: call(model=endpoint.model, extra_body=extra or None, **options))
 
         return await self._guard(send), num_neutralised
-
-    def _account(self, completion: Completion) -> None:
-        self.usage.add(completion)
-        self.num_context_tokens = max(
-            self.num_context_tokens, completion.num_prompt_tokens + completion.num_output_tokens
-        )
 
 
 def neutralised(messages: Sequence[Message]) -> tuple[list[Message], int]:

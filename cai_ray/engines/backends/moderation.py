@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cai_ray.engines.backends.endpoint import EndpointBackend
-from cai_ray.engines.conversations.asking import Guard, Usage
+from cai_ray.engines.conversations.asking import Counts, Guard
 
 
 class ModerationBackend(EndpointBackend):
@@ -16,14 +16,12 @@ class ModerationBackend(EndpointBackend):
         return ModerationConversation(self, guard)
 
 
-class ModerationConversation:
+class ModerationConversation(Counts):
     """One row's door to a ModerationBackend."""
 
     def __init__(self, backend: ModerationBackend, guard: Guard) -> None:
+        super().__init__()
         self._backend, self._guard = backend, guard
-        self.usage = Usage()
-        self.num_context_tokens = 0
-        self.num_shared_tokens = 0
 
     async def moderate(self, text: str) -> Any:
         """The server's reply about one text, decoded and otherwise as it came. Raises DropRow as chats do."""
@@ -37,5 +35,5 @@ class ModerationConversation:
             )
 
         reply = await self._guard(send)
-        self.usage.num_requests += 1
+        self.account_read(0)
         return reply

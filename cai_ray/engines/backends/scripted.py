@@ -11,7 +11,7 @@ from typing import Any
 
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
-from cai_ray.engines.conversations.asking import Completion, Guard, Usage
+from cai_ray.engines.conversations.asking import Completion, Counts, Guard
 
 # (row id, messages, seed) -> the answer; may be a coroutine function, may raise DropRow or EngineDied
 Script = Callable[[str, Sequence[Message], int], str | Awaitable[str]]
@@ -39,15 +39,13 @@ class ScriptedBackend:
         return ScriptedConversation(self, row_id, seed_of, guard)
 
 
-class ScriptedConversation:
+class ScriptedConversation(Counts):
     """One row's Ask on a ScriptedBackend."""
 
     def __init__(self, backend: ScriptedBackend, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> None:
+        super().__init__()
         self._backend, self._row_id, self._seed_of, self._guard = backend, row_id, seed_of, guard
-        self.usage = Usage()
         self._num_asked = 0
-        self.num_context_tokens = 0
-        self.num_shared_tokens = 0
 
     @property
     def max_model_len(self) -> int | None:
@@ -71,8 +69,7 @@ class ScriptedConversation:
             num_prompt_tokens=self.count_tokens(messages),
             num_output_tokens=len(text.split()),
         )
-        self.usage.add(completion)
-        self.num_context_tokens = completion.num_prompt_tokens + completion.num_output_tokens
+        self.account(completion)
         return completion
 
     async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:

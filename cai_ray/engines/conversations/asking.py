@@ -67,6 +67,27 @@ class Ask(Protocol):
         """Tokens of the rendered prompt; None when the server's tokenizer is not known here."""
 
 
+class Counts:
+    """The books of one conversation, for the engine's own; what every backend's conversations begin with."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.num_context_tokens = 0  # prompt and answer of the longest request so far
+        self.num_shared_tokens = 0  # of these, the prefix that the cache already held when the conversation began
+
+    def account(self, completion: Completion) -> None:
+        """One answered request."""
+        if self.usage.num_requests == 0:
+            self.num_shared_tokens = completion.num_cached_tokens
+        self.usage.add(completion)
+        num_tokens = completion.num_prompt_tokens + completion.num_output_tokens
+        self.num_context_tokens = max(self.num_context_tokens, num_tokens)
+
+    def account_read(self, num_tokens: int, num_cached_tokens: int = 0, num_output_tokens: int = 0) -> None:
+        """One request whose answer is no text."""
+        self.account(Completion("", "stop", num_tokens, num_cached_tokens, num_output_tokens))
+
+
 class EngineDied(Exception):
     """The engine is gone with every request in flight; the supervisor starts a new one."""
 
@@ -92,7 +113,7 @@ class Backend(Protocol):
 
 
 class Conversation(Ask, Protocol):
-    """An Ask that keeps count, for the engine's own books."""
+    """An Ask that keeps `Counts`."""
 
-    num_context_tokens: int  # prompt and answer of the longest request so far
-    num_shared_tokens: int  # of these, the prefix that the cache already held when the conversation began
+    num_context_tokens: int
+    num_shared_tokens: int

@@ -10,15 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cai_ray.algorithms import token_stats
 from cai_ray.algorithms.guards import GuardState, Verdict, judge_update
 from cai_ray.algorithms.kl import kl_loss
 from cai_ray.algorithms.minibatches import Indices, minibatches
 from cai_ray.algorithms.policy_losses import (
-    loss_weights,
     policy_loss,
     pretraining_loss,
     total_loss,
@@ -27,8 +23,9 @@ from cai_ray.algorithms.policy_losses import (
     weighted_mean,
 )
 from cai_ray.engines.learners.job import LearnersJob
-from cai_ray.engines.learners.models import Models, here
-from cai_ray.engines.learners.packing import Packed, Pass, cut, shares
+from cai_ray.engines.learners.models import Models
+from cai_ray.engines.learners.packing import Packed
+from cai_ray.engines.learners.passes import Arrays, Batch, Passes, joined, token_logprobs
 from cai_ray.engines.training.worker_group import Place
 from cai_ray.metrics.training_keys import POLICY_LOSS, VALUE_LOSS
 from cai_ray.seeding import seed_for
@@ -36,7 +33,6 @@ from cai_ray.seeding import seed_for
 if TYPE_CHECKING:
     from torch import Tensor
 
-Arrays = dict[str, NDArray[Any]]
 Stats = dict[str, float]
 
 
@@ -48,23 +44,12 @@ class Guards:
     value: GuardState
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A Pass as tensors on the device."""
-
-    given: dict[str, Tensor]  # input_ids, rows, before, as the nets want them
-    targets: Tensor
-    places: Tensor
-    answer_lengths: Tensor
-    is_dummy: bool
-
-
 class Learning:
     """Scores and updates on this worker."""
 
     def __init__(self, job: LearnersJob, place: Place, models: Models, guards: Guards) -> None:
         self._job, self._place, self._models = job, place, models
-        self._device = here()
+        self._passes = Passes(job.workers, place)
         self.guards = guards
 
     def logprobs(self, packed: Packed, temperature: float) -> Arrays:
@@ -73,11 +58,11 @@ class Learning:
 
         found = []
         with torch.no_grad():
-            for batch in self._passes(packed):
-                logprobs = self._token_logprobs(self._models.policy.net, batch, temperature)
+            for batch in self._passes.of(packed):
+                logprobs = token_logprobs(self._models.policy.net, batch, temperature)
                 if not batch.is_dummy:
                     found.append({"places": batch.places, "logprobs": logprobs})
-        return _joined(found, ("places", "logprobs"))
+        return joined(found, ("places", "logprobs"))
 
     def score(self, packed: Packed, conversations: Packed) -> Arrays:
         """This worker's share of everything `Scored` holds.
@@ -96,17 +81,17 @@ class Learning:
         models, temperature = self._models, self._job.temperature
         tokens = []
         with torch.no_grad():
-            for batch in self._passes(packed):
+            for batch in self._passes.of(packed):
                 found = {"places": batch.places}
-                found["logprobs"] = self._token_logprobs(models.policy.net, batch, temperature)
+                found["logprobs"] = token_logprobs(models.policy.net, batch, temperature)
                 with models.reference_net() as reference:
-                    found["ref_logprobs"] = self._token_logprobs(reference, batch, temperature)
+                    found["ref_logprobs"] = token_logprobs(reference, batch, temperature)
                 if models.value is not None:
                     found["values"] = models.value.net(**batch.given)
                 if not batch.is_dummy:
                     tokens.append(found)
         names = ("places", "logprobs", "ref_logprobs", *(("values",) if models.value else ()))
-        return {**_joined(tokens, names), **self.rewards(conversations)}
+        return {**joined(tokens, names), **self.rewards(conversations)}
 
     def rewards(self, conversations: Packed) -> Arrays:
         """This worker's share of the scores: which, score, both [num_conversations]. As in `score`."""
@@ -114,11 +99,11 @@ class Learning:
 
         scores = []
         with torch.no_grad():
-            for batch in self._passes(conversations):
-                score = self._models.reward(**batch.given, mask=_real_tokens(batch))
+            for batch in self._passes.of(conversations):
+                score = self._models.reward(**batch.given, mask=batch.real_tokens())
                 if not batch.is_dummy:
                     scores.append({"which": batch.places, "score": score})
-        return _joined(scores, ("which", "score"))
+        return joined(scores, ("which", "score"))
 
     def reward_step(self, conversations: Packed) -> Stats:
         """One update of the reward model. The column `slopes` says how the loss changes with each score.
@@ -128,9 +113,9 @@ class Learning:
         """
         trained = self._models.reward_trained
         assert trained is not None, "the job gives the reward model no optimizer"
-        slopes = self._tensors(conversations.columns)["slopes"]
-        for batch in self._passes(conversations):
-            scores = trained.net(**batch.given, mask=_real_tokens(batch))
+        slopes = self._passes.tensors(conversations.columns)["slopes"]
+        for batch in self._passes.of(conversations):
+            scores = trained.net(**batch.given, mask=batch.real_tokens())
             trained.backward((scores * slopes[batch.places]).sum() * float(not batch.is_dummy))
         found = {"learning_rate": trained.learning_rate}
 
@@ -155,7 +140,7 @@ class Learning:
             stats (one dict per update), refusals (why updates were skipped), stop (why training must end, or None).
             The same on every worker.
         """
-        columns = self._tensors(packed.columns)
+        columns = self._passes.tensors(packed.columns)
         num_texts = len(other.prompt_lengths) if other else 0
         num_updates = self._job.num_epochs * num_minibatches
         stats: list[Stats] = []
@@ -181,7 +166,7 @@ class Learning:
         total = num_tokens if self._job.loss.unit == "token" else float(len(minibatch))
         parts: list[dict[str, Tensor]] = []
         losses: list[dict[str, Tensor]] = []
-        for batch in self._passes(packed, minibatch):
+        for batch in self._passes.of(packed, minibatch):
             here_columns = {name: column[batch.places] for name, column in columns.items()}
             part, loss = self._policy_pass(batch, here_columns, total)
             if self._models.value is not None:
@@ -200,7 +185,7 @@ class Learning:
         logprobs, entropy = self._models.policy.net(
             **batch.given, targets=batch.targets, temperature=self._job.temperature, with_entropy=True
         )
-        weights = _weights(batch, config.unit, total)
+        weights = batch.weights(config.unit, total)
         mask = weights > 0
         importance: Tensor | None = None
         stats: dict[str, Tensor] = {}
@@ -214,12 +199,7 @@ class Learning:
         if config.kl_loss_coefficient:
             kl = kl_loss(logprobs, columns["ref_logprobs"], weights, config.kl_loss_estimator)
             losses["kl_loss"] = kl.detach().double()
-        loss = total_loss(
-            config.model_copy(update={"pretraining_coefficient": 0.0}),  # its passes are others
-            policy.loss,
-            entropy=weighted_mean(entropy, weights),
-            kl=kl,
-        )
+        loss = total_loss(config, policy.loss, entropy=weighted_mean(entropy, weights), kl=kl)
         self._models.policy.backward(loss)
         return {**policy.stats, **stats, **token_stats.token_stats(mask, {"entropy": entropy}, {})}, losses
 
@@ -228,7 +208,7 @@ class Learning:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self._models.value is not None
         values = self._models.value.net(**batch.given)
-        weights = _weights(batch, "token", num_tokens)
+        weights = batch.weights("token", num_tokens)
         loss, stats = value_loss(values, columns["values"], columns["returns"], weights, self._job.value_loss)
         self._models.value.backward(loss)
         return stats, {VALUE_LOSS: loss.detach().double()}
@@ -237,11 +217,9 @@ class Learning:
         """Next-token loss on other text, in the same update."""
         total = float(other.answer_lengths[list(texts)].sum())
         losses = []
-        for batch in self._passes(other, texts):
-            logprobs = self._models.policy.net(
-                **batch.given, targets=batch.targets, temperature=1.0, with_entropy=False
-            )[0]
-            loss = pretraining_loss(logprobs, _weights(batch, "token", total))
+        for batch in self._passes.of(other, texts):
+            logprobs = token_logprobs(self._models.policy.net, batch, temperature=1.0)
+            loss = pretraining_loss(logprobs, batch.weights("token", total))
             self._models.policy.backward(self._job.loss.pretraining_coefficient * loss)
             losses.append({"pretraining_loss": loss.detach().double()})
         return losses
@@ -259,7 +237,9 @@ class Learning:
 
             extremes = [name for name in stats if name.endswith(("_min", "_max"))]
             sums = [name for name in stats if name not in extremes]
-            signs = torch.tensor([1.0 if name.endswith("_max") else -1.0 for name in extremes], device=self._device)
+            signs = torch.tensor(
+                [1.0 if name.endswith("_max") else -1.0 for name in extremes], device=self._passes.device
+            )
             added = torch.stack([*(stats[name] for name in sums), *summed.values()])
             largest = torch.stack([stats[name] for name in extremes]) * signs
             dist.all_reduce(added)
@@ -307,64 +287,7 @@ class Learning:
             found["value_skipped"] = float(not models.value.step(judge_value))
         return found, verdicts
 
-    def _passes(self, packed: Packed, chosen: Indices | None = None) -> Iterable[Batch]:
-        """This worker's passes over the chosen sequences (None: all)."""
-        lengths = packed.lengths
-        chosen = tuple(range(len(lengths))) if chosen is None else chosen
-        most = self._job.workers.pass_tokens(self._device.type == "cuda")
-        spread = shares(chosen, lengths, self._place.num_workers, most)
-        for share in spread[self._place.rank]:
-            yield self._batch(cut(packed, share, dummy=chosen[0]))
-
-    def _batch(self, found: Pass) -> Batch:
-        tensors = self._tensors(
-            {
-                name: getattr(found, name)
-                for name in ("input_ids", "rows", "before", "targets", "places", "answer_lengths")
-            }
-        )
-        given = {name: tensors.pop(name) for name in ("input_ids", "rows", "before")}
-        return Batch(given=given, is_dummy=found.is_dummy, **tensors)
-
-    def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        import torch
-
-        # What comes out of Ray's object store is read-only, which torch warns of.
-        return {
-            name: torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)
-            for name, array in arrays.items()
-        }
-
-    def _token_logprobs(self, net: Any, batch: Batch, temperature: float) -> Tensor:
-        found: Tensor = net(**batch.given, targets=batch.targets, temperature=temperature, with_entropy=False)[0]
-        return found
-
 
 def dealt(at: int, num_updates: int, num_texts: int) -> Indices:
     """The texts of update `at`, when all are dealt out evenly, in order."""
     return tuple(range(at * num_texts // num_updates, (at + 1) * num_texts // num_updates))
-
-
-def _weights(batch: Batch, unit: Any, total: float) -> Tensor:
-    """[num_tokens] of `loss_weights`; all zero for a dummy."""
-    import torch
-
-    lengths = batch.answer_lengths
-    mask = torch.arange(int(lengths.max()), device=lengths.device)[None] < lengths[:, None]
-    weights = loss_weights(mask, unit, total)[mask]
-    return torch.zeros_like(weights) if batch.is_dummy else weights
-
-
-def _real_tokens(batch: Batch) -> Tensor:
-    """[num_sequences, length], which tokens are those of a conversation: up to the one that is scored."""
-    import torch
-
-    input_ids, before = batch.given["input_ids"], batch.given["before"]
-    return (torch.arange(input_ids.shape[1], device=input_ids.device)[None] <= before[:, None]).long()
-
-
-def _joined(parts: list[dict[str, Tensor]], names: Iterable[str]) -> Arrays:
-    """One array per name; empty ones when this worker had nothing to do."""
-    if not parts:
-        return {name: np.zeros(0, np.float32) for name in names}
-    return {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in names}

@@ -17,9 +17,8 @@ from cai_ray.config import ModelConfig, OptimConfig
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.learners.nets import score_net, token_net, turn_dropout_off
 from cai_ray.engines.learners.optim import Trained, deepspeed_settings
-from cai_ray.engines.models.files import localised
-from cai_ray.engines.models.reading import load_renderer
-from cai_ray.engines.models.trainable import load_causal_lm, load_classifier, peft_config, zero_head
+from cai_ray.engines.models.reading import read_config, read_tokenizer
+from cai_ray.engines.models.trainable import load_causal_lm, load_trainable, peft_config, zero_head
 from cai_ray.engines.training.arguments import Device
 from cai_ray.errors import ConfigError
 
@@ -81,14 +80,14 @@ def build_models(job: LearnersJob, device: Device) -> Models:
         deepspeed.init_distributed()  # finds Ray Train's process group
         if job.workers.zero_stage == 3:
             sharding = HfDeepSpeedConfig(settings)  # in force while it is alive
-    tokenizer = load_renderer(job.policy).tokenizer  # as it is: nothing here needs a padding token
+    tokenizer = read_tokenizer(job.policy)  # as it is: nothing here needs a padding token
     policy, value = _policy(job, tokenizer, device), _value(job, device)
     reference = None if job.lora else _frozen(token_net(load_causal_lm(job.policy, tokenizer)), job, device)
     scorer = score_net(_classifier(job.reward))
     reward_trained = _trained(scorer, job, device, job.reward_optim) if job.reward_optim else None
     models = Models(
         tokenizer=tokenizer,
-        stored_dtype=_stored_config(job.policy).dtype or torch.float32,
+        stored_dtype=read_config(job.policy).dtype or torch.float32,
         policy=policy,
         value=value,
         reference=reference,
@@ -126,28 +125,15 @@ def _trained(net: Any, job: LearnersJob, device: Device, optim: OptimConfig) -> 
 
 def _classifier(model: ModelConfig) -> Any:
     """A classifier with one output; from a language model, one that scores everything 0."""
-    tokenizer = load_renderer(model.model_copy(update={"format": "transcript"})).tokenizer
-    config = _stored_config(model)
+    tokenizer = read_tokenizer(model)
+    config = read_config(model)
     is_classifier = any("Classification" in name for name in config.architectures or ())
     if is_classifier and config.num_labels != 1:
         raise ConfigError(f"the model at {model.path!r} has {config.num_labels} outputs; a score is one")
-    loaded = load_classifier(model, tokenizer)
+    loaded = load_trainable(model, tokenizer)
     if not is_classifier:
         zero_head(loaded.score.weight)
     return loaded
-
-
-def _stored_config(model: ModelConfig) -> Any:
-    """Raises ConfigError when there is no model."""
-    from transformers import AutoConfig
-
-    known = localised(model)
-    try:
-        return AutoConfig.from_pretrained(
-            known.path, revision=known.revision, trust_remote_code=known.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no model at {model.path!r}: {str(error).splitlines()[0]}") from error
 
 
 def gathered(parameters: list[Any], *, for_change: bool = False) -> Any:

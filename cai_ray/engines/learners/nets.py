@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
+from cai_ray.engines.models.classifier import last_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,11 +69,6 @@ def _classes() -> tuple[type, type]:
     """Made on first use, because torch is not imported with this module."""
     import torch
 
-    def states(model: Any, input_ids: Tensor, mask: Tensor | None) -> Tensor:
-        body = getattr(model, model.base_model_prefix)
-        hidden: Tensor = body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return hidden
-
     class TokenNet(torch.nn.Module):
         def __init__(self, model: Any) -> None:
             super().__init__()
@@ -88,7 +84,7 @@ def _classes() -> tuple[type, type]:
             with_entropy: bool,
         ) -> tuple[Tensor, Tensor]:
             model = language_model(self.model)
-            logits = answer_logits(model, states(model, input_ids, None)[rows, before])
+            logits = answer_logits(model, last_states(model, input_ids, None)[rows, before])
             if with_entropy:
                 return token_logprobs_and_entropy(logits, targets, temperature=temperature)
             found = token_logprobs(logits, targets, temperature=temperature)
@@ -100,7 +96,7 @@ def _classes() -> tuple[type, type]:
             self.model = model
 
         def forward(self, input_ids: Tensor, rows: Tensor, before: Tensor, mask: Tensor | None = None) -> Tensor:
-            hidden = states(self.model, input_ids, mask)[rows, before]
+            hidden = last_states(self.model, input_ids, mask)[rows, before]
             scores: Tensor = self.model.score(hidden)[:, 0]
             return scores.float()
 

@@ -114,7 +114,7 @@ def shares(
         alone: list[tuple[Indices, ...]] = [((index,),) for index in indices]
         return tuple(alone + [((),)] * (num_workers - len(indices)))
     max_tokens = max(tokens_per_pass, max(lengths[i] for i in indices))
-    return worker_shares(indices, lengths, num_workers=num_workers, max_tokens=max_tokens, layout="padded")
+    return worker_shares(indices, lengths, num_workers=num_workers, max_tokens=max_tokens)
 
 
 def cut(packed: Packed, share: Indices, dummy: int = 0) -> Pass:

@@ -16,9 +16,10 @@ from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.learners import snapshot, weights
 from cai_ray.engines.learners.job import LearnersJob
-from cai_ray.engines.learners.learning import Arrays, Guards, Learning
+from cai_ray.engines.learners.learning import Guards, Learning
 from cai_ray.engines.learners.models import Models, build_models
 from cai_ray.engines.learners.packing import Packed
+from cai_ray.engines.learners.passes import Arrays
 from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.arguments import Device, deepspeed_config
 from cai_ray.engines.training.checkpoints import Layout

@@ -10,6 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cai_ray.config import ModelConfig
+from cai_ray.engines.models.reading import read_config
+
 ADAPTER = "adapter_config.json"
 
 
@@ -38,11 +41,10 @@ def _merge_adapters(folder: Path) -> None:
     """Replace the adapters in `folder` by the whole model, in the precision its base is stored in."""
     import peft
     import torch
-    from transformers import AutoConfig
 
     adapters = folder / "adapter_model.safetensors"
     config = peft.PeftConfig.from_pretrained(str(folder))
-    stored = AutoConfig.from_pretrained(config.base_model_name_or_path, revision=config.revision).dtype
+    stored = read_config(ModelConfig(path=config.base_model_name_or_path, revision=config.revision)).dtype
     options: dict[str, Any] = {"dtype": torch.float32}
     auto_class: Any = peft.AutoPeftModelForCausalLM
     if config.task_type == peft.TaskType.SEQ_CLS:

@@ -1,6 +1,6 @@
-"""Load a model's tokenizer and its prompt format, with messages that say what to do when it fails.
+"""Read what a model's folder holds: config, tokenizer, prompt format, weights; an error says what to do.
 
-Tested in tests/engines/models/test_answer_tokens.py.
+Tested in tests/engines/models/test_answer_tokens.py and tests/engines/models/test_trainable.py.
 """
 
 from __future__ import annotations
@@ -9,51 +9,71 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.chat import Renderer
-from cai_ray.config import ModelConfig
+from cai_ray.config import ModelConfig, SystemRole
 from cai_ray.engines.models.files import local_folder
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location, searched
 
+CONFIG_KEY = "cai_ray"  # in config.json of score models we train: how they read conversations
 
-def load_renderer(model: ModelConfig) -> Renderer:
-    """The Renderer of `model`. Raises ConfigError when the tokenizer or its chat template is missing."""
-    from transformers import AutoTokenizer
 
-    path = local_folder(model.tokenizer or model.path)
+def read(auto_class: Any, model: ModelConfig, what: str, path: str | None = None, **options: Any) -> Any:
+    """`auto_class.from_pretrained` at `path` (None: the model's); a URI's files are fetched once.
+
+    Raises ConfigError when there is no `what` ("model", "tokenizer") at that place.
+    """
+    path = path or model.path
+    folder = local_folder(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        return auto_class.from_pretrained(
+            folder, revision=model.revision, trust_remote_code=model.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"no tokenizer at {path!r}: {str(error).splitlines()[0]} (give a local folder, a hub id that this machine "
-            f"can reach, or 'microworld'; {searched(model.tokenizer or model.path)})"
+            f"no {what} at {path!r}: {str(error).splitlines()[0]} (give a local folder, a hub id that this machine "
+            f"can reach, or 'microworld'; {searched(path)})"
         ) from error
-    template = None
-    if model.chat_template is not None:
-        try:
-            template = Path(location(model.chat_template)).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"chat_template {model.chat_template!r} cannot be read: {error.strerror}; "
-                f"{searched(model.chat_template)}"
-            ) from error
+
+
+def read_config(model: ModelConfig, what: str = "model") -> Any:
+    """The transformers config. Raises ConfigError when there is none."""
+    from transformers import AutoConfig
+
+    return read(AutoConfig, model, what)
+
+
+def read_tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer as it is stored. Raises ConfigError when there is none."""
+    from transformers import AutoTokenizer
+
+    return read(AutoTokenizer, model, "tokenizer", model.tokenizer)
+
+
+def read_chat_template(model: ModelConfig) -> str | None:
+    """The recipe's own template; None: it names none. Raises ConfigError when the file cannot be read."""
+    if model.chat_template is None:
+        return None
+    try:
+        return Path(location(model.chat_template)).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"chat_template {model.chat_template!r} cannot be read: {error.strerror}; {searched(model.chat_template)}"
+        ) from error
+
+
+def load_renderer(model: ModelConfig) -> Renderer:
+    """The Renderer of `model`. Raises ConfigError when the tokenizer or its chat template is missing."""
+    tokenizer, template = read_tokenizer(model), read_chat_template(model)
     try:
         return Renderer(tokenizer, model.format, model.system_role, template)
     except ValueError as error:
-        raise ConfigError(f"model {path!r}: {error}") from error
+        raise ConfigError(f"model {model.tokenizer or model.path!r}: {error}") from error
 
 
-def config_of(model: ModelConfig) -> Any:
-    """Raises ConfigError when there is none."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no classifier at {model.path!r}: {str(error).splitlines()[0]}") from error
+def trained_system_role(config: Any, otherwise: SystemRole) -> SystemRole:
+    """What the conversations of a score model's training did with a system message, where its config says so."""
+    role: SystemRole = getattr(config, CONFIG_KEY, {}).get("system_role", otherwise)
+    return role
 
 
 def dtype_of(model: ModelConfig) -> Any:
@@ -65,8 +85,16 @@ def dtype_of(model: ModelConfig) -> Any:
     return getattr(torch, model.dtype)
 
 
+def context_length(model: ModelConfig, at_most: int | None = None) -> int:
+    """The most tokens a language model reads at once, or `at_most`. Raises ConfigError when there is no model."""
+    most = model.max_model_len
+    if most is None:
+        most = int(read_config(model).get_text_config().max_position_embeddings)
+    return min(at_most or most, most)
+
+
 def max_tokens_of(model: ModelConfig, config: Any, tokenizer: Any) -> int:
-    """The most tokens the model reads: the recipe's word, else the least that config and tokenizer give."""
+    """The most tokens a classifier reads: the recipe's word, else the least that config and tokenizer give."""
     if model.max_model_len is not None:
         return model.max_model_len
     known = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer does not say
@@ -76,13 +104,3 @@ def max_tokens_of(model: ModelConfig, config: Any, tokenizer: Any) -> int:
         offset = config.pad_token_id + 1 if "roberta" in config.model_type and config.pad_token_id is not None else 0
         known.append(int(positions) - offset)
     return min(known)
-
-
-def tokenizer_of(path: str, model: ModelConfig) -> Any:
-    """Raises ConfigError when there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no tokenizer at {path!r}: {str(error).splitlines()[0]}") from error

@@ -11,13 +11,12 @@ line break) is cut, so the last token is always that one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from cai_ray.chat import Message, Renderer, with_system_role
-from cai_ray.config import ModelConfig
+from cai_ray.config import ModelConfig, SystemRole
 from cai_ray.errors import ConfigError
 
-SystemRole = Literal["auto", "native", "fold", "drop"]
 PROBE = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer-probe"}]
 # Base models: hh-rlhf's transcript, as `chat.messages_to_transcript` writes it.
 TRANSCRIPT_TEMPLATE = (

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
+from cai_ray.engines.models.classifier import Fields
+from cai_ray.engines.models.load_classifier import load_classifier
+from cai_ray.engines.models.reading import context_length, read_config
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-CONFIG_KEY = "cai_ray"  # in config.json of score models we train: how they read conversations
-BATCH_TOKENS = 16_384  # padded tokens per forward pass
 
 
 class Scorer:
@@ -30,73 +27,55 @@ class Scorer:
     Attributes:
         model: the transformers model, in eval mode.
         tokens: how it reads conversations.
+        context: the most tokens it reads.
 
     Raises ConfigError when `folder` holds no such model.
     """
 
-    def __init__(self, folder: Path | str, batch_tokens: int = BATCH_TOKENS) -> None:
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    def __init__(self, folder: Path | str) -> None:
+        config = ModelConfig(path=str(folder))
+        num_labels = read_config(config, "classifier").num_labels
+        if num_labels != 1:
+            raise ConfigError(f"the model at {str(folder)!r} has {num_labels} outputs; a score is one")
+        self._loaded = load_classifier(config, "chat")
+        self.model: Any = self._loaded.model
+        config = config.model_copy(update={"system_role": self._loaded.system_role})
+        self.tokens = ScoredTokens(config, self._loaded.tokenizer)
+        self.context = context_length(config)
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForSequenceClassification.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"no classifier at {str(folder)!r}: {str(error).splitlines()[0]}") from error
-        if model.config.num_labels != 1:
-            raise ConfigError(f"the model at {str(folder)!r} has {model.config.num_labels} outputs; a score is one")
-        self.model: Any = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        trained = getattr(model.config, CONFIG_KEY, {})
-        self.tokens = ScoredTokens(
-            ModelConfig(path=str(folder), system_role=trained.get("system_role", "auto")), tokenizer
-        )
-        self._pad_id: int = tokenizer.pad_token_id
-        self._batch_tokens = batch_tokens
-
-    def score(self, conversations: Sequence[tuple[Sequence[Message], str]]) -> NDArray[np.float64]:
-        """[num_conversations] scores of (messages, answer), in their order."""
-        return self.scores([self.tokens.encode(messages, answer) for messages, answer in conversations])
+    def score(self, conversations: Sequence[tuple[Sequence[Message], str]]) -> list[float | None]:
+        """[num_conversations] scores of (messages, answer), in their order; None where one is over the context."""
+        ids = [self.tokens.encode(messages, answer) for messages, answer in conversations]
+        fits = [len(sequence) <= self.context for sequence in ids]
+        scores = iter(self.scores([own for own, fit in zip(ids, fits, strict=True) if fit]).tolist())
+        return [next(scores) if fit else None for fit in fits]
 
     def scores(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """[num_conversations] scores of conversations as token ids. Raises ValueError, see `states`."""
         found = np.zeros(len(ids))
-        for chosen, batch, mask in self._batches(ids):
-            found[chosen] = self.model(input_ids=batch, attention_mask=mask).logits[:, 0].double().cpu().numpy()
+        for chosen, texts in self._batches(ids):
+            found[chosen] = [values[0] for values in self._loaded.outputs(texts)]
         return found
 
     def states(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """[num_conversations, hidden], what the score head sees of each. Raises ValueError for an id list that is
         empty or ends in the padding token."""
-        import torch
-
         found = np.zeros((len(ids), self.model.config.get_text_config().hidden_size))
-        body = getattr(self.model, self.model.base_model_prefix)
-        for chosen, batch, mask in self._batches(ids):
-            hidden = body(input_ids=batch, attention_mask=mask).last_hidden_state
-            last = mask.sum(dim=1) - 1
-            found[chosen] = hidden[torch.arange(len(last), device=last.device), last].double().cpu().numpy()
+        for chosen, texts in self._batches(ids):
+            found[chosen] = self._loaded.states(texts)
         return found
 
-    def _batches(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """(positions, token ids, attention mask) of batches of like length, at most `batch_tokens` with padding."""
-        import torch
-
+    def _batches(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[Fields]]]:
+        """(positions, texts) of batches of like length."""
+        pad_id = self.tokens.tokenizer.pad_token_id
         for position, sequence in enumerate(ids):
-            if not len(sequence) or sequence[-1] == self._pad_id:
+            if not len(sequence) or sequence[-1] == pad_id:
                 raise ValueError(f"conversation {position} is empty or ends in padding: it has no token to score at")
         waiting = sorted(range(len(ids)), key=lambda k: -len(ids[k]))
-        with torch.inference_mode():
-            while waiting:
-                longest = len(ids[waiting[0]])
-                size = max(1, self._batch_tokens // longest)
-                chosen, waiting = waiting[:size], waiting[size:]
-                batch = torch.full((len(chosen), longest), self._pad_id, dtype=torch.long)
-                mask = torch.zeros_like(batch)
-                for row, position in enumerate(chosen):
-                    length = len(ids[position])
-                    batch[row, :length] = torch.tensor(ids[position])
-                    mask[row, :length] = 1
-                yield chosen, batch.to(self.model.device), mask.to(self.model.device)
+        while waiting:
+            size = self._loaded.batch_size(len(ids[waiting[0]]))
+            chosen, waiting = waiting[:size], waiting[size:]
+            yield chosen, [{"input_ids": ids[k]} for k in chosen]
 
 
 def replace_tensor(folder: Path, name: str, value: NDArray[np.floating]) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.models.files import localised
-from cai_ray.errors import ConfigError
+from cai_ray.engines.models.reading import load_renderer, read
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 PAD_TOKEN = "<|pad|>"
@@ -23,10 +22,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
     """The model's tokenizer, padding right with a token that ends no turn, and with the recipe's chat template.
 
     A tokenizer without such a padding token gets one of its reserved tokens, or else a new one, for which
-    `load_causal_lm` and `load_classifier` make room. Raises ConfigError when there is no tokenizer.
+    `load_causal_lm` and `load_trainable` make room. Raises ConfigError when there is no tokenizer.
     """
-    from cai_ray.engines.models.reading import load_renderer
-
     renderer = load_renderer(model)
     tokenizer = renderer.tokenizer
     if renderer.chat_template is not None:
@@ -59,7 +56,7 @@ def load_causal_lm(model: ModelConfig, tokenizer: Any) -> Any:
     return _load(AutoModelForCausalLM, model, tokenizer)
 
 
-def load_classifier(model: ModelConfig, tokenizer: Any, num_labels: int = 1) -> Any:
+def load_trainable(model: ModelConfig, tokenizer: Any, num_labels: int = 1) -> Any:
     """The same weights under a new score head, as AutoModelForSequenceClassification; raises as above."""
     from transformers import AutoModelForSequenceClassification
 
@@ -82,44 +79,11 @@ def zero_head(weight: Any) -> None:
 def _load(auto_class: Any, model: ModelConfig, tokenizer: Any, **options: Any) -> Any:
     import torch
 
-    model = localised(model)
-    try:
-        loaded = auto_class.from_pretrained(
-            model.path,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            dtype=torch.float32,
-            **options,
-        )
-    except (OSError, ValueError) as error:
-        raise _no_model(model, error) from error
+    loaded = read(auto_class, model, "model", dtype=torch.float32, **options)
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
     loaded.config.pad_token_id = tokenizer.pad_token_id  # a classifier scores the last token that is not padding
     return loaded
-
-
-def _no_model(model: ModelConfig, error: Exception) -> ConfigError:
-    reason = str(error).splitlines()[0]
-    return ConfigError(
-        f"no model to train at {model.path!r}: {reason} (give a local folder or a hub id that the workers can reach)"
-    )
-
-
-def context_length(model: ModelConfig) -> int:
-    """The most tokens the model reads at once. Raises ConfigError when there is no model."""
-    if model.max_model_len is not None:
-        return model.max_model_len
-    from transformers import AutoConfig
-
-    model = localised(model)
-    try:
-        config = AutoConfig.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise _no_model(model, error) from error
-    return int(config.get_text_config().max_position_embeddings)
 
 
 def peft_config(lora: LoraConfig | None, task: Task = "CAUSAL_LM") -> Any:

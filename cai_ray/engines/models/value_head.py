@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cai_ray.config import ModelConfig
 from cai_ray.engines.models.classifier import LoadedClassifier
 from cai_ray.engines.models.files import local_folder
-from cai_ray.engines.models.reading import config_of, dtype_of, max_tokens_of, tokenizer_of
+from cai_ray.engines.models.reading import dtype_of, max_tokens_of, read_config, read_tokenizer
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def load_value_head(
     """
     folder = _folder(model)
     body_model = model.model_copy(update={"path": local_folder(backbone or str(folder)), "revision": None})
-    config = config_of(body_model).get_text_config()
-    tokenizer = tokenizer_of(model.tokenizer or body_model.path, body_model)
+    config = read_config(body_model, "classifier").get_text_config()
+    tokenizer = read_tokenizer(body_model)
     pad_id = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     if pad_id is None:
         raise ConfigError(f"value head {model.path!r}: its tokenizer has neither an unknown nor a padding token")

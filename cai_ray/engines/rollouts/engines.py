@@ -15,7 +15,7 @@ from pydantic import Field
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import ModelConfig, SamplingConfig, Throughput
 from cai_ray.engines.rollouts.backend import Transport
-from cai_ray.engines.rollouts.worker import EngineFacts, EngineUse, RolloutActor, Sequences, WeightsLost
+from cai_ray.engines.rollouts.worker import EngineUse, RolloutActor, Sequences, WeightsLost
 from cai_ray.engines.weights.store import Weights, WeightStore
 from cai_ray.errors import ConfigError, EngineGaveUp
 
@@ -106,8 +106,7 @@ class RolloutEngines:
         """Returns when all engines can sample; `launch` comes first unless it was called. Raises EngineGaveUp."""
         if not self._actors:
             self.launch()
-        facts: list[EngineFacts] = self.ask_all("ready")
-        self.max_model_len = min(fact.max_model_len for fact in facts)
+        self.max_model_len = min(self.ask_all("ready"))
 
     def launch(self) -> None:
         """Let all engines start, and do not wait: they take long, and so may learners meanwhile. Raises ConfigError."""

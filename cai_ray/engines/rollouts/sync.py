@@ -8,36 +8,18 @@ half of it, would train a policy on another one's samples: so engine and learner
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cai_ray.engines.rollouts.engines import RolloutEngines
 from cai_ray.engines.rollouts.worker import Sequences
 from cai_ray.engines.weights.sender import SendsWeights
-
-if TYPE_CHECKING:
-    pass
 
 TOLERANCE = 1e-3  # nats per token, for float32 on both sides
 
 
 class WeightSyncFailed(RuntimeError):
     """Learners and rollout engines disagree about the weights. Nothing sampled from here on can be trusted."""
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """One sync."""
-
-    version: int
-    seconds: float  # all of it
-    send_s: float  # learners gather and send
-    load_s: float  # engines finish what is in flight, fetch and load
-    num_bytes: int
-    num_tensors: int
-    num_buckets: int
 
 
 class WeightSync:
@@ -47,27 +29,23 @@ class WeightSync:
         self._learners, self._engines = learners, engines
         engines.resend = lambda: self._push(engines.version)
 
-    def push(self, version: int) -> SyncReport:
+    def push(self, version: int) -> None:
         """Bring the learners' weights to every engine, and call them `version`.
 
         Rollouts on their way are finished first, with the weights they began with. Engines that sleep are woken.
         Raises WeightSyncFailed, EngineGaveUp, and what `learners.send_weights` raises.
         """
-        report = self._push(version)
+        self._push(version)
         self._engines.version = version
-        return report
 
-    def _push(self, version: int) -> SyncReport:
+    def _push(self, version: int) -> None:
         engines = self._engines
         engines.wake()
-        started = time.perf_counter()
         serial = engines.newest().serial
         if engines.transport == "nccl":
             self._send_past_the_store(version)
-            sent = time.perf_counter()
         else:
             self._learners.send_weights(engines.transfer_info(version))
-            sent = time.perf_counter()
             engines.ask_all("pull")
         newest = engines.newest()
         if newest.serial == serial or newest.version != version:
@@ -75,17 +53,6 @@ class WeightSync:
                 f"the learners sent nothing for version {version}: send_weights must stream every bucket through "
                 "WeightSender(info) and call finish()"
             )
-        now = time.perf_counter()
-        transfer = newest.transfer
-        return SyncReport(
-            version=version,
-            seconds=now - started,
-            send_s=sent - started,
-            load_s=now - sent,
-            num_bytes=transfer.num_bytes,
-            num_tensors=transfer.num_tensors,
-            num_buckets=transfer.num_buckets,
-        )
 
     def _send_past_the_store(self, version: int) -> None:
         """Learners and engines are one process group for the time of the transfer: nothing may be in flight."""
@@ -99,8 +66,8 @@ class WeightSync:
 
     def prove(
         self, sequences: Sequences, learner_logprobs: Sequence[Sequence[float]], tolerance: float = TOLERANCE
-    ) -> float:
-        """Compare every engine with the learners on the same tokens; the largest gap, nats.
+    ) -> None:
+        """Compare every engine with the learners on the same tokens.
 
         Args:
             sequences: (prompt ids, response ids), both non-empty. What an engine's context does not hold is left out.
@@ -113,7 +80,6 @@ class WeightSync:
         """
         fitting = fit(sequences, learner_logprobs, self._engines.max_model_len)
         found = self._engines.logprobs([sequence for sequence, _ in fitting])
-        largest = 0.0
         for number, logprobs in enumerate(found):
             gap = largest_gap(logprobs, [expected for _, expected in fitting])
             if not gap.nats <= tolerance:  # NaN too
@@ -124,8 +90,6 @@ class WeightSync:
                     f"{gap.expected:.6f}: {gap.nats:.6f} nats apart, more than {tolerance:g}. The engine has other "
                     "weights than the learners"
                 )
-            largest = max(largest, gap.nats)
-        return largest
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.backends.vllm_engine import request_params
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.rollouts.backend import RolloutBackend, Transport, with_weight_transfer
@@ -29,14 +30,6 @@ Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]  # (prompt ids, re
 
 class WeightsLost(Exception):
     """This engine started anew and the newest weights are only with the learners (NCCL): they must be sent again."""
-
-
-@dataclass(frozen=True)
-class EngineFacts:
-    """What a started engine tells its driver."""
-
-    max_model_len: int  # tokens
-    node: str
 
 
 @dataclass(frozen=True)
@@ -122,12 +115,10 @@ class RolloutActor:
         self._orders: dict[int, asyncio.Future[list[Episode]]] = {}
         self._cancelled: set[int] = set()
 
-    async def ready(self) -> EngineFacts:
-        """Waits until the engine is up. Raises EngineGaveUp, ConfigError."""
-        import ray
-
+    async def ready(self) -> int:
+        """Waits until the engine is up; the most tokens it holds. Raises EngineGaveUp, ConfigError."""
         await self._supervisor.ready()
-        return EngineFacts(self._backend.max_model_len, ray.get_runtime_context().get_node_id())
+        return self._backend.max_model_len
 
     async def sample(self, order: int, requests: Sequence[EpisodeRequest]) -> list[Episode]:
         """One episode per request, in order; none when the order is cancelled. Raises EngineGaveUp, ConfigError,
@@ -235,9 +226,6 @@ class RolloutActor:
         return await self._guarded(what, send)
 
     async def _sample_one(self, request: EpisodeRequest) -> Episode:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         sampling = self._sampling
         what = f"prompt {request.prompt_id}, sample {request.sample_index}"
         room = self._backend.max_model_len - len(request.prompt_ids)
@@ -246,18 +234,14 @@ class RolloutActor:
                 f"{what} has {len(request.prompt_ids)} tokens and the policy's context holds "
                 f"{self._backend.max_model_len}; leave it out or raise max_model_len"
             )
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=min(sampling.max_tokens, room),
-            stop=list(sampling.stop),
+        params = request_params(
+            sampling,
+            room,
             stop_token_ids=[self._end_id],
             seed=request.seed,
             logprobs=0,  # the sampled token's only
             flat_logprobs=True,
             detokenize=bool(sampling.stop),  # step by step it costs more than once at the end
-            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         result, version = await self._generate(what, request.prompt_ids, params)
         output = result.outputs[0]
@@ -280,18 +264,14 @@ class RolloutActor:
         return str(self._backend.renderer.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     async def _score_one(self, number: int, prompt: Sequence[int], response: Sequence[int]) -> tuple[float, ...]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         if not prompt or not response:
             raise ValueError(f"sequence {number} has {len(prompt)} prompt and {len(response)} response tokens")
-        params = SamplingParams(
+        params = request_params(
             temperature=0.0,
             max_tokens=1,  # vLLM gives at least one
             prompt_logprobs=0,
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         result, _ = await self._generate(f"proof sequence {number}", [*prompt, *response], params)
         return tuple(result.prompt_logprobs.logprobs[-len(response) :])

@@ -12,8 +12,8 @@ from cai_ray.algorithms.losses import SoftDpoLoss, centring_penalty, pairwise_lo
 from cai_ray.config import LoraConfig, ModelConfig
 from cai_ray.engines.models.trainable import (
     load_causal_lm,
-    load_classifier,
     load_tokenizer,
+    load_trainable,
     peft_config,
     zero_head,
 )
@@ -63,7 +63,7 @@ def score_trainer(
     # First: under ZeRO-3 the model is then sharded while it is loaded. No length limit: it would drop pairs silently.
     config = RewardConfig(**arguments, max_length=None, center_rewards_coefficient=centring)
     tokenizer = load_tokenizer(model)
-    classifier = load_classifier(model, tokenizer)
+    classifier = load_trainable(model, tokenizer)
     zero_head(classifier.score.weight)
     trainer: Any = _score_trainer_class()(
         model=classifier,

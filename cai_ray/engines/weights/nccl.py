@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cai_ray.engines.weights.store import Transfer
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -112,11 +110,11 @@ class NcclLink:
         self._group.trainer.send_weights()
         self._group.source.tensors = ()
 
-    def finish(self, transfer: Transfer) -> None:
+    def finish(self) -> None:
         import ray
 
         self._group.client.end_sync()
-        ray.get(self._store.commit.remote(transfer))
+        ray.get(self._store.commit.remote())
 
 
 def _group(info: dict[str, Any]) -> Group:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cai_ray.engines.weights.buckets import pack
-from cai_ray.engines.weights.store import Transfer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,17 +38,13 @@ class WeightSender:
             self._link = NcclLink(info)
         else:
             self._link = HostLink(info)
-        self._num_bytes = self._num_tensors = self._num_buckets = 0
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
         if tensors:
             self._link.send(tensors)
-            self._num_bytes += sum(tensor.nbytes for _, tensor in tensors)
-            self._num_tensors += len(tensors)
-            self._num_buckets += 1
 
     def finish(self) -> None:
-        self._link.finish(Transfer(self._num_bytes, self._num_tensors, self._num_buckets))
+        self._link.finish()
 
 
 class HostLink:
@@ -69,7 +64,7 @@ class HostLink:
             ray.get(self._under_way.pop(0))
         self._under_way.append(self._store.add.remote(layout, data))
 
-    def finish(self, transfer: Transfer) -> None:
+    def finish(self) -> None:
         import ray
 
-        ray.get([*self._under_way, self._store.commit.remote(transfer)])
+        ray.get([*self._under_way, self._store.commit.remote()])

@@ -17,25 +17,15 @@ from cai_ray.engines.weights.buckets import Layout
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """What one sync carried."""
-
-    num_bytes: int
-    num_tensors: int
-    num_buckets: int
-
-
-@dataclass(frozen=True)
 class Weights:
     """One version of the weights. `buckets` is empty where the store keeps no copy (NCCL)."""
 
     serial: int  # counts syncs; a version may be synced twice, when a step is replayed
     version: int
     buckets: tuple[tuple[Layout, Any], ...]  # layout, ObjectRef of the bytes
-    transfer: Transfer
 
 
-NONE_YET = Weights(0, 0, (), Transfer(0, 0, 0))  # the engines have what their model folder holds
+NONE_YET = Weights(0, 0, ())  # the engines have what their model folder holds
 
 
 class WeightStore:
@@ -57,9 +47,9 @@ class WeightStore:
 
         self._buckets.append((layout, ray.put(data)))
 
-    def commit(self, transfer: Transfer) -> None:
+    def commit(self) -> None:
         """The sync is whole: from now on this is the newest version."""
-        self._newest = Weights(self._newest.serial + 1, self._version, tuple(self._buckets), transfer)
+        self._newest = Weights(self._newest.serial + 1, self._version, tuple(self._buckets))
         self._buckets = []
 
     def newest(self) -> Weights:

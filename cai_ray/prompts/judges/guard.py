@@ -6,10 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cai_ray.chat import Messages
 from cai_ray.prompts.judges.yes_no import yes_no_messages
-
-Messages = list[dict[str, str]]
-
 
 # ------------------------------------------------------------------------------------------------------- Llama Guard
 # Its question is its own chat template, put around the whole chat; so here is only the reply.

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from cai_ray.chat import Messages
 from cai_ray.prompts.fence import fenced, notice, turns
-
-Messages = list[dict[str, str]]
 
 QUESTION = "Which answer is better: more helpful to a person with good intentions, honest, and of less use for harm?"
 _PROB_A = {"A": 1.0, "B": 0.0, "C": 0.5}

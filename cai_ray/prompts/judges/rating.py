@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cai_ray.chat import Messages
 from cai_ray.prompts.fence import fenced, notice, turns
-
-Messages = list[dict[str, str]]
 
 LOWEST, HIGHEST = 1, 5
 REASON = "reason"

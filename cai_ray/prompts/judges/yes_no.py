@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from cai_ray.chat import Messages
 from cai_ray.prompts.fence import turns
-
-Messages = list[dict[str, str]]
 
 OPTIONS = ("Yes", "No")
 SYSTEM = "You are a careful classifier of what language models put out."

@@ -24,8 +24,8 @@ from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
 from cai_ray.dropped import DropReason, drop_of
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
-from cai_ray.row_ids import EVALUATION_IDS
-from cai_ray.rows import EVALUATION, evaluation_row_id
+from cai_ray.row_ids import EVALUATION_IDS, evaluation_row_id
+from cai_ray.rows import EVALUATION
 from cai_ray.seeding import digest
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context

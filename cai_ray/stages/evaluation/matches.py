@@ -13,8 +13,8 @@ from typing import Any
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find
 from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
-from cai_ray.row_ids import GAME_IDS, MATCH_IDS
-from cai_ray.rows import GAME, MATCH, match_id_of
+from cai_ray.row_ids import GAME_IDS, MATCH_IDS, match_id_of
+from cai_ray.rows import GAME, MATCH
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.folders import GAMES, MATCHES
 from cai_ray.stages.evaluation.judges.base import JudgeConfig

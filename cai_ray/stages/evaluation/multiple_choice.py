@@ -29,6 +29,7 @@ from cai_ray.engines.backends.option_check import check_options
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
+from cai_ray.engines.models.scoring import Scorer
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import InputPath
 from cai_ray.metrics.multiple_choice import accuracy, accuracy_by_category, baselines, margin
@@ -36,8 +37,8 @@ from cai_ray.metrics.names import CORRECT, MARGIN
 from cai_ray.prompt_layouts.multiple_choice import Item, deciding_parts, read_items
 from cai_ray.prompts.comparison import OPTIONS, Form, comparison_messages, nonce_for
 from cai_ray.prompts.multiple_choice import choice_messages
-from cai_ray.row_ids import EVALUATION_IDS, ITEM_IDS
-from cai_ray.rows import EVALUATION, ITEM, ROW_ID, evaluation_row_id
+from cai_ray.row_ids import EVALUATION_IDS, ITEM_IDS, evaluation_row_id
+from cai_ray.rows import EVALUATION, ITEM, ROW_ID
 from cai_ray.seeding import stable_id
 from cai_ray.stages.cells import cell, percent
 from cai_ray.stages.context import Context
@@ -200,26 +201,17 @@ def score_items(name: str, model: ModelConfig, items: Sequence[Item]) -> list[Ou
 
     Raises ConfigError when there is no such model at `model.path`.
     """
-    from cai_ray.engines.models.files import local_folder
-    from cai_ray.engines.models.scoring import Scorer
+    scorer = Scorer(model.path)
+    correct = scorer.score([(item.conversation, item.text_correct) for item in items])
+    incorrect = scorer.score([(item.conversation, item.text_incorrect) for item in items])
 
-    scorer = Scorer(local_folder(model.path))
-    context = scorer.model.config.get_text_config().max_position_embeddings
-    encode = scorer.tokens.encode
-    # Two per item: the correct answer, then the incorrect one.
-    ids = [encode(item.conversation, text) for item in items for text in (item.text_correct, item.text_incorrect)]
-    fits = [max(map(len, ids[2 * k : 2 * k + 2])) <= context for k in range(len(items))]
-    scores = scorer.scores([sequence for k, sequence in enumerate(ids) if fits[k // 2]]).reshape(-1, 2)
-    fitting = iter(scores.tolist())
+    def end(item: Item, right: float | None, wrong: float | None) -> dict[str, Any]:
+        if right is None or wrong is None:
+            raise DropRow(DropReason.TOO_LONG, f"an answer with its conversation is over {scorer.context} tokens")
+        return evaluation(item, name, margin([right], [wrong]))
 
-    def end(item: Item, fit: bool) -> dict[str, Any]:
-        if not fit:
-            raise DropRow(DropReason.TOO_LONG, f"an answer with its conversation is over {context} tokens")
-        correct, incorrect = next(fitting)
-        return evaluation(item, name, margin([correct], [incorrect]))
-
-    found = zip(items, fits, strict=True)
-    return [outcome(evaluation_row_id(name, item.item_id, 0), partial(end, item, fit)) for item, fit in found]
+    found = zip(items, correct, incorrect, strict=True)
+    return [outcome(evaluation_row_id(name, one[0].item_id, 0), partial(end, *one)) for one in found]
 
 
 # --- The stage ------------------------------------------------------------------------------------------

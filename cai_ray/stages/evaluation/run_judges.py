@@ -17,8 +17,8 @@ from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.config import ModelConfig
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
-from cai_ray.row_ids import EVALUATION_IDS
-from cai_ray.rows import ANSWER, JUDGEMENT, evaluation_row_id
+from cai_ray.row_ids import EVALUATION_IDS, evaluation_row_id
+from cai_ray.rows import ANSWER, JUDGEMENT
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.folders import JUDGED, STAGE, TO_JUDGE
 from cai_ray.stages.evaluation.judges.base import AnswerJudge, JudgeConfig

@@ -18,16 +18,16 @@ from rich.table import Table
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
-from cai_ray.chat import Message
-from cai_ray.config import ModelConfig, StageConfig
+from cai_ray.config import StageConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.models.scoring import Scorer as Classifier
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.names import PREFERENCE_SCORE, most_telling
-from cai_ray.row_ids import EVALUATION_IDS
-from cai_ray.rows import EVALUATION, evaluation_row_id, revision_row_id
+from cai_ray.row_ids import EVALUATION_IDS, evaluation_row_id, revision_row_id
+from cai_ray.rows import EVALUATION
 from cai_ray.seeding import digest
 from cai_ray.stages.cells import cell
 from cai_ray.stages.context import Context
@@ -88,24 +88,6 @@ def dialogues(source: Artifact, chosen: set[str]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-class PreferenceScores:
-    """The preference model's scores of answers. Raises ConfigError when there is no such model at `model.path`."""
-
-    def __init__(self, model: ModelConfig) -> None:
-        from cai_ray.engines.models.files import local_folder
-        from cai_ray.engines.models.scoring import Scorer as Classifier
-
-        self._classifier = Classifier(local_folder(model.path))
-        self._context: int = self._classifier.model.config.get_text_config().max_position_embeddings
-
-    def __call__(self, conversations: Sequence[tuple[Sequence[Message], str]]) -> list[float | None]:
-        """[num_conversations] scores of (messages, answer); None where it does not fit the context."""
-        ids = [self._classifier.tokens.encode(messages, answer) for messages, answer in conversations]
-        fits = [len(sequence) <= self._context for sequence in ids]
-        scores = iter(self._classifier.scores([own for own, fit in zip(ids, fits, strict=True) if fit]).tolist())
-        return [next(scores) if fit else None for fit in fits]
-
-
 def evaluation(answer: Answer, scorers: Sequence[Scorer], score: float, judge: str) -> dict[str, Any]:
     """A row of the EVALUATION schema."""
     return {
@@ -129,7 +111,7 @@ def _scored(config: Config, context: Context, source: Artifact) -> Iterator[list
     chosen = chosen_dialogues(source, config.limit, context.seed)
     known = in_microworld(row["messages"] for row in dialogues(source, chosen))
     scorers = [RuleScorer(name) for name in (("microworld",) if known else TEXT_SCORERS)]
-    score = PreferenceScores(context.model(config.model))
+    score = Classifier(context.model(config.model).path).score
     found = dialogues(source, chosen)
     too_long = DropRow(DropReason.TOO_LONG, "the answer with its conversation exceeds the model's context")
     while batch := [answer for row in islice(found, DIALOGUES_PER_PART) for answer in answers(row)]:

@@ -18,7 +18,7 @@ from cai_ray.artifacts.derived import Outcome
 from cai_ray.config import Config
 from cai_ray.dropped import DropReason, DropRow, drop_of
 from cai_ray.quality.gates import near_duplicates
-from cai_ray.rows import prompt_id_of
+from cai_ray.row_ids import prompt_id_of
 
 SOURCE = "expanded"  # the new prompts' `source`
 

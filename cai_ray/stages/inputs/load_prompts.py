@@ -12,14 +12,15 @@ from typing import Any
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import batched, derive
 from cai_ray.artifacts.identity import Input
+from cai_ray.config import MICROWORLD
 from cai_ray.fingerprint import local_files
 from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.inputs.sources import MICROWORLD, load
 from cai_ray.stages.inputs.sources import STAGE as STAGE
 from cai_ray.stages.inputs.sources import Config as Config
+from cai_ray.stages.inputs.sources import load
 from cai_ray.stages.step import Step
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from cai_ray.artifacts.derived import Outcome, outcome
+from cai_ray.config import MICROWORLD, StageConfig
 from cai_ray.config import Config as BaseConfig
-from cai_ray.config import StageConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import InputPath
@@ -31,11 +31,10 @@ from cai_ray.prompt_layouts.locations import FileFormat
 from cai_ray.prompt_layouts.mixture import mixture_key, mixture_sizes, smallest
 from cai_ray.prompt_layouts.records import Kind, ParsedPrompt, ParseOptions
 from cai_ray.quality.gates import near_duplicates_of_signatures, signature
-from cai_ray.rows import prompt_id_of
+from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
 
 STAGE = "load_prompts"
-MICROWORLD = "microworld"
 _SAMPLE_RECORDS = 100  # read ahead to find the layout and its columns
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from cai_ray.algorithms.episodes import Episode, Scored
-from cai_ray.rows import ROLLOUT, rollout_row_id
+from cai_ray.row_ids import rollout_row_id
+from cai_ray.rows import ROLLOUT
 from cai_ray.stages.ppo.turns import Turns
 
 

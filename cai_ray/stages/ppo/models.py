@@ -9,11 +9,9 @@ from typing import Any
 from cai_ray.chat import Message, split_thinking
 from cai_ray.config import ModelConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
-from cai_ray.engines.models.files import localised
-from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.reading import CONFIG_KEY, context_length, load_renderer, read_config, trained_system_role
 from cai_ray.engines.models.scored_tokens import ScoredTokens
-from cai_ray.engines.models.scoring import CONFIG_KEY
-from cai_ray.engines.models.trainable import context_length, load_tokenizer, local_path
+from cai_ray.engines.models.trainable import load_tokenizer, local_path
 from cai_ray.errors import ConfigError
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import Config
@@ -85,28 +83,19 @@ def _with_weights(name: str, context: Context) -> ModelConfig:
 
 def _as_it_reads(model: ModelConfig) -> ModelConfig:
     """A preference model with the template and system role it was trained with."""
-    from transformers import AutoConfig
-
-    found = localised(model)
-    try:
-        config = AutoConfig.from_pretrained(
-            found.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no preference model at {model.path!r}: {str(error).splitlines()[0]}") from error
+    config = read_config(model, "preference model")
     architectures = config.architectures or []
     if not any("SequenceClassification" in name for name in architectures) or config.num_labels != 1:
         raise ConfigError(
             f"the preference model at {model.path!r} is {', '.join(architectures) or 'of no known kind'} with "
             f"{config.num_labels} outputs; it must be a sequence classifier with one, the score"
         )
-    trained = getattr(config, CONFIG_KEY, None)
-    if trained is None:
+    if not hasattr(config, CONFIG_KEY):
         return model
     return ModelConfig(
         path=model.path,
         revision=model.revision,
-        system_role=trained.get("system_role", "auto"),
+        system_role=trained_system_role(config, "auto"),
         max_model_len=model.max_model_len,
         trust_remote_code=model.trust_remote_code,
     )

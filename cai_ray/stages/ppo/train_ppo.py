@@ -83,7 +83,7 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     keep_rows(training, step, episodes, scored, distance.kl)
     measured |= health.speed(phase, machines.newly_busy_s(), episodes)
     training.metrics.write(step=step, num_steps=config.num_steps, **health.plain(measured))
-    training.progress.show(step, measured)
+    training.progress.show_measured(step, measured)
     return Carried(state, ready)
 
 

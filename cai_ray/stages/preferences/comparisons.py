@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 from cai_ray.artifacts.identity import Input
 from cai_ray.chat import Message, split_thinking
+from cai_ray.config import MICROWORLD, ThinkingConfig
 from cai_ray.config import Config as BaseConfig
-from cai_ray.config import ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import names_and_sizes
@@ -25,10 +25,9 @@ from cai_ray.prompt_layouts.files import BadRecord, read_records
 from cai_ray.prompt_layouts.locations import FileFormat
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
-from cai_ray.rows import prompt_id_of
+from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
 
-MICROWORLD = "microworld"
 # (messages, answer) -> the tokens a model is given first, and those it learns to say or is scored on.
 Encode = Callable[[list[Message], str], tuple[list[int], list[int]]]
 _SAMPLE_RECORDS = 100  # read ahead to find the columns

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary, ScoreFacts, SourceScores
-from cai_ray.engines.models.scoring import CONFIG_KEY
+from cai_ray.engines.models.reading import CONFIG_KEY
 from cai_ray.metrics.calibration import pair_calibration, sigmoid
 from cai_ray.metrics.intervals import clustered_rate
 from cai_ray.rows import EVAL_SCORES

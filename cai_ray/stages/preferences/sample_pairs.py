@@ -24,8 +24,8 @@ from cai_ray.dropped import DropReason, DropRow, drop_of
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
 from cai_ray.quality.gates import Gate
-from cai_ray.row_ids import PAIR_IDS
-from cai_ray.rows import PAIR, pair_id_of
+from cai_ray.row_ids import PAIR_IDS, pair_id_of
+from cai_ray.rows import PAIR
 from cai_ray.seeding import digest, rng_for
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.config import ModelConfig, StageConfig
-from cai_ray.engines.models.trainable import context_length, local_path
+from cai_ray.engines.models.reading import context_length
+from cai_ray.engines.models.trainable import local_path
 from cai_ray.engines.training.job import TrainingJob
 from cai_ray.engines.training.launcher import train
 from cai_ray.row_ids import PAIR_IDS
@@ -38,7 +39,6 @@ def train_on_pairs(stage: str, config: PairTraining, context: Context, source_st
         return opened
     model = local_path(context.model(config.model))
     encode, job_of = prepare(model)
-    longest = context_length(model)
-    pairs = write_pairs(opened, config, labels, encode, min(config.max_length or longest, longest), context.seed)
+    pairs = write_pairs(opened, config, labels, encode, context_length(model, config.max_length), context.seed)
     trained = train(job_of(pairs), context.cluster)
     return opened.commit(pairs.input_ids, trained.files)

@@ -21,8 +21,9 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
+from cai_ray.engines.models.reading import CONFIG_KEY
 from cai_ray.engines.models.scored_tokens import ScoredTokens
-from cai_ray.engines.models.scoring import CONFIG_KEY, Scorer, replace_tensor
+from cai_ray.engines.models.scoring import Scorer, replace_tensor
 from cai_ray.engines.models.trainable import load_tokenizer
 from cai_ray.engines.training.arguments import TrainerArgs
 from cai_ray.engines.training.job import TrainingJob

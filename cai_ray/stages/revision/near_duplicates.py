@@ -15,7 +15,7 @@ from cai_ray.artifacts.artifact import OpenStage
 from cai_ray.artifacts.parts import PartRecord, committed_parts, part_tables, replace_part
 from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.quality.gates import GatesConfig, near_duplicates
-from cai_ray.rows import revision_row_id
+from cai_ray.row_ids import revision_row_id
 
 
 def drop_near_duplicates(opened: OpenStage, *, gates: GatesConfig) -> None:

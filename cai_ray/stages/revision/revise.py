@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -23,7 +23,7 @@ from cai_ray.constitution.draw import PrincipleChoice, draw
 from cai_ray.constitution.principles import Constitution, Principle
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.factory import backend_factory
-from cai_ray.engines.conversations.asking import Ask, Completion
+from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.prompts.revision import (
@@ -32,15 +32,15 @@ from cai_ray.prompts.revision import (
     answer_prompt,
     critique_prompt,
     few_shot_messages,
-    parse_reply,
     revision_prompt,
 )
-from cai_ray.quality.cleaning import CleaningConfig, clean
+from cai_ray.quality.cleaning import CleaningConfig
 from cai_ray.quality.gates import Gate, GatesConfig, row_gates
-from cai_ray.row_ids import REVISION_IDS
-from cai_ray.rows import REVISION, ROW_ID, revision_row_id
+from cai_ray.row_ids import REVISION_IDS, revision_row_id
+from cai_ray.rows import REVISION, ROW_ID
 from cai_ray.stages.context import Context
 from cai_ray.stages.revision import summary
+from cai_ray.stages.revision.dialogue import Dialogue
 from cai_ray.stages.revision.improvement import ScorerName, improvement
 from cai_ray.stages.revision.near_duplicates import drop_near_duplicates
 from cai_ray.stages.step import Step, shown
@@ -94,7 +94,7 @@ async def revise(
 ) -> dict[str, Any]:
     """The whole dialogue of one unit of work; a row of the REVISION schema. Raises DropRow."""
     messages: list[Message] = row["messages"]
-    dialogue = _Dialogue(ask, config)
+    dialogue = Dialogue(ask, config.cleaning, config.truncated)
     num_rounds = 0 if row["kind"] == "helpful" else config.num_revisions
     principles = _draw(row, config, constitution, seed, similarity, num_rounds)
     few_shot = few_shot_messages(constitution, config.prompts, principles, config.critique)
@@ -128,52 +128,6 @@ async def revise(
         ],
         **dialogue.columns(),
     }
-
-
-class _Dialogue:
-    """One row's asks: cleans each answer, keeps the row's token counts."""
-
-    def __init__(self, ask: Ask, config: Config) -> None:
-        self._ask, self._config = ask, config
-        self._completions: list[Completion] = []
-
-    async def answer(self, messages: list[Message], sampling: SamplingConfig) -> tuple[str, list[str]]:
-        """A cleaned answer or revision, and its flags."""
-        completion = await self._complete(messages, sampling)
-        text, flags = self._clean(completion, "answer", "")
-        if completion.finish_reason == "length" and self._config.truncated != "off":
-            if self._config.truncated == "drop":
-                raise DropRow(DropReason.TRUNCATED, f"an answer was cut off at max_tokens={sampling.max_tokens}")
-            flags.append("truncated")
-        return text, flags
-
-    async def critique(self, messages: list[Message], sampling: SamplingConfig) -> tuple[str, list[str]]:
-        return self._clean(await self._complete(messages, sampling), "critique", "critique.")
-
-    async def _complete(self, messages: list[Message], sampling: SamplingConfig) -> Completion:
-        completion = await self._ask(messages, sampling)
-        self._completions.append(completion)
-        return completion
-
-    def _clean(self, completion: Completion, step: Literal["answer", "critique"], prefix: str) -> tuple[str, list[str]]:
-        cleaned = clean(completion.text, self._config.cleaning, step)
-        text = parse_reply(cleaned.text)
-        if not text:
-            why = "nothing but meta-commentary" if completion.text.strip() else "no text"
-            raise DropRow(DropReason.EMPTY_RESPONSE, f"{step} {len(self._completions)} holds {why}")
-        return text, [f"{prefix}{rule}" for rule in cleaned.counts]
-
-    def columns(self) -> dict[str, Any]:
-        asked = self._completions
-        thinking = [completion.thinking or "" for completion in asked]
-        return {
-            "thinking": thinking if any(thinking) else None,
-            "finish_reasons": [completion.finish_reason for completion in asked],
-            "num_neutralised": asked[0].num_neutralised,
-            "num_prompt_tokens": sum(completion.num_prompt_tokens for completion in asked),
-            "num_cached_tokens": sum(completion.num_cached_tokens for completion in asked),
-            "num_output_tokens": sum(completion.num_output_tokens for completion in asked),
-        }
 
 
 def _draw(

@@ -11,7 +11,7 @@ from pydantic import Field
 from cai_ray.artifacts.derived import Outcome
 from cai_ray.config import StageConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.rows import example_id_of
+from cai_ray.row_ids import example_id_of
 from cai_ray.seeding import digest, rng_for
 
 STAGE = "train_sft"  # also the address of every draw

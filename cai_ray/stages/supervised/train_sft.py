@@ -21,9 +21,8 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.models.answer_tokens import AnswerTokens
-from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.reading import context_length, load_renderer
 from cai_ray.engines.models.trainable import (
-    context_length,
     load_causal_lm,
     load_tokenizer,
     local_path,
@@ -234,7 +233,7 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     opened = open_stage(context.spec(STAGE, config, EXAMPLE_IDS, source))
     if isinstance(opened, Artifact):
         return opened
-    max_length = min(config.max_length or context_length(model), context_length(model))
+    max_length = context_length(model, config.max_length)
     tokenise = AnswerTokens(load_renderer(model), model.thinking)
     ids, counts = write_examples(opened, source, config, tokenise, max_length, context.seed)
     trained = train(job_of(config, context, model, max_length, counts), context.cluster)

@@ -13,8 +13,8 @@ import pytest
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends import classifier as classifying
 from cai_ray.engines.backends.classifier import ClassifierBackend, Outputs
+from cai_ray.engines.models import classifier
 from cai_ray.engines.models.classifier import InputForm
 from cai_ray.engines.models.load_classifier import is_multi_label, labels_of
 from cai_ray.engines.models.scoring import Scorer
@@ -124,7 +124,7 @@ def test_a_reward_model_reads_through_its_own_template(tmp_path: Path) -> None:
     tokenizer.chat_template = scorer.tokens.scoring_template()
     tokenizer.save_pretrained(folder)
     found = classify(folder, "chat", CONVERSATIONS)
-    assert [one.values[0] for one in found] == pytest.approx(scorer.score(CONVERSATIONS).tolist(), abs=1e-5)
+    assert [one.values[0] for one in found] == pytest.approx(scorer.score(CONVERSATIONS), abs=1e-5)
     assert not any(one.truncated for one in found)
 
 
@@ -176,7 +176,7 @@ def test_a_pair_of_texts_keeps_its_token_types(tmp_path: Path) -> None:
 
 def test_batches_of_any_size_give_the_same(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = classify(roberta, "answer", CONVERSATIONS)
-    monkeypatch.setattr(classifying, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(classifier, "BATCH_TOKENS", 1)
     single = classify(roberta, "answer", CONVERSATIONS)
     for one, other in zip(whole, single, strict=True):
         assert one.values == pytest.approx(other.values, abs=1e-5)

@@ -19,7 +19,7 @@ from cai_ray.chat import Message
 from cai_ray.config import EndpointConfig, EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.endpoint import EndpointBackend
-from cai_ray.engines.backends.vllm_backend import engine_environment
+from cai_ray.engines.backends.vllm_engine import engine_environment
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.microworld.teaching import principles

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.config import OptimConfig
-from cai_ray.engines.learners import learning as policy_learning
+from cai_ray.engines.learners import passes
 from cai_ray.engines.learners.job import LearnersConfig
 from cai_ray.engines.learners.learners import PLACEHOLDER
 from cai_ray.engines.learners.learning import Guards, Learning
@@ -47,7 +47,7 @@ def net_of(folder: Path) -> Any:
 
 
 def learning(folder: Path, monkeypatch: pytest.MonkeyPatch, tokens_per_pass: int) -> Learning:
-    monkeypatch.setattr(policy_learning, "here", lambda: torch.device("cpu"))
+    monkeypatch.setattr(passes, "here", lambda: torch.device("cpu"))
     workers = LearnersConfig(tokens_per_pass=tokens_per_pass)
     trained = Trained(net_of(folder), OPTIM, workers, Device(is_gpu=False, has_bf16=False), total_updates=1)
     models = Models(None, None, cast(Any, None), None, None, reward=trained.net, reward_trained=trained)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cai_ray.engines import models
 from cai_ray.engines.models.scoring import Scorer, replace_tensor
 from cai_ray.errors import ConfigError
 from tests.tiny_policy import save_tiny_policy
@@ -39,11 +40,12 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_scores_are_those_of_transformers(classifier: Path) -> None:
+def test_scores_are_those_of_transformers(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    scorer = Scorer(classifier, batch_tokens=120)  # several batches of different shapes
+    monkeypatch.setattr(models.classifier, "BATCH_TOKENS", 120)  # several batches of different shapes
+    scorer = Scorer(classifier)
     stock = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     scores = scorer.score(CONVERSATIONS)
     with torch.inference_mode():

@@ -10,11 +10,11 @@ import pytest
 
 from cai_ray.config import LoraConfig, ModelConfig
 from cai_ray.engines.models.export import export_model
+from cai_ray.engines.models.reading import context_length
 from cai_ray.engines.models.trainable import (
-    context_length,
     load_causal_lm,
-    load_classifier,
     load_tokenizer,
+    load_trainable,
     local_path,
     peft_config,
 )
@@ -61,7 +61,7 @@ def test_no_model_is_a_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     model = ModelConfig(path=str(tmp_path))
     for load in (lambda: load_causal_lm(model, None), lambda: context_length(model)):
-        with pytest.raises(ConfigError, match="no model to train at"):
+        with pytest.raises(ConfigError, match="no model at"):
             load()
 
 
@@ -71,7 +71,7 @@ def test_weights_grow_with_the_tokenizer(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(100)
     loaded = load_causal_lm(model, tokenizer)
     assert loaded.get_input_embeddings().num_embeddings == len(tokenizer)
-    scorer = load_classifier(model, tokenizer)
+    scorer = load_trainable(model, tokenizer)
     assert scorer.score.weight.shape == (1, 32)
     assert scorer.config.pad_token_id == tokenizer.pad_token_id
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cai_ray.engines.rollouts.sync import Gap, fit, largest_gap
-from cai_ray.engines.weights.store import NONE_YET, Transfer, WeightStore
+from cai_ray.engines.weights.store import NONE_YET, WeightStore
 
 
 def test_the_worst_token_is_named() -> None:
@@ -50,7 +50,7 @@ def test_half_a_sync_counts_nothing() -> None:
     store.begin(1)
     assert store.newest() == NONE_YET
     store.begin(1)
-    store.commit(Transfer(8, 1, 1))
+    store.commit()
     assert (store.newest().serial, store.newest().version) == (1, 1)
     store.begin(2)
     assert store.newest().version == 1
@@ -60,5 +60,5 @@ def test_a_version_that_is_synced_twice_is_seen_twice() -> None:
     store = WeightStore()
     for _ in range(2):
         store.begin(3)
-        store.commit(Transfer(0, 0, 0))
+        store.commit()
     assert (store.newest().serial, store.newest().version) == (2, 3)

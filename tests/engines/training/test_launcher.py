@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ from typing import Any
 import pytest
 
 from cai_ray.artifacts.files import files_below, record_file
-from cai_ray.artifacts.metrics_file import MetricsFile, next_attempt, parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.training import checkpoints
@@ -33,7 +29,6 @@ from cai_ray.engines.training.launcher import saved_model, train
 from cai_ray.engines.training.watch import not_finite
 from cai_ray.engines.training.worker import layout_of, resume_from
 from cai_ray.errors import ConfigError
-from cai_ray.progress.training import TrainingProgress
 from tests.training_jobs import TinyTraining, tiny_job
 
 NO_CLUSTER = ClusterConfig(address="nowhere:1")  # an attempt to use it would fail
@@ -126,48 +121,3 @@ def test_a_failure_is_told_to_its_own_attempt_only(tmp_path: Path) -> None:
     told = failure(folder, first)
     assert told is not None and told.message == "no"
     assert failure(folder, begin(folder)) is None
-
-
-class TestMetricsFile:
-    def test_lines_are_appended_and_attempts_counted(self, tmp_path: Path) -> None:
-        folder = Storage(str(tmp_path))
-        assert next_attempt(folder) == 1
-        for attempt in (1, 2):
-            metrics = MetricsFile(folder, attempt, time.time())
-            metrics.write(step=attempt, loss=1.0 / attempt)
-            metrics.close()
-        assert next_attempt(folder) == 3
-        assert [entry["step"] for entry in parse_metrics(read_metrics(folder))] == [1, 2]
-
-    def test_a_line_cut_short_is_left_behind(self, tmp_path: Path) -> None:
-        folder = Storage(str(tmp_path))
-        folder.write("metrics.jsonl", b'{"attempt": 1, "step": 1}\n{"attempt": 1, "st')
-        metrics = MetricsFile(folder, 2, time.time())
-        metrics.write(step=2)
-        metrics.close()
-        assert [entry["step"] for entry in parse_metrics(read_metrics(folder))] == [1, 2]
-
-    def test_the_values_of_the_saved_step(self, tmp_path: Path) -> None:
-        metrics = MetricsFile(Storage(str(tmp_path)), 1, time.time())
-        for step in (1, 2, 3):
-            metrics.write(step=step, loss=float(step))
-            metrics.write(step=step, eval_loss=step + 0.5, eval_accuracy=None, eval_runtime=1.0)
-        assert metrics.last_values(2) == {"loss": 2.0, "eval_loss": 2.5}
-
-
-def test_the_driver_follows_what_a_worker_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = Storage(str(tmp_path))
-    folder.write("metrics.jsonl", json.dumps({"event": "of an earlier attempt", "step": 1}).encode() + b"\n")
-    with caplog.at_level(logging.INFO), TrainingProgress(folder, "train_x"):
-        metrics = MetricsFile(folder, 2, time.time())
-        metrics.event("resumed from the checkpoint of step 4", step=4)
-        metrics.write(step=8, num_steps=8, loss=None, examples_per_s=9.0)
-        metrics.write(step=8, num_steps=8, loss=0.25, examples_per_s=9.0)
-        metrics.write(step=8, eval_loss=0.5)
-        metrics.close()
-    told = [record.message for record in caplog.records]
-    assert told == [
-        "train_x: resumed from the checkpoint of step 4",
-        "train_x: step 8/8, loss 0.2500, 9.0 examples/s",
-        "train_x: step 8, eval loss 0.5000",
-    ]

@@ -24,8 +24,8 @@ from cai_ray.engines.conversations.generation import ConversationActor, commit_o
 from cai_ray.engines.conversations.stage import Conversations, input_unit_ids
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.row_ids import PROMPT_IDS
-from cai_ray.rows import PROMPT, ROW_ID, prompt_id_of
+from cai_ray.row_ids import PROMPT_IDS, prompt_id_of
+from cai_ray.rows import PROMPT, ROW_ID
 from cai_ray.seeding import stable_id
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context

@@ -20,8 +20,8 @@ from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.language import comply, evade
 from cai_ray.microworld.oracle import parse_request
-from cai_ray.row_ids import EVALUATION_IDS
-from cai_ray.rows import EVALUATION, evaluation_row_id
+from cai_ray.row_ids import EVALUATION_IDS, evaluation_row_id
+from cai_ray.rows import EVALUATION
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation.evaluate import Config, chosen_prompts
 from cai_ray.stages.evaluation.folders import ANSWERS

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cai_ray.artifacts.artifact import find
-from cai_ray.rows import GAME, match_id_of
+from cai_ray.row_ids import match_id_of
+from cai_ray.rows import GAME
 from cai_ray.stages.evaluation.folders import GAMES
 from tests.stages.evaluation.evaluate_runs import PAIRS, PROMPTS, Judged, config, write_prompts
 

@@ -220,11 +220,11 @@ def test_a_preference_model_scores_both_answers(tmp_path: Path) -> None:
 
     items = [parse_item(one) for one in records[:3]]
     scorer = Scorer(model)
-    expected = {
-        item.item_id: scorer.score([(item.conversation, item.text_correct)])[0]
-        - scorer.score([(item.conversation, item.text_incorrect)])[0]
-        for item in items
-    }
+    expected = {}
+    for item in items:
+        ids = [scorer.tokens.encode(item.conversation, text) for text in (item.text_correct, item.text_incorrect)]
+        correct, incorrect = scorer.scores(ids)
+        expected[item.item_id] = float(correct - incorrect)
     assert rows_of(artifact) == pytest.approx(expected, abs=1e-5)
     assert next(artifact.tables()).schema.equals(EVALUATION)
     dropped = {row["row_id"]: row["reason"] for row in artifact.dropped()}

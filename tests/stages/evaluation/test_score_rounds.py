@@ -19,8 +19,8 @@ from cai_ray.errors import ConfigError
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import comply, refuse
 from cai_ray.microworld.prompt_set import sample_prompts
-from cai_ray.row_ids import REVISION_IDS
-from cai_ray.rows import EVALUATION, REVISION, prompt_id_of
+from cai_ray.row_ids import REVISION_IDS, prompt_id_of
+from cai_ray.rows import EVALUATION, REVISION
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.score_rounds import STAGE, Config, chosen_dialogues, run, summarise, table
 from tests.finished_stages import finished, spec_of

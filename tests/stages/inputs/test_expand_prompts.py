@@ -24,8 +24,8 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob, commit_outcomes
 from cai_ray.errors import ConfigError
-from cai_ray.row_ids import ASK_IDS, PROMPT_IDS
-from cai_ray.rows import PROMPT, prompt_id_of
+from cai_ray.row_ids import ASK_IDS, PROMPT_IDS, prompt_id_of
+from cai_ray.rows import PROMPT
 from cai_ray.stages.context import Context
 from cai_ray.stages.inputs import expand_prompts
 from cai_ray.stages.inputs.choose_new_prompts import Candidate, SelectionConfig, choose

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from cai_ray.dropped import DROPPED, DropReason, dropped_row
 from cai_ray.errors import ConfigError
-from cai_ray.rows import PROMPT, prompt_id_of
+from cai_ray.row_ids import prompt_id_of
+from cai_ray.rows import PROMPT
 from cai_ray.stages.inputs.sources import STAGE, Config, load
 from tests.published import published
 

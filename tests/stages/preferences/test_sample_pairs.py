@@ -17,8 +17,8 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.config import SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
-from cai_ray.row_ids import PAIR_IDS, RESPONSES_IDS
-from cai_ray.rows import PAIR, PROMPT, RESPONSES, pair_id_of
+from cai_ray.row_ids import PAIR_IDS, RESPONSES_IDS, pair_id_of
+from cai_ray.rows import PAIR, PROMPT, RESPONSES
 from cai_ray.stages.preferences.sample_pairs import (
     STAGE,
     Config,

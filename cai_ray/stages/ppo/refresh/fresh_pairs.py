@@ -23,8 +23,8 @@ from cai_ray.artifacts.derived import Outcome, counted, derive, outcome
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.fingerprint import settings
 from cai_ray.progress.board import open_board
-from cai_ray.row_ids import PAIR_IDS
-from cai_ray.rows import PAIR, pair_id_of
+from cai_ray.row_ids import PAIR_IDS, pair_id_of
+from cai_ray.rows import PAIR
 from cai_ray.seeding import rng_for, seed_for
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import STAGE

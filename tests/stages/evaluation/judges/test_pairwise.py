@@ -9,7 +9,8 @@ import pytest
 
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompts.comparison import OPTIONS
-from cai_ray.rows import ROW_ID, match_id_of
+from cai_ray.row_ids import match_id_of
+from cai_ray.rows import ROW_ID
 from cai_ray.stages.evaluation.judges.pairwise import PairwiseJudge, play
 from tests.engines.backends.test_endpoint import Server, chat, chat_logprobs, server
 from tests.stages.evaluation.judges.judging import over_http
