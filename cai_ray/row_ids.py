@@ -71,44 +71,6 @@ def match_id_of(policy_a: str, policy_b: str, prompt_id: str, sample_index: int)
     return f"{policy_a}/{policy_b}/{prompt_id}/{sample_index}"
 
 
-def prompt_id_of(messages: list[dict[str, str]], source: str) -> str:
-    """The key of a prompt: hash of its normalised messages and its source.
-
-    Normalised: surrounding white space of each content is not significant, everything else is.
-    """
-    return stable_id("prompt", [[m["role"], m["content"].strip()] for m in messages], source)
-
-
-def revision_row_id(prompt_id: str, sample_index: int) -> str:
-    """The key of one unit of revise work, also used in Dropped rows: "<prompt_id>/<sample_index>"."""
-    return f"{prompt_id}/{sample_index}"
-
-
-def pair_id_of(prompt_id: str, first: int, second: int) -> str:
-    """The key of a pair: "<prompt_id>/<i>-<j>", i < j the sample indices of its answers."""
-    return f"{prompt_id}/{first}-{second}"
-
-
-def example_id_of(prompt_id: str, sample_index: int, revision_index: int | None) -> str:
-    """The key of an SFT example: "<prompt_id>/<sample_index>/<revision_index>", "helpful" where there is none."""
-    return f"{prompt_id}/{sample_index}/{'helpful' if revision_index is None else revision_index}"
-
-
-def evaluation_row_id(policy: str, prompt_id: str, sample_index: int) -> str:
-    """The key of one evaluated answer, also used in Dropped rows: "<policy>/<prompt_id>/<sample_index>"."""
-    return f"{policy}/{prompt_id}/{sample_index}"
-
-
-def rollout_row_id(step: int, prompt_id: str, sample_index: int) -> str:
-    """The key of a logged rollout: "<step>/<prompt_id>/<sample_index>"."""
-    return f"{step}/{prompt_id}/{sample_index}"
-
-
-def match_id_of(policy_a: str, policy_b: str, prompt_id: str, sample_index: int) -> str:
-    """The key of a match and its game: "<policy_a>/<policy_b>/<prompt_id>/<sample_index>"."""
-    return f"{policy_a}/{policy_b}/{prompt_id}/{sample_index}"
-
-
 PROMPT_IDS = RowIds(("source_row",))  # one per record read, or per request written
 SHOT_IDS = RowIds((ROW_ID,))
 ASK_IDS = RowIds(("ask_id",))

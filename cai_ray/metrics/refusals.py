@@ -22,7 +22,7 @@ NUM_OPENING_SENTENCES = 3  # a refusal further down is part of an answer
 MAX_OPENING_CHARACTERS = 600  # of each
 
 
-class Reading(NamedTuple):
+class RefusalReading(NamedTuple):
     """What an answer says by way of declining."""
 
     refusal: bool
@@ -35,14 +35,14 @@ class Reading(NamedTuple):
         return self.refusal and not self.reason and not self.alternative
 
 
-def read(response: str) -> Reading:
+def read(response: str) -> RefusalReading:
     """Read an answer. Never raises, whatever the text; takes time in proportion to its length."""
     sentences = sentences_of(response)
     opening = (sentence[:MAX_OPENING_CHARACTERS] for sentence in sentences[:NUM_OPENING_SENTENCES])
     if not any(_REFUSAL.search(sentence) for sentence in opening):
-        return Reading(False, False, False)
+        return RefusalReading(False, False, False)
     said = [sentence for sentence in sentences if not _EMPTY_OFFER.search(sentence)]
-    return Reading(
+    return RefusalReading(
         refusal=True,
         reason=any(_REASON.search(sentence) for sentence in said),
         alternative=any(_ALTERNATIVE.search(sentence) for sentence in said),

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.metrics.refusals import Reading, read
+from cai_ray.metrics.refusals import RefusalReading, read
 from cai_ray.microworld.language import answer, first_answer, sample_request
 from cai_ray.microworld.oracle import score
 from tests.plain_python import loops
 
-EVASIVE = Reading(True, False, False)
-REASON = Reading(True, True, False)
-ALTERNATIVE = Reading(True, False, True)
-BOTH = Reading(True, True, True)
-NONE = Reading(False, False, False)
+EVASIVE = RefusalReading(True, False, False)
+REASON = RefusalReading(True, True, False)
+ALTERNATIVE = RefusalReading(True, False, True)
+BOTH = RefusalReading(True, True, True)
+NONE = RefusalReading(False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ NONE = Reading(False, False, False)
         ("", NONE),
     ],
 )
-def test_examples(text: str, expected: Reading) -> None:
+def test_examples(text: str, expected: RefusalReading) -> None:
     assert read(text) == expected
     assert read(text).evasive == (expected == EVASIVE)
 

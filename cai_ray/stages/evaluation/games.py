@@ -27,7 +27,7 @@ Aspect = Literal["harmlessness", "helpfulness"]
 OVERALL = "overall"
 
 
-class Judged(NamedTuple):
+class JudgedGame(NamedTuple):
     """One game, who judged it, and what it was about."""
 
     judge: str
@@ -41,7 +41,7 @@ class Judged(NamedTuple):
 Scored = Mapping[str, tuple[float, str | None]]  # metric -> value, judge
 
 
-def games_of(artifact: Artifact, answers: Sequence[Artifact]) -> list[Judged]:
+def games_of(artifact: Artifact, answers: Sequence[Artifact]) -> list[JudgedGame]:
     """Every game of the stage: those that scores settle, then each judge's. `answers`: of each policy."""
     aspects: dict[str, Aspect] = {
         row["prompt_id"]: "helpfulness" if row["kind"] == "helpful" else "harmlessness"
@@ -52,7 +52,7 @@ def games_of(artifact: Artifact, answers: Sequence[Artifact]) -> list[Judged]:
     return [*scored_games(artifact, policies, aspects), *judged_games(artifact, aspects)]
 
 
-def scored_games(artifact: Artifact, policies: Sequence[str], aspects: Mapping[str, Aspect]) -> Iterator[Judged]:
+def scored_games(artifact: Artifact, policies: Sequence[str], aspects: Mapping[str, Aspect]) -> Iterator[JudgedGame]:
     """The games that scores of single answers settle, each pair of policies once per prompt and sample."""
     answers: defaultdict[tuple[str, int], dict[str, Scored]] = defaultdict(dict)
     clusters: dict[str, str] = {}
@@ -64,7 +64,7 @@ def scored_games(artifact: Artifact, policies: Sequence[str], aspects: Mapping[s
         for a, b in combinations(policies, 2):
             if a in by_policy and b in by_policy:
                 for judge, aspect, prob_a in _settled(by_policy[a], by_policy[b], aspects[prompt_id]):
-                    yield Judged(judge, aspect, Game(a, b, prob_a, clusters[prompt_id]), None)
+                    yield JudgedGame(judge, aspect, Game(a, b, prob_a, clusters[prompt_id]), None)
 
 
 def _settled(a: Scored, b: Scored, aspect: Aspect) -> Iterator[tuple[str, Aspect, float]]:
@@ -94,20 +94,20 @@ def _better(a: Scored, b: Scored, order: Sequence[tuple[str, int]]) -> float:
     return 0.5
 
 
-def judged_games(artifact: Artifact, aspects: Mapping[str, Aspect]) -> Iterator[Judged]:
+def judged_games(artifact: Artifact, aspects: Mapping[str, Aspect]) -> Iterator[JudgedGame]:
     """The games that pairwise judges left."""
     folder = artifact.folder / GAMES
     for judge in folder.folders():
         found = find(folder / judge)
         for row in found.rows() if found is not None else ():
             game = Game(row["policy_a"], row["policy_b"], row["prob_a"], row["cluster"])
-            yield Judged(row["judge"], aspects[row["prompt_id"]], game, row["flipped"])
+            yield JudgedGame(row["judge"], aspects[row["prompt_id"]], game, row["flipped"])
 
 
 # --- What they say --------------------------------------------------------------------------------------
 
 
-def elo_by_judge(games: Sequence[Judged], anchor: str, seed: int = 0) -> dict[str, dict[str, tuple[Rating, ...]]]:
+def elo_by_judge(games: Sequence[JudgedGame], anchor: str, seed: int = 0) -> dict[str, dict[str, tuple[Rating, ...]]]:
     """Judge -> "overall" and each aspect -> ratings; the policy `anchor` is at 0."""
     return {
         judge: {aspect: tuple(ratings([one.game for one in own], anchor, seed=seed)) for aspect, own in found.items()}
@@ -115,9 +115,9 @@ def elo_by_judge(games: Sequence[Judged], anchor: str, seed: int = 0) -> dict[st
     }
 
 
-def _grouped(games: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
+def _grouped(games: Sequence[JudgedGame]) -> dict[str, dict[str, list[JudgedGame]]]:
     """judge -> "overall" and each aspect -> its games."""
-    found: dict[str, dict[str, list[Judged]]] = {}
+    found: dict[str, dict[str, list[JudgedGame]]] = {}
     for one in games:
         own = found.setdefault(one.judge, {OVERALL: []})
         own[OVERALL].append(one)
@@ -125,9 +125,9 @@ def _grouped(games: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
     return found
 
 
-def win_rates(games: Sequence[Judged]) -> Iterator[WinRates]:
+def win_rates(games: Sequence[JudgedGame]) -> Iterator[WinRates]:
     """Of each judge, aspect and two policies that met: the later policy against the earlier one."""
-    grouped: defaultdict[tuple[str, str, str, str], list[Judged]] = defaultdict(list)
+    grouped: defaultdict[tuple[str, str, str, str], list[JudgedGame]] = defaultdict(list)
     for one in games:
         grouped[one.judge, one.aspect, one.game.policy_b, one.game.policy_a].append(one)
     for (judge, aspect, policy, reference), own in grouped.items():

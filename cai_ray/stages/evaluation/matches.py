@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find
 from cai_ray.artifacts.derived import Outcome, batched, derive
@@ -17,13 +16,11 @@ from cai_ray.row_ids import GAME_IDS, MATCH_IDS, match_id_of
 from cai_ray.rows import GAME, MATCH
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.folders import GAMES, MATCHES
-from cai_ray.stages.evaluation.judges.base import JudgeConfig
+from cai_ray.stages.evaluation.judges.base import JudgeConfig, Row
 from cai_ray.stages.evaluation.judges.pairwise import PairwiseJudge
 from cai_ray.stages.evaluation.run_judges import job_of
 
 ROWS_PER_PART = 2_000
-
-Row = dict[str, Any]
 
 
 # --- Matches --------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -21,12 +20,10 @@ from cai_ray.row_ids import EVALUATION_IDS, evaluation_row_id
 from cai_ray.rows import ANSWER, JUDGEMENT
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation.folders import JUDGED, STAGE, TO_JUDGE
-from cai_ray.stages.evaluation.judges.base import AnswerJudge, JudgeConfig
+from cai_ray.stages.evaluation.judges.base import AnswerJudge, JudgeConfig, Row
 from cai_ray.stages.evaluation.scorers import Answer
 
 ROWS_PER_PART = 2_000
-
-Row = dict[str, Any]
 
 
 # --- Answers --------------------------------------------------------------------------------------------

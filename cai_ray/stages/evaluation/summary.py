@@ -29,7 +29,7 @@ from cai_ray.stages.evaluation.folders import ANSWERS, GAMES, JUDGED
 from cai_ray.stages.evaluation.games import OVERALL, elo_by_judge, frontier_point, games_of, win_rates
 
 
-class Judged(NamedTuple):
+class MetricValue(NamedTuple):
     """One metric of one answer."""
 
     value: float
@@ -51,7 +51,7 @@ class Scores:
     """All scores of a stage, by policy and metric."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.judged: defaultdict[str, defaultdict[str, list[Judged]]] = defaultdict(lambda: defaultdict(list))
+        self.judged: defaultdict[str, defaultdict[str, list[MetricValue]]] = defaultdict(lambda: defaultdict(list))
         self.unjudged: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for table in artifact.tables():
             for row in flatten(table).to_pylist():
@@ -63,13 +63,13 @@ class Scores:
         if row["value"] is None:
             self.unjudged[policy][metric] += 1
         else:
-            found.append(Judged(row["value"], row["prompt_id"], row["cluster"], row["category"]))
+            found.append(MetricValue(row["value"], row["prompt_id"], row["cluster"], row["category"]))
 
     def estimates(self, policy: str) -> ByMetric:
         return {metric: _estimate(found, metric) for metric, found in self.judged[policy].items()}
 
     def by_category(self, policy: str) -> dict[str, ByMetric]:
-        groups: defaultdict[str, dict[str, list[Judged]]] = defaultdict(dict)
+        groups: defaultdict[str, dict[str, list[MetricValue]]] = defaultdict(dict)
         for metric, found in self.judged[policy].items():
             for one in found:
                 if one.category is not None:
@@ -89,11 +89,11 @@ class Scores:
         }
 
 
-def _estimate(found: Sequence[Judged], metric: str) -> Estimate | None:
+def _estimate(found: Sequence[MetricValue], metric: str) -> Estimate | None:
     return estimate([one.value for one in found], [one.cluster for one in found], is_share(metric))
 
 
-def _prompt_means(found: Sequence[Judged]) -> dict[str, float]:
+def _prompt_means(found: Sequence[MetricValue]) -> dict[str, float]:
     values: defaultdict[str, list[float]] = defaultdict(list)
     for one in found:
         values[one.prompt_id].append(one.value)

@@ -22,7 +22,7 @@ from cai_ray.stages.evaluation.evaluate import Config
 from cai_ray.stages.evaluation.folders import ANSWERS, GAMES
 from cai_ray.stages.evaluation.games import (
     ORACLE,
-    Judged,
+    JudgedGame,
     elo_by_judge,
     frontier_point,
     games_of,
@@ -157,5 +157,5 @@ def test_the_games_of_a_judge_are_read(evaluated: Artifact) -> None:
 
 def test_a_game_is_only_between_answers_that_both_have(evaluated: Artifact) -> None:
     found = games_of(evaluated, [one for name in POLICIES if (one := find(evaluated.folder / ANSWERS / name))])
-    keys = [(one.game.policy_a, one.game.policy_b, one.game.cluster) for one in found if isinstance(one, Judged)]
+    keys = [(one.game.policy_a, one.game.policy_b, one.game.cluster) for one in found if isinstance(one, JudgedGame)]
     assert len(set(keys)) == len(keys) == 3 * len(PROMPTS)

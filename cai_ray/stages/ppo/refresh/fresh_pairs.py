@@ -72,7 +72,7 @@ class FreshPairs:
         return f"refresh-{self.number}/{pair_id_of(prompt_id, first, second)}"
 
 
-def sampled(fresh: FreshPairs, step: int) -> Artifact:
+def sampled_pairs(fresh: FreshPairs, step: int) -> Artifact:
     """The pairs, answered by the policy as it is after `step`; those of an earlier attempt, if it got that far."""
     return derive(fresh.spec.inner("pairs", PAIR_IDS), _answered(fresh, step), PAIR, fresh.ids)
 

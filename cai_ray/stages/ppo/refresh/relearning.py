@@ -31,7 +31,7 @@ from cai_ray.stages.ppo.config import STAGE
 from cai_ray.stages.ppo.health import plain
 from cai_ray.stages.ppo.models import Models
 from cai_ray.stages.ppo.refresh.config import RefreshConfig, RefreshSources, RefreshState
-from cai_ray.stages.ppo.refresh.fresh_pairs import FOLDER, FreshPairs, labelled, lost, sampled
+from cai_ray.stages.ppo.refresh.fresh_pairs import FOLDER, FreshPairs, labelled, lost, sampled_pairs
 from cai_ray.stages.ppo.run_state import Carried, Training, diverged
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TokenPair(NamedTuple):
     target: float  # in [0.5, 1], what the loss aims at
 
 
-class Lesson(NamedTuple):
+class RewardLesson(NamedTuple):
     """The pairs of one refresh."""
 
     fresh: list[TokenPair]  # learned
@@ -79,11 +79,13 @@ class Relearning:
     def done(self, training: Training, carried: Carried) -> Carried:
         began, state, machines = time.perf_counter(), carried.state, training.machines
         fresh = FreshPairs(training, self.config, state.num_refreshes + 1)
-        pairs = sampled(fresh, state.step)
+        pairs = sampled_pairs(fresh, state.step)
         machines.engines.sleep()
         labels = labelled(fresh, pairs, self.sources, self.context)
         machines.engines.sleep()
-        measured = learn(machines.learners, lesson_of(labels, self, training.models, fresh.number), self, fresh.number)
+        measured = relearn(
+            machines.learners, reward_lesson_of(labels, self, training.models, fresh.number), self, fresh.number
+        )
         machines.engines.wake()
         machines.newly_busy_s()  # what a refresh takes is no step's
         if not all(math.isfinite(measured.get(name, 0.0)) for name in ("refresh_loss", "refresh_offset")):
@@ -111,7 +113,7 @@ def relearning_of(config: RefreshConfig | None, sources: RefreshSources | None, 
     return Relearning(config, sources, context)
 
 
-def lesson_of(labels: Sequence[Mapping[str, Any]], how: Relearning, models: Models, number: int) -> Lesson:
+def reward_lesson_of(labels: Sequence[Mapping[str, Any]], how: Relearning, models: Models, number: int) -> RewardLesson:
     """What is learned and what is only measured on, from rows of PREFERENCE and from the model's own pairs."""
     config, context = how.config, how.context
     fresh: list[TokenPair] = []
@@ -122,7 +124,7 @@ def lesson_of(labels: Sequence[Mapping[str, Any]], how: Relearning, models: Mode
         drawn = rng_for(context.seed, STAGE, row["prompt_id"], "held out").random()
         (held_out if drawn < config.held_out else fresh).append(pair)
     if not fresh:
-        return Lesson(fresh, held_out, [], [])
+        return RewardLesson(fresh, held_out, [], [])
     artifact = context.artifact(how.sources.pairs_stage)
     names = tuple(sorted(file.name for file in artifact.manifest.files))
     files = PairFiles(artifact.folder, names, context.seed, how.sources.is_soft, eval_pairs=len(labels))
@@ -132,7 +134,7 @@ def lesson_of(labels: Sequence[Mapping[str, Any]], how: Relearning, models: Mode
     whole, rest = divmod(round(config.replay * len(fresh)), len(order))
     replayed = _taken(files, trained, [*order * whole, *rng.sample(order, rest)])
     original = rng.sample(range(evaluated.num_rows), min(len(labels), evaluated.num_rows))
-    return Lesson(fresh, held_out, replayed, _taken(files, evaluated, sorted(original)))
+    return RewardLesson(fresh, held_out, replayed, _taken(files, evaluated, sorted(original)))
 
 
 def _taken(files: PairFiles, pairs: pa.Table, positions: Sequence[int]) -> list[TokenPair]:
@@ -144,7 +146,7 @@ def _taken(files: PairFiles, pairs: pa.Table, positions: Sequence[int]) -> list[
     ]
 
 
-def learn(learners: Learners, lesson: Lesson, how: Relearning, number: int) -> dict[str, float]:
+def relearn(learners: Learners, lesson: RewardLesson, how: Relearning, number: int) -> dict[str, float]:
     """Update the preference model; all figures of it, for metrics.jsonl.
 
     Returns:
