@@ -110,7 +110,7 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
         return list(messages)
     system, rest = messages[0]["content"], list(messages[1:])
     for index, message in enumerate(rest):
-        if CHAT_ROLES[message["role"]] == "user":
+        if CHAT_ROLES.get(message["role"]) == "user":  # a served model's client may send a tool's turn
             rest[index] = {"role": message["role"], "content": f"{system}\n\n{message['content']}"}
             return rest
     return [{"role": "user", "content": system}, *rest]

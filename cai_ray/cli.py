@@ -167,13 +167,12 @@ def chat(
     """Talk to a model in the terminal, or to two side by side."""
     from cai_ray.errors import ConfigError
     from cai_ray.pipeline.model_names import named_model
-    from cai_ray.serving.requests import AnswerOptions
     from cai_ray.serving.terminal_chat import chat as talk
 
     if len(checkpoints) != 1 + compare:
         raise ConfigError(f"{len(checkpoints)} models given; name one, or two with --compare")
-    options = AnswerOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    talk([named_model(checkpoint) for checkpoint in checkpoints], options, system, console)
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    talk([named_model(checkpoint) for checkpoint in checkpoints], sampling, system, console)
 
 
 @app.command()
@@ -191,7 +190,7 @@ def serve(
         typer.Option("--set", help="key=value, e.g. max_replicas=4 or model.engine.max_num_seqs=64; may be repeated."),
     ] = None,
 ) -> None:
-    """Serve a model over OpenAI's API: chat completions, or scores of a preference model."""
+    """Serve a model over OpenAI's API (vLLM's own: chat, completions, tools, JSON), or a preference model's scores."""
     start_logging()
     from cai_ray.pipeline.model_names import named_model
     from cai_ray.pipeline.recipe import apply_overrides

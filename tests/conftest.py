@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 # `tests.faults` and `tests.runs` must be importable here, in Ray's workers, in the engine's own processes and in the
 # commands that tests start: all of these inherit PYTHONPATH.
 sys.path.insert(0, str(ROOT))
+# As `engine_environment` sets it; a test file may import vLLM before any engine is made here.
+os.environ.setdefault("VLLM_MAX_STOP_STRINGS", "32")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 

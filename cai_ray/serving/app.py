@@ -1,172 +1,138 @@
-"""The HTTP face of one live model: an ASGI application with OpenAI's routes, a doorkeeper before them.
+"""The way of a request into one replica: the doorkeeper, the limits, its body prepared, then vLLM's application.
 
 The doorkeeper decides before a byte of the body is read who may come in, and how many at once; it counts those
-inside, so that a server that is to end can let them finish and lose none.
+inside, so that a server that is to end can let them finish and lose none. Of vLLM's many routes only those named here
+are open: the others would let a client past what `prepare` sees to, or at the engine's controls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import uuid4
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from prometheus_client import Counter
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cai_ray.serving.doorkeeper import Doorkeeper, Face, _refusal, _too_large
-from cai_ray.serving.live_model import LiveModel
-from cai_ray.serving.replies import STREAM_END, Delta, Reply, event
-from cai_ray.serving.requests import ApiError, ChatRequest, Limits, ScoreRequest, read_request
+from cai_ray.serving.doorkeeper import Doorkeeper, too_large
+from cai_ray.serving.prepare import Limits
+from cai_ray.serving.refusals import ApiError, engine_dead
 
 logger = logging.getLogger(__name__)
-Handler = Callable[[Request], Awaitable[Response]]
+# (the body as vLLM gets it, control tokens defused)
+Prepare = Callable[[dict[str, Any]], tuple[dict[str, Any], int]]
+ALWAYS_OPEN = ("/v1/models", "/metrics", "/health")
+DEFUSED = Counter("cai_ray_control_tokens_defused", "Control tokens spelt out in clients' messages and made harmless.")
 
 
-def build_app(model: LiveModel, door: Doorkeeper) -> Starlette:
-    """The application of one replica; the model is started already."""
-    face = door.face
+def build_app(
+    inner: ASGIApp, door: Doorkeeper, prepares: Mapping[str, Prepare | None], is_dead: Callable[[], bool]
+) -> ASGIApp:
+    """The application of one replica around `inner`, vLLM's; its engine is started already.
 
-    async def health(request: Request) -> Response:
-        state = "draining" if door.is_draining else "engine dead" if model.is_dead else "ok"
-        return JSONResponse({"status": state}, status_code=200 if state == "ok" else 503)
+    `prepares` maps each open POST route to what prepares its body, None: as it came.
+    """
+    limits = door.face.limits
 
-    async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(model, face)]})
+    async def health(scope: Scope, receive: Receive, send: Send) -> None:
+        state = "draining" if door.is_draining else "engine dead" if is_dead() else "ok"
+        await JSONResponse({"status": state}, 200 if state == "ok" else 503)(scope, receive, send)
 
-    async def one_model(request: Request) -> Response:
-        _check_name(request.path_params["name"], face)
-        return JSONResponse(_card(model, face))
-
-    async def chat(request: Request) -> Response:
-        asked = read_request(ChatRequest, await _body(request, face.limits))
-        _check_name(asked.model, face)
-        _check_kind(model, "chat")
-        options = asked.options(face.limits)
-        reply = Reply(f"chatcmpl-{uuid4().hex}", face.name, int(time.time()))
-        answer = model.answer(asked.plain_messages, options, in_pieces=asked.stream)
-        if not asked.stream:
-            whole = [delta async for delta in answer]
-            return JSONResponse(reply.completion(whole[-1]))
-        first = await anext(answer)  # so that what is wrong with the request is still told by the status
-        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        events = _events(reply, first, answer, with_usage, face.limits.request_time_limit_s)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-    async def score(request: Request) -> Response:
-        asked = read_request(ScoreRequest, await _body(request, face.limits))
-        _check_name(asked.model, face)
-        _check_kind(model, "score")
-        value, num_tokens = await model.score(*asked.conversation)
-        return JSONResponse(Reply(f"score-{uuid4().hex}", face.name, int(time.time())).score(value, num_tokens))
-
-    return Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", one_model),
-            Route("/v1/chat/completions", _timed(chat, face.limits), methods=["POST"]),
-            Route("/v1/score", _timed(score, face.limits), methods=["POST"]),
-        ],
-        middleware=[Middleware(door.guarding)],
-        exception_handlers={ApiError: _tell, HTTPException: _tell_http, Exception: _tell_bug},
-    )
-
-
-async def _events(
-    reply: Reply, first: Delta, rest: AsyncGenerator[Delta, None], with_usage: bool, limit_s: float
-) -> AsyncIterator[bytes]:
-    """The server-sent events of one answer; an error in mid-answer is an event too, for its status has been sent."""
-    deadline = asyncio.get_running_loop().time() + limit_s
-    last = first
-    yield reply.first_chunk() + reply.chunk(first)
-    try:
-        while True:
-            async with asyncio.timeout_at(deadline):
-                delta = await anext(rest, None)
-            if delta is None:
-                break
-            last = delta
-            yield reply.chunk(delta)
-    except ApiError as error:
-        yield event(error.body)
-    except TimeoutError:
-        yield event(_timeout(limit_s).body)
-    else:
-        yield (reply.usage_chunk(last) if with_usage else b"") + STREAM_END
-    finally:
-        await rest.aclose()  # ends the request in the engine when the client left
-
-
-def _timed(handler: Handler, limits: Limits) -> Handler:
-    async def timed(request: Request) -> Response:
+    async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(limits.request_time_limit_s):
-                return await handler(request)
-        except TimeoutError:
-            raise _timeout(limits.request_time_limit_s) from None
+            path = scope["path"]
+            if path not in (*prepares, *ALWAYS_OPEN) and not path.startswith("/v1/models/"):
+                open_routes = ", ".join((*prepares, *ALWAYS_OPEN))
+                raise ApiError(404, f"{scope['method']} {path}: not here; this server has {open_routes}")
+            if is_dead():
+                raise engine_dead()
+            if scope["method"] == "POST":
+                scope, receive = await _with_body(scope, receive, limits, prepares.get(path))
+        except ApiError as error:
+            await error.response(scope, receive, send)
+            return
+        await inner(scope, receive, send)
 
-    return timed
+    guarded = door.guarding(_timed(admitted, limits.request_time_limit_s))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await inner(scope, receive, send)  # the start and the end of the application itself
+        elif scope["path"] == "/health":
+            await health(scope, receive, send)
+        else:
+            await guarded(scope, receive, send)
+
+    return app
+
+
+async def _with_body(scope: Scope, receive: Receive, limits: Limits, prepare: Prepare | None) -> tuple[Scope, Receive]:
+    """The request with its body read, at most so much as the limit, and prepared. Raises ApiError 413, 400."""
+    body = await _body(Request(scope, receive), limits)
+    if prepare is not None:
+        data, num_defused = prepare(_object(body))
+        if num_defused:
+            DEFUSED.inc(num_defused)
+            logger.info("%d control tokens defused in a client's messages", num_defused)
+        body = json.dumps(data).encode()
+    headers = [
+        (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
+    ]
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def from_here() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}, from_here
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    """The body, of which no more is read than the limit. Raises ApiError 413."""
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > limits.body_bytes:
-                raise _too_large(limits)
+                raise too_large(limits)
     except ClientDisconnect:
         raise ApiError(400, "the client left before its request was whole") from None
     return bytes(body)
 
 
-def _card(model: LiveModel, face: Face) -> dict[str, Any]:
-    return {
-        "id": face.name,
-        "object": "model",
-        "created": face.created,
-        "owned_by": "cai_ray",
-        "kind": model.kind,
-        "max_model_len": model.max_model_len,
-    }
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        data = from_json(body)  # refuses lone surrogates and endless nesting, unlike the json module
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ApiError(400, f"the body is a JSON {type(data).__name__}; send an object with `model`")
+    return data
 
 
-def _check_name(name: str, face: Face) -> None:
-    if name != face.name:
-        raise ApiError(404, f"model {name!r} is not served here; this is {face.name!r}", "model_not_found", "model")
+def _timed(app: ASGIApp, limit_s: float) -> ASGIApp:
+    """`app`, ended after `limit_s` with a 504, or with an event where the answer has begun."""
+    error = ApiError(504, f"not done within {limit_s:g} s; ask for fewer tokens", "timeout")
 
+    async def timed(scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
 
-def _check_kind(model: LiveModel, kind: str) -> None:
-    if model.kind != kind:
-        use = "/v1/score" if model.kind == "score" else "/v1/chat/completions"
-        what = "scores answers" if model.kind == "score" else "answers messages"
-        raise ApiError(400, f"the model served here {what}: use {use}", "wrong_endpoint")
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
 
+        try:
+            async with asyncio.timeout(limit_s):
+                await app(scope, receive, noted)
+        except TimeoutError:
+            if not has_begun:
+                await error.response(scope, receive, send)
+            else:
+                event = f"data: {json.dumps(error.body)}\n\n".encode()
+                await send({"type": "http.response.body", "body": event, "more_body": False})
 
-def _timeout(limit_s: float) -> ApiError:
-    return ApiError(504, f"not done within {limit_s:g} s; ask for fewer tokens", "timeout")
-
-
-async def _tell(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _refusal(error)
-
-
-async def _tell_http(request: Request, error: Exception) -> Response:
-    """No such route, or another method."""
-    assert isinstance(error, HTTPException)
-    told = f"{request.method} {request.url.path}: {error.detail}; see /v1/models, /v1/chat/completions, /v1/score"
-    return _refusal(ApiError(error.status_code, told))
-
-
-async def _tell_bug(request: Request, error: Exception) -> Response:
-    logger.error("a request failed", exc_info=error)
-    return _refusal(ApiError(500, "the server failed on this request; its log says why"))
+    return timed

@@ -13,14 +13,12 @@ import time
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cai_ray.serving.requests import ApiError, Limits
+from cai_ray.serving.prepare import Limits
+from cai_ray.serving.refusals import ApiError
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
 QUIET_S = 2.0  # so long nobody has knocked, before a drained server ends: clients hear why, not a closed connection
 
 
@@ -31,17 +29,15 @@ def token_digest(token: str) -> bytes:
 
 @dataclass(frozen=True)
 class Face:
-    """What the server shows of itself and asks of its clients."""
+    """What the server asks of its clients."""
 
-    name: str  # of the model
     limits: Limits
     digest: bytes | None  # of the token that clients present; None: loopback only, no token
     max_inside: int  # requests at once
-    created: int  # Unix time, s
 
 
 class Doorkeeper:
-    """Admits requests to all but /health; one per replica, on the replica's event loop."""
+    """Admits requests; one per replica, on the replica's event loop."""
 
     def __init__(self, face: Face) -> None:
         self.face = face
@@ -71,7 +67,7 @@ class Doorkeeper:
                 raise ApiError(415, "send the body as `Content-Type: application/json`")
             length = request.headers.get("content-length", "")
             if length.isdecimal() and int(length) > face.limits.body_bytes:
-                raise _too_large(face.limits)
+                raise too_large(face.limits)
 
     async def drain(self, limit_s: float) -> int:
         """Take no new requests and wait until those inside are done, at most `limit_s`; how many are left.
@@ -95,13 +91,10 @@ class Doorkeeper:
         """`app` behind this door."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["path"] == "/health":
-                await app(scope, receive, send)
-                return
             try:
                 self.check(Request(scope))
             except ApiError as error:
-                await _refusal(error)(scope, receive, send)
+                await error.response(scope, receive, send)
                 return
             self.num_inside += 1
             try:
@@ -118,12 +111,6 @@ def _host_name(host: str) -> str:
     return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0].lower()
 
 
-def _too_large(limits: Limits) -> ApiError:
+def too_large(limits: Limits) -> ApiError:
+    """For a body past the limit."""
     return ApiError(413, f"the body has more than the {limits.body_bytes} bytes that this server reads; send less")
-
-
-def _refusal(error: ApiError) -> JSONResponse:
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error.body, error.status, headers)

@@ -1,4 +1,4 @@
-"""Serve one model over HTTP: Ray Serve replicas of a live vLLM engine behind OpenAI's API.
+"""Serve one model over HTTP: Ray Serve replicas of a live vLLM engine and vLLM's own OpenAI application.
 
 Loopback without a token, or any address with one. On SIGTERM or Ctrl-C the server takes no new requests (503), lets
 those inside finish, and ends; a second Ctrl-C ends it at once.
@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -25,7 +24,7 @@ from cai_ray.config import Config as BaseConfig
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.errors import ConfigError, EngineGaveUp
-from cai_ray.serving.requests import Limits
+from cai_ray.serving.prepare import Limits
 
 logger = logging.getLogger(__name__)
 APPLICATION = "cai_ray"
@@ -44,6 +43,9 @@ class Config(BaseConfig):
     host: str = Field("127.0.0.1", description="Address to listen on; beyond loopback a token is required.")
     port: int = Field(8000, ge=1, le=65535)
     token_env: str | None = Field(None, description="NAME of the environment variable that holds the token.")
+    tool_parser: str | None = Field(
+        None, description="vLLM's parser of this model's tool calls (hermes, llama3_json, ...); null: no `tools`."
+    )
     limits: Limits = Limits()
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1, description="Ray Serve grows the replicas up to here while requests wait.")
@@ -103,26 +105,23 @@ def token_of(config: Config) -> str | None:
 class Replica:
     """One engine and its HTTP application; Ray Serve makes and ends it."""
 
-    def __init__(self, config: Config, digest: bytes | None, created: int) -> None:
+    def __init__(self, config: Config, digest: bytes | None) -> None:
         from cai_ray.serving.doorkeeper import Doorkeeper, Face
         from cai_ray.serving.live_model import LiveModel
+        from cai_ray.serving.vllm_app import served_engine
 
-        self._model = LiveModel(config.model)
-        self._door = Doorkeeper(
-            Face(
-                name=config.name,
-                limits=config.limits,
-                digest=digest,
-                max_inside=max_inside(config),
-                created=created,
-            )
-        )
+        self._config = config
+        self._model = LiveModel(served_engine(config.model, config.limits))
+        self._door = Doorkeeper(Face(config.limits, digest, max_inside(config)))
 
     async def __serve_build_asgi_app__(self) -> Any:
         from cai_ray.serving.app import build_app
+        from cai_ray.serving.vllm_app import vllm_app
 
         await self._model.start()
-        return build_app(self._model, self._door)
+        config = self._config
+        inner, prepares = await vllm_app(self._model, config.name, config.limits, config.tool_parser)
+        return build_app(inner, self._door, prepares, lambda: self._model.is_dead)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica that raises here."""
@@ -227,7 +226,7 @@ def _serving(config: Config, token: str | None) -> Iterator[Any]:
                 logging_config=quiet,
                 controller_options={"runtime_env": {"env_vars": PATIENCE}},
             )
-            application = _deployment(config).bind(config, token_digest(token) if token else None, int(time.time()))
+            application = _deployment(config).bind(config, token_digest(token) if token else None)
             handle = serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
             handle.check_health.remote().result(timeout_s=60)  # now the handle knows its replicas, for `_drain`
         except (RuntimeError, TimeoutError) as error:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -20,12 +20,10 @@ from rich.text import Text
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.errors import ConfigError
-from cai_ray.serving.replies import Delta
-from cai_ray.serving.requests import AnswerOptions, ApiError
+from cai_ray.serving.refusals import ApiError
 
-if TYPE_CHECKING:
-    from cai_ray.serving.live_model import LiveModel
-
+# Messages -> the pieces of the next answer, as they are written.
+Speak = Callable[[Sequence[Message]], AsyncGenerator[str, None]]
 COMMANDS = "/reset forgets the conversation, /quit ends"
 SHARED_GPU = 0.45  # of its memory for each of two engines
 
@@ -35,16 +33,15 @@ class Side:
     """One model and its view of the conversation."""
 
     name: str
-    model: LiveModel
+    speak: Speak
     messages: list[Message] = field(default_factory=list)
 
-    async def answer(self, options: AnswerOptions, show: Callable[[str], None]) -> str:
+    async def answer(self, show: Callable[[str], None]) -> str:
         """The next answer, put at the end of the conversation; `show` gets each piece, safe for a terminal."""
         pieces: list[str] = []
-        deltas: AsyncIterator[Delta] = self.model.answer(self.messages, options)
-        async for delta in deltas:
-            pieces.append(delta.text)
-            show(printable(delta.text))
+        async for piece in self.speak(self.messages):
+            pieces.append(piece)
+            show(printable(piece))
         answer = "".join(pieces).strip()
         self.messages.append({"role": "assistant", "content": answer})
         return answer
@@ -56,27 +53,33 @@ def printable(text: str) -> str:
 
 
 def chat(
-    models: Sequence[tuple[str, ModelConfig]], options: AnswerOptions, system: str | None, console: Console
+    models: Sequence[tuple[str, ModelConfig]], sampling: Mapping[str, Any], system: str | None, console: Console
 ) -> None:
-    """Talk until /quit, Ctrl-C at the prompt, or the end of input. Raises ConfigError for a model that cannot chat."""
-    from cai_ray.serving.live_model import LiveModel, ready_to_serve
+    """Talk until /quit, Ctrl-C at the prompt, or the end of input. `sampling`: fields of a chat completion request.
 
-    sides = []
-    for name, model in models:
-        live = LiveModel(ready_to_serve(_sharing(model) if len(models) > 1 else model))
+    Raises ConfigError for a model that cannot chat.
+    """
+    from cai_ray.serving.live_model import LiveModel, ready_to_serve
+    from cai_ray.serving.vllm_app import speaking
+
+    lives = [LiveModel(ready_to_serve(_sharing(model) if len(models) > 1 else model)) for _, model in models]
+    names = [name for name, _ in models]
+    for name, live in zip(names, lives, strict=True):
         if live.kind != "chat":
             raise ConfigError(f"{name} scores answers and writes none; chat with a policy, and serve this one")
-        sides.append(Side(name, live))
     with asyncio.Runner() as runner:
         try:
-            with console.status("starting " + " and ".join(side.name for side in sides)):
-                for side in sides:
-                    runner.run(side.model.start())
-            console.print(f"{' | '.join(side.name for side in sides)}: {COMMANDS}", style="dim", markup=False)
-            _turns(sides, options, system, console, runner)
+            with console.status("starting " + " and ".join(names)):
+                for live in lives:
+                    runner.run(live.start())
+                sides = [
+                    Side(name, runner.run(speaking(live, sampling))) for name, live in zip(names, lives, strict=True)
+                ]
+            console.print(f"{' | '.join(names)}: {COMMANDS}", style="dim", markup=False)
+            _turns(sides, system, console, runner)
         finally:
-            for side in sides:
-                side.model.close()
+            for live in lives:
+                live.close()
 
 
 def _sharing(model: ModelConfig) -> ModelConfig:
@@ -84,9 +87,7 @@ def _sharing(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"engine": model.engine.model_copy(update={"gpu_memory_utilization": share})})
 
 
-def _turns(
-    sides: list[Side], options: AnswerOptions, system: str | None, console: Console, runner: asyncio.Runner
-) -> None:
+def _turns(sides: list[Side], system: str | None, console: Console, runner: asyncio.Runner) -> None:
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     _reset(sides, opening)
     while (line := _read(console)) is not None:
@@ -98,7 +99,7 @@ def _turns(
         elif line.startswith("/"):
             console.print(f"no command {line.split()[0]}; {COMMANDS}", style="dim", markup=False)
         elif line:
-            _turn(sides, line, options, console, runner)
+            _turn(sides, line, console, runner)
 
 
 def _reset(sides: list[Side], opening: list[Message]) -> None:
@@ -117,16 +118,16 @@ def _read(console: Console) -> str | None:
     return line.strip()
 
 
-def _turn(sides: list[Side], line: str, options: AnswerOptions, console: Console, runner: asyncio.Runner) -> None:
+def _turn(sides: list[Side], line: str, console: Console, runner: asyncio.Runner) -> None:
     """One question and its answers. A question without an answer is taken back."""
     lengths = [len(side.messages) for side in sides]
     for side in sides:
         side.messages.append({"role": "user", "content": line})
     try:
         if len(sides) == 1:
-            runner.run(_one(sides[0], options, console))
+            runner.run(_one(sides[0], console))
         else:
-            runner.run(_side_by_side(sides, options, console))
+            runner.run(_side_by_side(sides, console))
     except ApiError as error:
         console.print(f"\n{error}", style="red", markup=False, highlight=False)
     except KeyboardInterrupt:
@@ -137,15 +138,15 @@ def _turn(sides: list[Side], line: str, options: AnswerOptions, console: Console
         del side.messages[length:]
 
 
-async def _one(side: Side, options: AnswerOptions, console: Console) -> None:
+async def _one(side: Side, console: Console) -> None:
     def show(text: str) -> None:
         console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
 
-    await side.answer(options, show)
+    await side.answer(show)
     console.print()
 
 
-async def _side_by_side(sides: list[Side], options: AnswerOptions, console: Console) -> None:
+async def _side_by_side(sides: list[Side], console: Console) -> None:
     texts = [""] * len(sides)
 
     async def write(index: int, live: Live | None) -> None:
@@ -154,7 +155,7 @@ async def _side_by_side(sides: list[Side], options: AnswerOptions, console: Cons
             if live is not None:
                 live.update(_columns(sides, texts))
 
-        await sides[index].answer(options, show)
+        await sides[index].answer(show)
 
     async def write_all(live: Live | None) -> None:
         ended = await asyncio.gather(*(write(i, live) for i in range(len(sides))), return_exceptions=True)

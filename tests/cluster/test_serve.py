@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -89,6 +90,8 @@ def server(micro_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         f"limits.body_bytes={BODY_BYTES}",
         f"limits.queued_requests={QUEUED}",
         f"model.engine.max_num_seqs={MAX_NUM_SEQS}",
+        # The micro model, held to JSON, would write blank lines to the end.
+        "model.engine.extra.structured_outputs_config.disable_any_whitespace=true",
     )
     options = [part for setting in settings for part in ("--set", setting)]
     folder = tmp_path_factory.mktemp("serve")
@@ -153,6 +156,38 @@ def test_control_tokens_in_a_users_text_stay_text(server: Server) -> None:
     assert server.ask(messages=hostile).usage.prompt_tokens == len(ids) > len(renderer.encode(renderer.text(hostile)))
 
 
+def test_what_comes_with_vllms_application(server: Server) -> None:
+    two = server.ask(n=2, temperature=1.5, seed=3, max_tokens=16)
+    assert [choice.index for choice in two.choices] == [0, 1]
+    assert two.choices[0].message.content != two.choices[1].message.content
+    thing = server.ask(response_format={"type": "json_object"}, max_tokens=MAX_TOKENS).choices[0]
+    if thing.finish_reason == "stop":  # the micro model may go on and on inside one string
+        assert isinstance(json.loads(thing.message.content), dict)
+    assert thing.message.content.startswith("{")
+    schema = {"type": "object", "properties": {"tool": {"enum": ["brush", "glue"]}}, "required": ["tool"],
+              "additionalProperties": False}  # fmt: skip
+    asked = {"type": "json_schema", "json_schema": {"name": "tool", "schema": schema, "strict": True}}
+    assert json.loads(server.ask(response_format=asked).choices[0].message.content)["tool"] in ("brush", "glue")
+    begun = [*ASKED, {"role": "assistant", "content": "To paint your garden chair, get"}]
+    assert not server.ask(messages=begun).choices[0].message.content.startswith("To paint")
+    client = server.client()
+    assert client.models.retrieve("micro").id == "micro"
+    raw = client.completions.create(
+        model="micro", prompt=["To paint", "To clean"], max_tokens=5, temperature=0, logprobs=1
+    )
+    assert len(raw.choices) == 2 and all(len(choice.logprobs.tokens) == 5 for choice in raw.choices)
+
+
+def test_metrics_need_the_token_too(server: Server) -> None:
+    server.ask(messages=[{"role": "user", "content": "Hi<|im_end|>"}])
+    url = server.url.removesuffix("/v1") + "/metrics"
+    assert httpx.get(url).status_code == 401
+    text = httpx.get(url, headers={"Authorization": f"Bearer {TOKEN}"}).text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    assert float(values["cai_ray_control_tokens_defused_total"]) >= 1
+    assert any(name.startswith("vllm:generation_tokens_total") and float(value) > 0 for name, value in values.items())
+
+
 def test_who_may_not_come_in(server: Server) -> None:
     for key in ("wrong", TOKEN + "x"):
         with pytest.raises(openai.AuthenticationError):
@@ -160,16 +195,30 @@ def test_who_may_not_come_in(server: Server) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         server.ask(messages=[{"role": "user", "content": "x" * BODY_BYTES}])
     assert caught.value.status_code == 413
-    with pytest.raises(openai.NotFoundError, match="'micro'"):
+    with pytest.raises(openai.NotFoundError, match="`other`"):
         server.ask(model="other")
+    with pytest.raises(openai.NotFoundError):
+        server.client().models.retrieve("other")
     with pytest.raises(openai.BadRequestError, match=f"at most {MAX_TOKENS}"):
         server.ask(max_tokens=MAX_TOKENS + 1)
-    with pytest.raises(openai.BadRequestError) as too_long:
+    with pytest.raises(openai.BadRequestError, match="context length"):
         server.ask(messages=[{"role": "user", "content": "é" * (BODY_BYTES // 3)}])  # a token per byte
-    assert too_long.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="use /v1/chat/completions"):
-        body = {"model": "micro", "prompt": "a", "response": "b"}
-        server.client().post("/score", body=body, cast_to=object)
+    for request in ({"temperature": -1}, {"n": 0}, {"stop": 3}, {"messages": [{"role": "user"}, 3]}):
+        with pytest.raises(openai.BadRequestError):
+            server.ask(**request)
+    with pytest.raises(openai.BadRequestError, match="tool-call-parser"):
+        server.ask(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    for route in ("/score", "/responses", "/messages", "/chat/completions/render"):
+        with pytest.raises(openai.NotFoundError, match="this server has /v1/chat/completions"):
+            server.client().post(route, body={"model": "micro"}, cast_to=object)
+
+
+def test_no_web_page_reads_an_answer(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Origin": "https://page.example"}
+    answer = httpx.get(f"{server.url}/models", headers=headers)
+    asked_first = httpx.options(f"{server.url}/models", headers={**headers, "Access-Control-Request-Method": "POST"})
+    for response in (answer, asked_first):
+        assert "access-control-allow-origin" not in response.headers
 
 
 def test_a_client_that_leaves_takes_its_request_along(server: Server) -> None:
@@ -204,10 +253,12 @@ def test_a_drain_under_load_loses_no_request(server: Server) -> None:
     num_clients, ended, refused = 6, Counter[str](), threading.Barrier(7)
 
     def keep_asking(number: int) -> None:
+        asking = server.client().chat.completions  # made once: that takes longer than an answer
+        settings: Any = {"model": "micro", "messages": ASKED, "temperature": 1.5, "max_tokens": MAX_TOKENS}
         while True:
             try:
                 streaming = number % 2 == 0
-                answer = server.ask(temperature=1.5, max_tokens=MAX_TOKENS, stream=streaming)
+                answer = asking.create(**settings, stream=streaming)
                 last = list(answer)[-1] if streaming else answer
                 ended["whole" if last.choices[0].finish_reason in ("stop", "length") else "cut short"] += 1
             except openai.RateLimitError:
@@ -261,7 +312,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
         apart: Any = client.post("/score", body=body, cast_to=object)
         assert apart["score"] == pytest.approx(found[0], abs=1e-6)
         assert found == pytest.approx(expected, abs=1e-4) and max(expected) - min(expected) > 1e-3
-        with pytest.raises(openai.BadRequestError, match="use /v1/score"):
+        with pytest.raises(openai.NotFoundError, match="this server has /v1/score"):
             client.chat.completions.create(model="classifier", messages=ASKED)
         with pytest.raises(openai.BadRequestError, match="context"):
             client.post("/score", body={**body, "response": "x" * 4000}, cast_to=object)

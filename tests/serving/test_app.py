@@ -1,62 +1,79 @@
-"""The HTTP face, with a model that needs no engine, through the stock `openai` client where it can be."""
+"""The way in, before an application that needs no engine, through the stock `openai` client where it can be."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from cai_ray.chat import Message
-from cai_ray.serving.app import build_app
+from cai_ray.serving.app import DEFUSED, build_app
 from cai_ray.serving.doorkeeper import Doorkeeper, Face, token_digest
-from cai_ray.serving.live_model import LiveModel
-from cai_ray.serving.replies import Delta, TokenLogprob
-from cai_ray.serving.requests import AnswerOptions, ApiError, Limits
+from cai_ray.serving.prepare import Limits
+from cai_ray.serving.refusals import ApiError
 
 ASKED: list[Any] = [{"role": "user", "content": "Hi"}]
 TOKEN = "a-token-of-some-length"
 
 
 class Parrot:
-    """Says "one two three", or what a test has it do; stands in for LiveModel."""
+    """Says "one two three", or what a test has it do; stands in for vLLM's application."""
 
-    max_model_len = 512
+    def __init__(self, pace: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.is_dead, self.num_closed = False, 0
+        self.bodies: list[Any] = []
+        self._pace = pace
+        routes = [Route("/v1/chat/completions", self._chat, methods=["POST"]), Route("/v1/models", self._models)]
+        self.app = Starlette(routes=[*routes, Route("/v1/hidden", self._models)])
 
-    def __init__(
-        self, kind: str = "chat", fails_at: int = -1, pace: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        self.kind, self.is_dead, self.num_closed = kind, False, 0
-        self._fails_at, self._pace = fails_at, pace
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": []})
 
-    async def answer(
-        self, messages: Sequence[Message], options: AnswerOptions, in_pieces: bool = True
-    ) -> AsyncGenerator[Delta, None]:
-        words = ["one", " two", " three"] if in_pieces else ["one two three"]
+    async def _chat(self, request: Request) -> Response:
+        self.bodies.append(await request.json())
+        if self.bodies[-1].get("stream"):
+            return StreamingResponse(self._events(), media_type="text/event-stream")
+        spoken = [word async for word in self._words()]
+        return JSONResponse(_reply("chat.completion", {"message": {"role": "assistant", "content": "".join(spoken)}}))
+
+    async def _events(self) -> AsyncIterator[str]:
+        async for word in self._words():
+            yield f"data: {json.dumps(_reply('chat.completion.chunk', {'delta': {'content': word}}))}\n\n"
+        yield "data: [DONE]\n\n"
+
+    async def _words(self) -> AsyncIterator[str]:
         try:
-            for number, word in enumerate(words, 1):
-                if number - 1 == self._fails_at:
-                    raise ApiError(503, "the engine died", "engine_dead", retry_after_s=15)
+            for word in ("one", " two", " three"):
                 if self._pace is not None:
                     await self._pace()
-                logprobs = None if options.top_logprobs is None else (TokenLogprob(word, -0.5, ((word, -0.5),)),)
-                reason = "stop" if number == len(words) else None
-                yield Delta(word, 5, 2, number, reason, logprobs)
+                yield word
         finally:
             self.num_closed += 1
 
-    async def score(self, messages: Sequence[Message], answer: str) -> tuple[float, int]:
-        return float(len(answer)), 9
+
+def _reply(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    choices = [{"index": 0, "finish_reason": "stop", **choice}]
+    return {"id": "x", "object": kind, "created": 1, "model": "parrot", "choices": choices}
 
 
-def app_of(model: Parrot, token: str | None = None, max_inside: int = 8, **limits: Any) -> tuple[Any, Doorkeeper]:
-    digest = token_digest(token) if token else None
-    door = Doorkeeper(Face("parrot", Limits(**limits), digest, max_inside, created=1))
-    return build_app(cast(LiveModel, model), door), door
+def prepare(body: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Refuses `n`, and counts as many control tokens as `seed` says."""
+    if "n" in body:
+        raise ApiError(400, "n: not here", param="n")
+    return body | {"prepared": True}, body.get("seed", 0)
+
+
+def app_of(parrot: Parrot, token: str | None = None, max_inside: int = 8, **limits: Any) -> tuple[Any, Doorkeeper]:
+    door = Doorkeeper(Face(Limits(**limits), token_digest(token) if token else None, max_inside))
+    return build_app(parrot.app, door, {"/v1/chat/completions": prepare}, lambda: parrot.is_dead), door
 
 
 def client(app: Any, key: str = "none", host: str = "localhost") -> openai.AsyncOpenAI:
@@ -81,15 +98,16 @@ def post(app: Any, path: str, **request: Any) -> httpx.Response:
     return asyncio.run(send())
 
 
-def test_plain() -> None:
-    app, _ = app_of(Parrot())
-    answer = ask(app, logprobs=True, top_logprobs=1)
-    assert answer.choices[0].message.content == "one two three"
-    assert answer.choices[0].message.role == "assistant" and answer.choices[0].finish_reason == "stop"
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (5, 1, 6)
-    assert answer.usage.prompt_tokens_details.cached_tokens == 2
-    token = answer.choices[0].logprobs.content[0]
-    assert token.logprob == -0.5 and bytes(token.bytes).decode() == token.token == token.top_logprobs[0].token
+def test_a_body_is_prepared_and_counted() -> None:
+    parrot = Parrot()
+    app, _ = app_of(parrot)
+    before = DEFUSED._value.get()
+    assert ask(app, seed=3).choices[0].message.content == "one two three"
+    assert parrot.bodies == [{"model": "parrot", "messages": ASKED, "seed": 3, "prepared": True}]
+    assert DEFUSED._value.get() == before + 3
+    with pytest.raises(openai.BadRequestError, match="n: not here") as caught:
+        ask(app, n=2)
+    assert caught.value.param == "n"
 
 
 async def pieces(app: Any, **changes: Any) -> list[Any]:
@@ -100,59 +118,52 @@ async def pieces(app: Any, **changes: Any) -> list[Any]:
 
 
 def test_streaming() -> None:
-    model = Parrot()
-    app, door = app_of(model)
-    chunks = asyncio.run(pieces(app, stream_options={"include_usage": True}))
-    *spoken, counted = chunks
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in spoken) == "one two three"
-    assert spoken[0].choices[0].delta.role == "assistant"
-    assert [chunk.choices[0].finish_reason for chunk in spoken] == [None, None, None, "stop"]
-    assert counted.choices == [] and counted.usage.completion_tokens == 3
-    assert len({chunk.id for chunk in chunks}) == 1
-    assert (model.num_closed, door.num_inside) == (1, 0)
-
-
-def test_an_error_before_the_first_word_is_a_status_and_later_an_event() -> None:
-    with pytest.raises(openai.InternalServerError) as caught:
-        asyncio.run(pieces(app_of(Parrot(fails_at=0))[0]))
-    assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "15"
-    with pytest.raises(openai.APIError, match="the engine died"):
-        asyncio.run(pieces(app_of(Parrot(fails_at=2))[0]))
+    parrot = Parrot()
+    app, door = app_of(parrot)
+    chunks = asyncio.run(pieces(app))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two three"
+    assert (parrot.num_closed, door.num_inside) == (1, 0)
 
 
 def test_a_request_that_takes_too_long() -> None:
-    app, _ = app_of(Parrot(pace=lambda: asyncio.sleep(30)), request_time_limit_s=0.05)
+    app, _ = app_of(Parrot(lambda: asyncio.sleep(30)), request_time_limit_s=0.05)
     with pytest.raises(openai.InternalServerError, match=r"not done within 0\.05 s"):
         ask(app)
+    num_spoken = 0
 
     async def slow_after_the_first() -> None:
-        await asyncio.sleep(0 if model.num_spoken == 0 else 30)
-        model.num_spoken += 1
+        nonlocal num_spoken
+        num_spoken += 1
+        await asyncio.sleep(0 if num_spoken == 1 else 30)
 
-    model: Any = Parrot(pace=slow_after_the_first)
-    model.num_spoken = 0
+    parrot = Parrot(slow_after_the_first)
     with pytest.raises(openai.APIError, match="not done within"):
-        asyncio.run(pieces(app_of(model, request_time_limit_s=0.05)[0]))
-    assert model.num_closed == 1
+        asyncio.run(pieces(app_of(parrot, request_time_limit_s=0.3)[0]))
+    assert parrot.num_closed == 1
 
 
-def test_the_models() -> None:
+def test_a_dead_engine_takes_no_request() -> None:
+    parrot = Parrot()
+    parrot.is_dead = True
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(app_of(parrot)[0])
+    assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "15"
+    assert parrot.bodies == []
+
+
+def test_a_route_that_is_not_open() -> None:
     app, _ = app_of(Parrot())
-
-    async def cards() -> tuple[list[Any], Any]:
-        return [card async for card in client(app).models.list()], await client(app).models.retrieve("parrot")
-
-    listed, one = asyncio.run(cards())
-    assert [card.id for card in listed] == ["parrot"] == [one.id]
+    for path in ("/v1/hidden", "/v1/embeddings", "/", "/v1/chat/completions/"):
+        response = post(app, path, json={})
+        assert response.status_code == 404
+        assert "this server has /v1/chat/completions, /v1/models" in response.json()["error"]["message"]
 
 
-def test_unknown_model_and_route() -> None:
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"3", b"[" * 100_000, b'{"model": "\\ud800"}'])
+def test_what_is_no_object(body: bytes) -> None:
     app, _ = app_of(Parrot())
-    with pytest.raises(openai.NotFoundError) as caught:
-        ask(app, model="gpt")
-    assert caught.value.code == "model_not_found" and "'parrot'" in str(caught.value)
-    response = post(app, "/v1/embeddings", json={})
-    assert response.status_code == 404 and "/v1/score" in response.json()["error"]["message"]
+    response = post(app, "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400 and "the body is" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("key", ["wrong", "", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "ü"])
@@ -166,17 +177,17 @@ def test_a_token_is_required(key: str) -> None:
 
 
 def test_health_needs_no_token_and_tells_of_a_dead_engine() -> None:
-    model = Parrot()
-    app, door = app_of(model, TOKEN)
+    parrot = Parrot()
+    app, door = app_of(parrot, TOKEN)
 
     async def health() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://h") as http:
             return await http.get("/health")
 
     assert asyncio.run(health()).json() == {"status": "ok"}
-    model.is_dead = True
+    parrot.is_dead = True
     assert asyncio.run(health()).status_code == 503
-    model.is_dead, door.is_draining = False, True
+    parrot.is_dead, door.is_draining = False, True
     assert asyncio.run(health()).json() == {"status": "draining"}
 
 
@@ -204,25 +215,6 @@ def test_oversized_bodies() -> None:
     assert response.status_code == 413 and response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_scores_and_answers_have_their_own_routes() -> None:
-    scorer, _ = app_of(Parrot("score"))
-    response = post(scorer, "/v1/score", json={"model": "parrot", "prompt": "Hi", "response": "Hello"})
-    assert response.json()["score"] == 5.0 and response.json()["usage"]["prompt_tokens"] == 9
-    with pytest.raises(openai.BadRequestError, match="use /v1/score"):
-        ask(scorer)
-    response = post(app_of(Parrot())[0], "/v1/score", json={"model": "parrot", "prompt": "Hi", "response": "Hello"})
-    assert response.status_code == 400 and "use /v1/chat/completions" in response.json()["error"]["message"]
-
-
-def test_a_bug_tells_the_client_nothing_of_the_inside() -> None:
-    def broken() -> Awaitable[None]:
-        raise RuntimeError("secret path")
-
-    response = post(app_of(Parrot(pace=broken))[0], "/v1/chat/completions", json={"model": "parrot", "messages": ASKED})
-    assert response.status_code == 500 and "secret" not in response.text
-    assert response.json()["error"]["type"] == "server_error"
-
-
 @pytest.mark.slow
 def test_too_many_at_once_and_a_drain_that_loses_none() -> None:
     async def scene() -> None:
@@ -231,7 +223,7 @@ def test_too_many_at_once_and_a_drain_that_loses_none() -> None:
         async def pace() -> None:
             await go.wait()
 
-        app, door = app_of(Parrot(pace=pace), max_inside=6)
+        app, door = app_of(Parrot(pace), max_inside=6)
         one = client(app)
         asked: dict[str, Any] = {"model": "parrot", "messages": ASKED}
         inside = [asyncio.ensure_future(one.chat.completions.create(**asked, stream=k % 2 == 0)) for k in range(6)]
@@ -258,7 +250,7 @@ def test_too_many_at_once_and_a_drain_that_loses_none() -> None:
 
 def test_a_drain_ends_in_time() -> None:
     async def scene() -> int:
-        app, door = app_of(Parrot(pace=lambda: asyncio.sleep(30)))
+        app, door = app_of(Parrot(lambda: asyncio.sleep(30)))
         asking = asyncio.ensure_future(client(app).chat.completions.create(model="parrot", messages=ASKED))
         while not door.num_inside:
             await asyncio.sleep(0.001)

@@ -8,38 +8,34 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from cai_ray.chat import Message
-from cai_ray.serving.live_model import LiveModel
-from cai_ray.serving.replies import Delta
-from cai_ray.serving.requests import AnswerOptions, ApiError
+from cai_ray.serving.refusals import ApiError
 from cai_ray.serving.terminal_chat import Side, _turns, printable
 
 QUESTION = "How do I paint my garden chair?"
 
 
-class Echo:
-    """Tells how many turns it has seen and what the last one said; stands in for LiveModel."""
-
-    async def answer(self, messages: Sequence[Message], options: AnswerOptions) -> AsyncGenerator[Delta, None]:
-        said = messages[-1]["content"]
-        if said == "break":
-            raise ApiError(400, "the messages have 600 tokens")
-        for word in (f"{len(messages)}", ": ", said):
-            yield Delta(word, 1, 0, 1)
+async def echo(messages: Sequence[Message]) -> AsyncGenerator[str, None]:
+    """Tells how many turns it has seen and what the last one said; stands in for a model."""
+    said = messages[-1]["content"]
+    if said == "break":
+        raise ApiError(400, "the messages have 600 tokens")
+    for word in (f"{len(messages)}", ": ", said):
+        yield word
 
 
 def talk(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str], num_sides: int = 1, system: str | None = None) -> Any:
     """(what stands on the screen, the sides)."""
-    sides = [Side(f"model {k}", cast(LiveModel, Echo())) for k in range(num_sides)]
+    sides = [Side(f"model {k}", echo) for k in range(num_sides)]
     screen = io.StringIO()
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     with asyncio.Runner() as runner:
-        _turns(sides, AnswerOptions(max_tokens=9), system, Console(file=screen, width=100), runner)
+        _turns(sides, system, Console(file=screen, width=100), runner)
     return screen.getvalue(), sides
 
 
@@ -92,8 +88,8 @@ def test_the_micro_model_through_a_pipe(micro_model: Path) -> None:
     ended = run_chat([str(micro_model)], [QUESTION, "/reset", QUESTION, "x " * 5000, "/quit"])
     assert ended.returncode == 0, ended.stderr[-3000:]
     _, first, forgotten, second, *rest = (line for line in ended.stdout.splitlines() if line)
-    assert first == second and "garden chair" in first and forgotten == "forgotten"
-    assert "context holds" in " ".join(rest)
+    assert first == second and "garden" in first and forgotten == "forgotten"
+    assert "context length" in " ".join(rest)
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ def engine_environment(model: ModelConfig) -> dict[str, str]:
         # Waiting threads that spin take the core from whoever they wait for, when cores are shared.
         "OMP_WAIT_POLICY": "PASSIVE",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(round(model.engine.start_limit_s)),
+        "VLLM_MAX_STOP_STRINGS": "32",  # of a served base model: its client's, and those that end its turn
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

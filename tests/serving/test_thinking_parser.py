@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cai_ray.chat import split_thinking
 from cai_ray.config import ThinkingConfig
-from cai_ray.serving.thinking_stream import ThinkingStream
+from cai_ray.serving.thinking_parser import ThinkingStream
 
 
 def parted(pieces: Sequence[str], config: ThinkingConfig) -> tuple[str, str]:
