@@ -13,9 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from cai_ray.chat import Renderer, neutralise, with_system_role
+from cai_ray.chat import Renderer, neutralise, stop_strings, with_system_role
 from cai_ray.config import Config, ThinkingConfig
-from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.serving.refusals import ApiError
 
 # Ways around the messages, or to other requests and the server's set-up.
@@ -165,5 +164,5 @@ def _as_transcript(body: dict[str, Any]) -> None:
         raise ApiError(400, f"messages: a transcript has no role {min(unknown)!r}", param="messages")
     stop = body.get("stop", [])
     if isinstance(stop, str | list):  # a base model runs on into the next turn unless a stop string ends it
-        body["stop"] = [*([stop] if isinstance(stop, str) else stop), *STOP_STRINGS]
+        body["stop"] = [*stop_strings([stop] if isinstance(stop, str) else stop, "transcript")]
     body.setdefault("add_special_tokens", True)  # a transcript starts with the tokenizer's own BOS

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.chat import Renderer
+from cai_ray.chat import STOP_STRINGS, Renderer
 from cai_ray.config import ThinkingConfig
-from cai_ray.prompts.revision import STOP_STRINGS
 from cai_ray.serving.prepare import Limits, Served, prepared_chat, prepared_completion
 from cai_ray.serving.refusals import ApiError
 from tests.tiny_models import byte_tokenizer
