@@ -163,6 +163,7 @@ def _as_transcript(body: dict[str, Any]) -> None:
     if unknown := {message["role"] for message in body["messages"]} - TRANSCRIPT_ROLES:
         raise ApiError(400, f"messages: a transcript has no role {min(unknown)!r}", param="messages")
     stop = body.get("stop", [])
-    if isinstance(stop, str | list):  # a base model runs on into the next turn unless a stop string ends it
-        body["stop"] = [*stop_strings([stop] if isinstance(stop, str) else stop, "transcript")]
+    stops = [stop] if isinstance(stop, str) else stop
+    if isinstance(stops, list) and all(isinstance(text, str) for text in stops):  # else vLLM says what is wrong
+        body["stop"] = [*stop_strings(stops, "transcript")]
     body.setdefault("add_special_tokens", True)  # a transcript starts with the tokenizer's own BOS
