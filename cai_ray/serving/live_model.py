@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.engines.backends.vllm_backend import VllmBackend
+from cai_ray.engines.backends.vllm_engine import VllmEngine
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import CONFIG_KEY, load_renderer
 from cai_ray.engines.models.scored_tokens import ScoredTokens
@@ -68,7 +68,7 @@ def _config_json(model: ModelConfig) -> Any:
         ) from error
 
 
-class LiveModel(VllmBackend):
+class LiveModel(VllmEngine):
     """A model of either kind, to be started; `model` is what `ready_to_serve` returned.
 
     Attributes:
