@@ -42,6 +42,7 @@ from cai_ray.stages.evaluation.scorers import (
     RuleScorer,
     Scorer,
     ScorerName,
+    evaluation,
     in_microworld,
     scores_of,
 )
@@ -162,22 +163,12 @@ def outcomes(answers: Artifact, policy: str, scorers: Sequence[Scorer], config: 
         for k, (response, finished) in enumerate(zip(row["responses"], row["finish_reasons"], strict=True)):
             answer = Answer(policy, row["prompt_id"], k, row["messages"], response, row["kind"], row["category"])
             row_id = evaluation_row_id(policy, row["prompt_id"], k)
-            yield Outcome(row_id, evaluation(answer, scorers), {TRUNCATED: int(finished == "length")})
+            yield Outcome(
+                row_id, evaluation(answer, scores_of(scorers, answer)), {TRUNCATED: int(finished == "length")}
+            )
     for gone in answers.dropped():
         for k in range(config.samples_per_prompt):
             yield Outcome(evaluation_row_id(policy, gone["row_id"], k), drop_of(gone), {TRUNCATED: 0})
-
-
-def evaluation(answer: Answer, scorers: Sequence[Scorer]) -> dict[str, Any]:
-    """A row of the EVALUATION schema."""
-    return {
-        "policy": answer.policy,
-        "prompt_id": answer.prompt_id,
-        "sample_index": answer.sample_index,
-        "cluster": answer.prompt_id,
-        "category": answer.category,
-        "scores": scores_of(scorers, answer),
-    }
 
 
 # --- The stage ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ are compared over the same dialogues.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -35,7 +35,7 @@ from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
     Answer,
     RuleScorer,
-    Scorer,
+    evaluation,
     in_microworld,
     scores_of,
 )
@@ -88,18 +88,6 @@ def dialogues(source: Artifact, chosen: set[str]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def evaluation(answer: Answer, scorers: Sequence[Scorer], score: float, judge: str) -> dict[str, Any]:
-    """A row of the EVALUATION schema."""
-    return {
-        "policy": answer.policy,
-        "prompt_id": answer.prompt_id,
-        "sample_index": answer.sample_index,
-        "cluster": answer.prompt_id,
-        "category": answer.category,
-        "scores": [{"metric": PREFERENCE_SCORE, "value": score, "judge": judge}, *scores_of(scorers, answer)],
-    }
-
-
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Score every answer of the chosen dialogues. It takes seconds a thousand, so an interrupted pass starts over."""
     source = context.artifact(source_stage)
@@ -113,13 +101,18 @@ def _scored(config: Config, context: Context, source: Artifact) -> Iterator[list
     scorers = [RuleScorer(name) for name in (("microworld",) if known else TEXT_SCORERS)]
     score = Classifier(context.model(config.model).path).score
     found = dialogues(source, chosen)
+
+    def scored(answer: Answer, value: float) -> dict[str, Any]:
+        own = {"metric": PREFERENCE_SCORE, "value": value, "judge": config.model}
+        return evaluation(answer, [own, *scores_of(scorers, answer)])
+
     too_long = DropRow(DropReason.TOO_LONG, "the answer with its conversation exceeds the model's context")
     while batch := [answer for row in islice(found, DIALOGUES_PER_PART) for answer in answers(row)]:
         values = score([(one.messages, one.response) for one in batch])
         yield [
             Outcome(
                 evaluation_row_id(answer.policy, answer.prompt_id, answer.sample_index),
-                too_long if value is None else evaluation(answer, scorers, value, config.model),
+                too_long if value is None else scored(answer, value),
             )
             for answer, value in zip(batch, values, strict=True)
         ]

@@ -171,3 +171,15 @@ def scores_of(scorers: Sequence[Scorer], answer: Answer) -> list[dict[str, Any]]
         for scorer, names in zip(scorers, column_names(scorers), strict=True)
         for metric, value in scorer(answer).items()
     ]
+
+
+def evaluation(answer: Answer, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the EVALUATION schema."""
+    return {
+        "policy": answer.policy,
+        "prompt_id": answer.prompt_id,
+        "sample_index": answer.sample_index,
+        "cluster": answer.prompt_id,
+        "category": answer.category,
+        "scores": scores,
+    }

@@ -27,9 +27,9 @@ from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
+from cai_ray.engines.learners.snapshot import FOLDER as FOLDER
 from cai_ray.stages.ppo.refresh.config import RefreshState
 
-FOLDER = "snapshots"
 EPISODES = "episodes.jsonl"
 _NAME = re.compile(r"step-(\d+)(?:\.r(\d+))?\.a(\d+)")
 
