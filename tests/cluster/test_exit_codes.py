@@ -97,7 +97,7 @@ def test_too_many_dropped_rows_is_exit_code_3_with_the_stage_committed(
     faults.use_script(monkeypatch, faults.asleep_when_told)
     late = [saying(f"Show me {faults.HANGS} {number} times.") for number in range(8)]
     path = write_jsonl(tmp_path / "prompts.jsonl", [*requests(16), *late])
-    recipe = write_recipe(tmp_path, micro_model, path, models=engine(row_time_limit_s=0.5))
+    recipe = write_recipe(tmp_path, micro_model, path, models=engine(row_time_limit_s=4.0))
     result = command(recipe)
     assert result.exit_code == EXIT_TOO_MANY_DROPPED, result.output
     assert "8 of 24 rows (33.3%: timeout 8)" in one_line(result)

@@ -136,7 +136,7 @@ def test_lost_samples_and_identical_answers_are_counted_as_pairs(
     micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_script(monkeypatch, sampled_responses, answering.sleepy_twins)
-    context = context_of(tmp_path / "run", micro_model, row_time_limit_s=0.5)
+    context = context_of(tmp_path / "run", micro_model, row_time_limit_s=4.0)
     fates = [answering.fate(row["prompt_id"]) for row in prompts_of(context, 40).rows(["prompt_id"])]
     config = sample_pairs.Config(samples_per_prompt=3, strategy="all", scaling=SMALL)
     pairs = sample_pairs.run(config, context, load_prompts.STAGE)

@@ -114,7 +114,7 @@ def test_several_poison_rows_are_all_found() -> None:
 def test_a_hanging_row_is_killed_found_and_dropped() -> None:
     async def scenario() -> None:
         backend = FragileBackend(hanging={"row5"})
-        config = EngineConfig(stall_limit_s=0.2)
+        config = EngineConfig(stall_limit_s=0.6)
         supervisor, results = await all_rows(backend, 32, config)
         drop = results.pop("row5")
         assert isinstance(drop, DropRow)
