@@ -42,7 +42,7 @@ def folder_of(recipe: Recipe) -> Storage:
 def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     """Everything that can be wrong is found here, before any engine starts.
 
-    Builds the micro model when a model's path is "microworld" and it is not built yet. Raises ConfigError.
+    Puts the micro model into the cache when a model's path is "microworld" and it is not there yet. Raises ConfigError.
     """
     run = folder_of(recipe)
     constitution = constitution_of(recipe) if any(step.needs_constitution for step in all_steps) else None

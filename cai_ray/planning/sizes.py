@@ -91,7 +91,7 @@ def shape_of(model: ModelConfig) -> Shape:
 
 
 def _microworld() -> Shape:
-    """The micro model that would be built."""
+    """The micro model as it is by default."""
     from cai_ray.microworld.pretrain import PretrainConfig
 
     made = PretrainConfig()

@@ -98,7 +98,7 @@ def counter_of(model: ModelConfig, lengths: Lengths) -> Counter:
 
 def _own_renderer(model: ModelConfig) -> Renderer | None:
     name = model.tokenizer or model.path
-    if name == MICROWORLD:  # made on the spot; the model itself would take minutes
+    if name == MICROWORLD:  # made on the spot: a plan writes nothing, not even into the cache
         return Renderer(microworld_tokenizer(), model.format, model.system_role)
     if model.endpoint is not None or not (Path(location(name)).is_dir() or _is_cached(name, model.revision)):
         return None

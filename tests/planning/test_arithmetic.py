@@ -50,7 +50,7 @@ def test_a_local_model_is_measured_by_its_config(tmp_path: Path) -> None:
     assert shape.params == 2 * (4 * 64 * 64 + 3 * 64 * 128) + 100 * 64
 
 
-def test_the_micro_model_is_known_without_being_built(micro_model: Path) -> None:
+def test_the_micro_model_is_known_without_its_files(micro_model: Path) -> None:
     assert shape_of(ModelConfig()).params == shape_of(ModelConfig(path=str(micro_model))).params
 
 
