@@ -12,8 +12,7 @@ from uuid import uuid4
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.vllm_engine import VllmEngine
-from cai_ray.engines.models.files import localised
-from cai_ray.engines.models.reading import CONFIG_KEY, load_renderer
+from cai_ray.engines.models.reading import load_renderer, read_config, trained_system_role
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.trainable import local_path
 from cai_ray.errors import ConfigError
@@ -29,7 +28,7 @@ def kind_of(model: ModelConfig) -> Kind:
 
     Raises ConfigError when there is no model, or a classifier has more than one output.
     """
-    config = _config_json(model)
+    config = read_config(model)
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return "chat"
     if config.num_labels != 1:
@@ -45,27 +44,13 @@ def ready_to_serve(model: ModelConfig) -> ModelConfig:
         )
     model = local_path(model)
     if kind_of(model) == "score":
-        described = getattr(_config_json(model), CONFIG_KEY, {})
+        role = trained_system_role(read_config(model), model.system_role)
         engine = model.engine.model_copy(update={"extra": CLASSIFIER_ENGINE | model.engine.extra})
-        changes = {"format": "chat", "system_role": described.get("system_role", model.system_role), "engine": engine}
-        model = model.model_copy(update=changes)
+        model = model.model_copy(update={"format": "chat", "system_role": role, "engine": engine})
         ScoredTokens(model, load_renderer(model).tokenizer)
     else:
         load_renderer(model)
     return model
-
-
-def _config_json(model: ModelConfig) -> Any:
-    from transformers import AutoConfig
-
-    path = localised(model).path
-    try:
-        return AutoConfig.from_pretrained(path, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no model at {model.path!r}: {str(error).splitlines()[0]} (give a folder with config.json, a hub id that "
-            'this machine can reach, "microworld", or RECIPE:NAME for a model that a recipe names or trains)'
-        ) from error
 
 
 class LiveModel(VllmEngine):

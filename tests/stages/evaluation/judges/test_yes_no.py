@@ -66,7 +66,7 @@ def test_templates_that_are_refused(tmp_path: Path) -> None:
     bad = YesNoJudge(model="judge", template=str(path))
     assert "needs the field {generation}" in refusal(bad, ENDPOINT)
     gone = YesNoJudge(model="judge", template="gone.txt")
-    assert "'gone.txt', which evaluate.judges names, cannot be read" in refusal(gone, ENDPOINT)
+    assert "'gone.txt', which evaluate.judges names, is not there" in refusal(gone, ENDPOINT)
 
 
 def test_yes_or_no_as_one_token_of_a_server(server: Server) -> None:
