@@ -89,7 +89,7 @@ def accepted(
 
 
 def begin(recipe: Recipe, context: Context, step: Step) -> None:
-    """Make sure that the step begins with the input that was accepted; a plan that came to nothing goes.
+    """Make sure that the step begins with the input that was accepted; another plan that came to nothing goes.
 
     Raises ConfigError when the input has changed since the command began.
     """
@@ -99,8 +99,10 @@ def begin(recipe: Recipe, context: Context, step: Step) -> None:
     if changed := changes(context.contents[step.stage], contents_of(step, context), _called(recipe)):
         told = "; ".join(changed)
         raise ConfigError(f"input of {step.stage} changed while this run went on: {told}. Run it again")
-    if standing(folder) is None:
-        folder.delete_folder()
+    if folder.exists(PLAN) and standing(folder) is None:
+        plan = Plan.model_validate_json(folder.read(PLAN))
+        if refusal(context.spec(step.stage, step.config, ROWS), plan):
+            folder.delete_folder()
 
 
 def agrees(step: Step, context: Context, folder: Storage) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
+from cai_ray.artifacts.identity import hub_commit
 from cai_ray.cli import app
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline import run as pipeline
@@ -26,6 +27,7 @@ from cai_ray.pipeline.accepted import accepted, begin
 from cai_ray.pipeline.recipe import Recipe, build
 from cai_ray.pipeline.steps import select, steps
 from cai_ray.row_ids import RowIds
+from tests.object_store import object_store
 
 MICRO_MODEL = Path(__file__).parents[1] / "fixtures" / "run_of_1fc51c6" / "40874a34d8179a24"
 CHOICE = {
@@ -46,6 +48,7 @@ FILES = {
     "glob/two.jsonl": json.dumps({"prompt": "How often should I water basil?"}),
     "folder/three.jsonl": json.dumps({"prompt": "How often should I water ivy?"}),
     "uri/four.jsonl": json.dumps({"prompt": "How often should I water mint?"}),
+    "hub/six.jsonl": json.dumps({"prompt": "How often should I water an orchid?"}),
     "uris/five.jsonl": json.dumps({"prompt": "How often should I water a cactus?"}),
     "pairs.jsonl": json.dumps({"prompt": "Fern?", "chosen": "Water it weekly.", "rejected": "Leave it in the sun."}),
     "text.jsonl": json.dumps({"text": "Ferns like shade and water."}),
@@ -55,7 +58,13 @@ FILES = {
     "rules.yaml": json.dumps({"name": "rules", "version": "1", "principles": [PRINCIPLE]}),
     "t.jinja": "{%- for m in messages %}{{ m['role'] + m['content'] }}{%- endfor %}",
 }
-WORDS = {"choices.jsonl": b"Yes", "rules.yaml": b"Make", "t.jinja": b"role'", "tokenizer_config.json": b"model_max"}
+WORDS = {
+    "choices.jsonl": b"Yes",
+    "rules.yaml": b"Make",
+    "t.jinja": b"role'",
+    "tokenizer_config.json": b"model_max",
+    "adapter_config.json": b"16",
+}
 HELPFUL = {"path": "pairs.jsonl"}
 
 
@@ -65,9 +74,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    for name in ("model", "tokenizer", "scorer"):
+    for name in ("model", "tokenizer", "base"):
         shutil.copytree(MICRO_MODEL, tmp_path / name)
         (tmp_path / name / "model.safetensors").write_bytes(bytes(1000))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "base", "r": 16}))
+    (adapter / "adapter_model.safetensors").write_bytes(bytes(100))
     return tmp_path
 
 
@@ -84,9 +97,9 @@ def recipe(place: Path, **changes: Any) -> Recipe:
         "models": {
             "policy": {"path": "model", "tokenizer": "tokenizer", "chat_template": "t.jinja"},
             "server": {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}},
-            "scorer": {"path": "scorer"},
+            "scorer": {"path": "adapter"},
         },
-        "prompts": {"sources": [{"path": path} for path in sources]},
+        "prompts": {"sources": [*({"path": path} for path in sources), {"path": f"hf://{place}/hub", "name": "hub"}]},
         "sft": {},
         "pairs": {},
         "labels": {"model": "server"},
@@ -135,6 +148,7 @@ KINDS = {
     "folder/three.jsonl": "load_prompts",
     "uri/four.jsonl": "load_prompts",
     "uris/five.jsonl": "load_prompts",
+    "hub/six.jsonl": "load_prompts",
     "pairs.jsonl": "train_preference_model",
     "text.jsonl": "train_ppo",
     "choices.jsonl": "multiple_choice",
@@ -146,7 +160,9 @@ KINDS = {
     "model/generation_config.json": "revise",
     "model/chat_template.jinja": "revise",
     "tokenizer/tokenizer_config.json": "revise",
-    "scorer/model.safetensors": "evaluate",
+    "adapter/adapter_config.json": "evaluate",
+    "adapter/adapter_model.safetensors": "evaluate",
+    "base/model.safetensors": "evaluate",
 }
 
 
@@ -202,6 +218,38 @@ def test_a_new_file_behind_a_glob_or_in_a_folder(place: Path, change: Callable[[
     change(place)
     with pytest.raises(ConfigError, match=message):
         check(made)
+
+
+def test_an_object_in_a_store(place: Path) -> None:
+    with object_store(place / "data") as uri:
+        made = recipe(place, prompts={"path": uri.format("one.jsonl"), "name": "one"})
+        finish(made)
+        os.utime(place / "data" / "one.jsonl", (1, 1))
+        check(made)
+        edit(place / "data" / "one.jsonl")
+        with pytest.raises(ConfigError, match=r"one\.jsonl \(prompt set one\): content changed \(etag .* -> etag "):
+            check(made)
+
+
+def test_a_data_set_of_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    main = place / "datasets--org--set" / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    made = recipe(place, prompts={"path": "hf://org/set"})
+    for commit, step in (("a" * 40, finish), ("a" * 40, check)):
+        main.write_text(commit)
+        hub_commit.cache_clear()
+        step(made)
+    main.write_text("b" * 40)
+    hub_commit.cache_clear()
+    with pytest.raises(ConfigError, match=r"hf://org/set .*content changed \(commit aaaaaaaa\.\. -> commit bbbbbbbb"):
+        check(made)
+    main.unlink()
+    hub_commit.cache_clear()
+    check(made)  # nobody knows now, and not knowing is no change
 
 
 def test_engine_arguments_that_change_answers_are_refused_and_others_are_not(place: Path) -> None:
