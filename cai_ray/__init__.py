@@ -3,7 +3,7 @@
 The map, from the ground up; imports go down, never up, and rooms of one wing never reach into another
 (`tests/test_floors.py` holds the rules):
 
-    words       rows, dropped, config, chat, seeding, fingerprint, errors, exits, lookup, shelf, constitution/
+    words       rows, dropped, config, chat, markup, seeding, fingerprint, errors, exits, lookup, shelf, constitution/
                                                                        what things are called, and where they lie
     pure        prompts/, quality/, algorithms/, metrics/, prompt_layouts/                        text and maths
     artifacts   artifacts/                                         what a stage leaves on disk; each row counts once

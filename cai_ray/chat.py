@@ -1,22 +1,26 @@
 """Messages to prompt text and back: chat templates, base-model transcripts, thinking, control tokens.
 
-Inside a dialogue a message's role may also be FINISHED, or a step of revision ("critique_request", "critique",
-"revision_request", "revision"). A chat template sees them as user and assistant turns; a transcript
+Inside a dialogue a message's role may also be FINISHED, DOCUMENT, or a step of revision ("critique_request",
+"critique", "revision_request", "revision"). A chat template sees them as user and assistant turns; a transcript
 shows them under their own labels, as in the paper's section 3.1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from cai_ray.config import SystemRole, ThinkingConfig
+from cai_ray.markup import TRANSCRIPT, TRANSCRIPT_LABELS, Markup, longest_first, markup_of
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 Messages = list[Message]
 
 FINISHED = "finished"  # role of an assistant's turn that is over: judged by the model that is asked, never continued
+# A whole text of our own making, with turns inside it, in the place of a conversation: a base model's comparison.
+# It is shown without a label, and the labels in it stay: its maker has defused what it quotes.
+DOCUMENT = "document"
 CHAT_ROLES = {
     "system": "system",
     "user": "user",
@@ -26,14 +30,7 @@ CHAT_ROLES = {
     "revision_request": "user",
     "revision": "assistant",
     FINISHED: "assistant",
-}
-TRANSCRIPT_LABELS = {
-    "user": "Human",
-    "assistant": "Assistant",
-    "critique_request": "CritiqueRequest",
-    "critique": "Critique",
-    "revision_request": "RevisionRequest",
-    "revision": "Revision",
+    DOCUMENT: "user",
 }
 REPLY_ROLES = {"user": "assistant", "critique_request": "critique", "revision_request": "revision"}
 # What ends an answer of a base model that would otherwise write the next turn too. The leading blank line is part of
@@ -51,7 +48,7 @@ def messages_to_transcript(messages: Sequence[Message]) -> str:
     """
     parts = []
     for message in messages:
-        if message["role"] == "system":
+        if message["role"] in ("system", DOCUMENT):
             parts.append(f"\n\n{message['content']}")
         else:
             parts.append(f"\n\n{TRANSCRIPT_LABELS[message['role']]}: {message['content']}")
@@ -71,24 +68,6 @@ def transcript_to_messages(transcript: str) -> list[Message]:
         content = transcript[start.end() : following.start() if following else len(transcript)]
         messages.append({"role": _ROLE_OF_LABEL[start[1]], "content": content.strip()})
     return messages
-
-
-def neutralise(text: str, special_tokens: Iterable[str]) -> tuple[str, int]:
-    """Defuse control tokens spelled out in `text`: "<|im_end|>" becomes "< |im_end|>".
-
-    Today's chat templates would turn them into real control tokens, so that a user's text could end
-    its own turn and speak as the assistant. Returns the text and how many were defused.
-    """
-    num_defused = 0
-    found = True
-    while found:  # a space may complete another token's spelling, so look again until nothing is left
-        found = False
-        for token in special_tokens:
-            if token and token in text:
-                num_defused += text.count(token)
-                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
-                found = True
-    return text, num_defused
 
 
 def split_thinking(text: str, config: ThinkingConfig) -> tuple[str | None, str]:
@@ -151,6 +130,16 @@ def stop_strings(asked: Sequence[str], format: Literal["chat", "transcript"]) ->
     return tuple(dict.fromkeys([*asked, *(STOP_STRINGS if format == "transcript" else ())]))
 
 
+def neutralised(messages: Sequence[Message], markup: Markup) -> tuple[list[Message], int]:
+    """The messages with every content defused, and how much markup there was. A DOCUMENT keeps its labels."""
+    total, safe = 0, []
+    for message in messages:
+        content, count = markup.defuse(message["content"], labels=message["role"] != DOCUMENT)
+        total += count
+        safe.append({"role": message["role"], "content": content})
+    return safe, total
+
+
 class Renderer:
     """Messages -> prompt text -> token ids, for one tokenizer and one format.
 
@@ -176,10 +165,16 @@ class Renderer:
             )
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         specials = set(tokenizer.all_special_tokens) | {token.content for token in added if token.special}
-        # Longest first: "<|im_start|>" before a hypothetical "<|im".
-        self.special_tokens = sorted((token for token in specials if token.strip()), key=lambda t: (-len(t), t))
-        self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens))) if specials else None
+        self.special_tokens = longest_first(specials)
+        self.markup = self._probe_markup()
         self.system_role = self._probe_system_role() if system_role == "auto" else system_role
+
+    def _probe_markup(self) -> Markup:
+        if self.format == "transcript":
+            return Markup(self.special_tokens, TRANSCRIPT)
+        return markup_of(
+            self._apply_template, str(self.chat_template or self.tokenizer.chat_template), self.special_tokens
+        )
 
     def _probe_system_role(self) -> Literal["native", "fold"]:
         if self.format == "transcript":
@@ -202,16 +197,8 @@ class Renderer:
         return text
 
     def neutralised(self, messages: Sequence[Message]) -> tuple[list[Message], int]:
-        """The messages with every content defused, and how many control tokens there were."""
-        pattern = self._special_pattern
-        if pattern is None or not any(pattern.search(m["content"]) for m in messages):
-            return list(messages), 0
-        total, safe = 0, []
-        for message in messages:
-            content, count = neutralise(message["content"], self.special_tokens)
-            total += count
-            safe.append({"role": message["role"], "content": content})
-        return safe, total
+        """The messages with every content defused, and how much of the format's own markup there was."""
+        return neutralised(messages, self.markup)
 
     def text(self, messages: Sequence[Message]) -> str:
         """The prompt text. Messages that end in an assistant turn are continued, others answered."""

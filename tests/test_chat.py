@@ -10,15 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from cai_ray.chat import (
     CHAT_ROLES,
+    DOCUMENT,
     FINISHED,
     REPLY_ROLES,
     STOP_STRINGS,
-    TRANSCRIPT_LABELS,
     Renderer,
     fold_system,
     is_begun,
     messages_to_transcript,
-    neutralise,
     split_thinking,
     stop_strings,
     transcript_prompt,
@@ -26,6 +25,7 @@ from cai_ray.chat import (
     with_system_role,
 )
 from cai_ray.config import ThinkingConfig
+from cai_ray.markup import TRANSCRIPT_LABELS, neutralise
 
 SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im", "[INST]", "[/INST]", "<unk>"]
 CHATML = (
@@ -106,7 +106,7 @@ def test_transcripts_name_the_steps_of_revision() -> None:
 
 
 def test_every_role_has_its_places() -> None:
-    assert set(CHAT_ROLES) == set(TRANSCRIPT_LABELS) | {"system", FINISHED}
+    assert set(CHAT_ROLES) == set(TRANSCRIPT_LABELS) | {"system", FINISHED, DOCUMENT}
     assert all(CHAT_ROLES[asked] == "user" and CHAT_ROLES[reply] == "assistant" for asked, reply in REPLY_ROLES.items())
 
 

@@ -22,6 +22,7 @@ FLOORS = (
         "dropped",
         "config",
         "chat",
+        "markup",
         "seeding",
         "fingerprint",
         "errors",

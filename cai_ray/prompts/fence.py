@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cai_ray.markup import defuse_labels
+
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
+SPEAKERS = tuple(f"{name}:" for name in _NAMES.values())
 
 
 def notice(nonce: str) -> str:
@@ -28,5 +31,6 @@ def fenced(name: str, text: str, nonce: str) -> str:
 
 
 def turns(conversation: Sequence[dict[str, str]]) -> str:
-    """A conversation as one text, a paragraph per turn under its speaker's name."""
-    return "\n\n".join(f"{_NAMES[message['role']]}: {message['content']}" for message in conversation)
+    """A conversation as one text, a paragraph per turn under its speaker's name; such names in contents are defused."""
+    spoken = [(_NAMES[message["role"]], defuse_labels(message["content"], SPEAKERS)[0]) for message in conversation]
+    return "\n\n".join(f"{name}: {text}" for name, text in spoken)

@@ -5,7 +5,7 @@ Tested in tests/stages/evaluation/test_multiple_choice.py.
 
 from __future__ import annotations
 
-from cai_ray.chat import Message
+from cai_ray.chat import DOCUMENT, Message
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.prompts.comparison import Form
 
@@ -22,8 +22,7 @@ def choice_messages(prompt: str, lead: str, form: Form) -> list[Message]:
     """
     text = prompt.strip() + lead
     if form == "transcript":
-        # A system message is what a transcript shows without a label, behind a blank line.
-        return [{"role": "system", "content": text}]
+        return [{"role": DOCUMENT, "content": text}]
     question, _, begun = text.rpartition("\n")
     if not question.strip():
         raise DropRow(

@@ -1,20 +1,20 @@
 """A client's JSON body as vLLM's application gets it, so that a served model reads messages as the recipe says.
 
-vLLM renders, samples and parses. This adds what it does not know of: control tokens spelt out in messages are defused,
+vLLM renders, samples and parses. This adds what it does not know of: the format's own markup in messages is defused,
 a system message goes where the recipe's `system_role` says, a base model's transcript ends at the next speaker, a
 reasoning model's thinking has tokens of its own, and one request costs no more than the server's limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
-from cai_ray.chat import Renderer, neutralise, stop_strings, with_system_role
+from cai_ray.chat import Renderer, stop_strings, with_system_role
 from cai_ray.config import Config, ThinkingConfig
+from cai_ray.markup import Markup
 from cai_ray.serving.refusals import ApiError
 
 # Ways around the messages, or to other requests and the server's set-up.
@@ -54,7 +54,7 @@ class Served:
 
 
 def prepared_chat(body: dict[str, Any], served: Served, fields: frozenset[str]) -> tuple[dict[str, Any], int]:
-    """(body for vLLM's /v1/chat/completions, control tokens defused). `fields` are those that vLLM acts on.
+    """(body for vLLM's /v1/chat/completions, pieces of markup defused). `fields` are those that vLLM acts on.
 
     Raises ApiError 400 for a field nothing acts on, parts that are no text, and more than the limits allow.
     """
@@ -73,7 +73,7 @@ def prepared_chat(body: dict[str, Any], served: Served, fields: frozenset[str]) 
     num_defused = 0
     for name in SHOWN:
         if name in body:
-            body[name], count = _defused(body[name], served.renderer.special_tokens)
+            body[name], count = _defused(body[name], served.renderer.markup)
             num_defused += count
     if served.renderer.format == "transcript":
         _as_transcript(body)
@@ -144,15 +144,15 @@ def _plain(message: dict[str, Any], index: int) -> dict[str, Any]:
     return message | {"role": "system" if message["role"] == "developer" else message["role"], "content": content}
 
 
-def _defused(value: Any, special_tokens: Sequence[str]) -> tuple[Any, int]:
-    """`value` with every text in it defused, keys too, and how many control tokens there were."""
+def _defused(value: Any, markup: Markup) -> tuple[Any, int]:
+    """`value` with every text in it defused, keys too, and how much of the format's own markup there was."""
     if isinstance(value, str):
-        return neutralise(value, special_tokens)
+        return markup.defuse(value)
     if isinstance(value, list):
-        items = [_defused(item, special_tokens) for item in value]
+        items = [_defused(item, markup) for item in value]
         return [item for item, _ in items], sum(count for _, count in items)
     if isinstance(value, dict):
-        pairs = [(_defused(key, special_tokens), _defused(item, special_tokens)) for key, item in value.items()]
+        pairs = [(_defused(key, markup), _defused(item, markup)) for key, item in value.items()]
         return {key[0]: item[0] for key, item in pairs}, sum(key[1] + item[1] for key, item in pairs)
     return value, 0
 

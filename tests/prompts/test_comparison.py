@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.chat import transcript_prompt
+from cai_ray.chat import DOCUMENT, transcript_prompt
 from cai_ray.constitution.principles import Constitution, FewShotComparison, Principle
 from cai_ray.prompts.comparison import (
     ANSWER_START,
@@ -101,7 +101,7 @@ def test_both_kinds_differ_in_the_reply_alone() -> None:
 def test_a_base_model_gets_the_papers_words_as_one_text_without_labels_of_its_own() -> None:
     [message] = comparison_messages(ASK, "Read.", "Run.", "Which is kinder?", form="transcript")
     assert message == {
-        "role": "system",
+        "role": DOCUMENT,
         "content": "Consider the following conversation between a human and an assistant:\n\n"
         "Human: How do I sleep well?\n\nOptions:\n\n(A) Read.\n\n(B) Run.\n\nWhich is kinder?\nThe answer is: (",
     }
@@ -156,7 +156,7 @@ def test_judged_text_cannot_close_its_block(text: str, place: int, form: Form, e
     for name, inside in zip(("conversation", "answer (A)", "answer (B)"), texts, strict=True):
         opening, closing = f"[{name} {nonce}]\n", f"\n[end of {name} {nonce}]"
         assert content.count(opening) == content.count(closing) == 1
-        assert content.split(opening)[1].split(closing)[0].removeprefix("Human: ") == inside
+        assert content.split(opening)[1].split(closing)[0].removeprefix("Human: ").replace(" :", ":") == inside
     assert content.endswith(f"\n[end of answer (B) {nonce}]\n\n{end}")
 
 

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server as a backend: chat completions, or completions of a transcript.
 
-The server's tokenizer is not known here. So tokens cannot be counted beforehand, and control tokens in a
-prompt's text are defused by a list of well-known ones (`CONTROL_TOKENS`) rather than by the tokenizer's own.
+The server's tokenizer is not known here. So tokens cannot be counted beforehand, and markup in a prompt's text is
+defused by lists of what is well known (`CONTROL_TOKENS`, `LABELS`) rather than by the server's own template.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 from cai_ray.chat import (
     Message,
     chat_messages,
     is_begun,
-    neutralise,
+    neutralised,
     split_thinking,
     stop_strings,
     transcript_prompt,
@@ -32,6 +33,7 @@ from cai_ray.engines.backends.endpoint_replies import (
 )
 from cai_ray.engines.conversations.asking import Completion, Counts, Guard
 from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.markup import THINK_MARKS, TRANSCRIPT, Markup, longest_first
 
 T = TypeVar("T")
 NO_KEY = "no-key"  # the client insists on one; servers without keys ignore it
@@ -49,6 +51,20 @@ CONTROL_TOKENS = (
     "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>",
     "<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>",
 )  # fmt: skip
+# What chat templates cut earlier answers at, or know a tool's turn by.
+TEMPLATE_TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", *chain(*THINK_MARKS))
+# Turns of the chat templates that have no control tokens: Alpaca, Vicuna and their like.
+LABELS = (
+    *(f"### {name}:" for name in ("Instruction", "Input", "Response", "System", "User", "Human", "Assistant")),
+    "SYSTEM:", "USER:", "ASSISTANT:",
+)  # fmt: skip
+CHAT_MARKUP = Markup(longest_first([*CONTROL_TOKENS, *TEMPLATE_TAGS]), LABELS)
+TRANSCRIPT_MARKUP = Markup(longest_first(CONTROL_TOKENS), TRANSCRIPT)
+
+
+def markup_of(model: ModelConfig) -> Markup:
+    """What may be markup to a server: any well-known chat template's, or that of the transcript we write."""
+    return TRANSCRIPT_MARKUP if model.format == "transcript" else CHAT_MARKUP
 
 
 def api_key(endpoint: EndpointConfig) -> str:
@@ -220,9 +236,9 @@ class EndpointConversation(Counts):
     async def _send(
         self, messages: Sequence[Message], options: dict[str, Any], extra: dict[str, Any]
     ) -> tuple[Any, int]:
-        """The server's response, and the number of control tokens defused in the messages."""
+        """The server's response, and the pieces of markup defused in the messages."""
         model, endpoint, client = self._backend.model, self._backend.endpoint, self._backend.client
-        safe, num_neutralised = neutralised(with_system_role(messages, model.system_role))
+        safe, num_neutralised = neutralised(with_system_role(messages, model.system_role), markup_of(model))
         call: Callable[..., Awaitable[Any]]
         if model.format == "transcript":
             call, options = client.completions.create, options | {"prompt": transcript_prompt(safe)}
@@ -235,13 +251,3 @@ class EndpointConversation(Counts):
             return await self._backend.request(lambda: call(model=endpoint.model, extra_body=extra or None, **options))
 
         return await self._guard(send), num_neutralised
-
-
-def neutralised(messages: Sequence[Message]) -> tuple[list[Message], int]:
-    """The messages with well-known control tokens defused, and how many there were."""
-    total, safe = 0, []
-    for message in messages:
-        content, count = neutralise(message["content"], CONTROL_TOKENS)
-        total += count
-        safe.append({"role": message["role"], "content": content})
-    return safe, total

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from cai_ray.chat import STOP_STRINGS
+from cai_ray.chat import STOP_STRINGS, neutralised
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends import endpoint as endpoint_module
-from cai_ray.engines.backends.endpoint import EndpointBackend, EndpointConversation, api_key, neutralised
+from cai_ray.engines.backends.endpoint import EndpointBackend, EndpointConversation, api_key
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.errors import ConfigError, EngineGaveUp
@@ -239,7 +239,7 @@ def test_control_tokens_are_defused_and_counted(server: Server) -> None:
 
 def test_every_listed_control_token_is_defused() -> None:
     text = "".join(endpoint_module.CONTROL_TOKENS)
-    safe, count = neutralised([{"role": "user", "content": text}])
+    safe, count = neutralised([{"role": "user", "content": text}], endpoint_module.CHAT_MARKUP)
     assert count >= len(endpoint_module.CONTROL_TOKENS)
     assert not any(token in safe[0]["content"] for token in endpoint_module.CONTROL_TOKENS)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from cai_ray.chat import Message, Renderer
+from cai_ray.chat import DOCUMENT, Message, Renderer
 from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.constitution.draw import PrincipleChoice
 from cai_ray.constitution.principles import Constitution, ConstitutionError, FewShotComparison, Principle
@@ -205,7 +205,7 @@ def test_base_models_continue_one_unlabelled_text() -> None:
     ask = JudgeAsk(by_order(0.9, 0.1), ["Buying is lawful.", "So it is."])
     run(ask, form="transcript", delimiters="plain", num_few_shot=1)
     [message] = ask.compared[0]
-    assert message["role"] == "system"
+    assert message["role"] == DOCUMENT
     example, asked = message["content"].split("\nThe answer is: (B)\n\n")
     assert "(A) x\n\n(B) y\n\nWhich is more " in example
     assert "(A) Buy one.\n\n(B) Take one.\n\nWhich is more " in asked and asked.endswith("?\nThe answer is: (")
@@ -299,7 +299,7 @@ def test_the_judged_text_stays_in_its_block(attack: str, form: Form, think: bool
             for name in ("conversation", "answer (A)", "answer (B)"):
                 assert content.count(f"[{name} {nonce}]") == content.count(f"[end of {name} {nonce}]") == 1
                 inside = content.split(f"[{name} {nonce}]\n")[1].split(f"\n[end of {name} {nonce}]")[0]
-                assert inside.removeprefix("Human: ") in texts
+                assert inside.removeprefix("Human: ").replace(" :", ":") in texts
             behind = content.split(f"[end of answer (B) {nonce}]")[1]
             assert behind.startswith("\n\nWhich is more ") and attack not in behind
             assert special_ids(renderer, asked) == expected, "a control token came in with the text"
