@@ -105,7 +105,7 @@ FORMATS: dict[str, PromptFormat] = {
         "{% if last %}<think>\n\n</think>\n\n{% endif %}{{ m.content.split('</think>')[-1].lstrip('\n') }}<|im_end|>\n"
         "{% else %}" + _IM + "{% endif %}{% endfor -%}"
         "{%- if add_generation_prompt %}<|im_start|>assistant\n"
-        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif -%}",
+        "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif -%}",
         ("<|im_start|>", "<|im_end|>"),
         {**_CHATML, "<think>\n\n</think>\n\n": "assistant"},
     ),

@@ -138,9 +138,7 @@ def _question_text(
     think: bool,
     form: Form,
 ) -> str:
-    # In a document the answers, too, stand among labels.
-    own = (*TRANSCRIPT, *_PLAIN_LABELS[form]) if form == "transcript" else _PLAIN_LABELS[form]
-    own = own if nonce is None else TRANSCRIPT if form == "transcript" else ()
+    own = TRANSCRIPT if nonce is not None else (*TRANSCRIPT, *_PLAIN_LABELS[form])
     quoted = [{"role": m["role"], "content": defuse_labels(m["content"], own)[0]} for m in conversation]
     a, b = (defuse_labels(answer, own)[0] for answer in (a, b))
     shown = turns(quoted)
