@@ -106,16 +106,20 @@ def _print_status(stages: list[Any]) -> None:
     from rich.table import Table
 
     table = Table(title="Stages")
-    for name in ("stage", "state", "rows in", "rows out", "dropped", "seconds"):
-        table.add_column(name, justify="left" if name in ("stage", "state", "dropped") else "right")
+    for name in ("stage", "state", "rows in", "rows out", "dropped", "left out", "seconds"):
+        is_text = name in ("stage", "state", "dropped", "left out")
+        table.add_column(name, justify="left" if is_text else "right")
     for stage in stages:
-        dropped = ", ".join(f"{reason} {count}" for reason, count in stage.rows_dropped.items()) or "0"
+        gone = (
+            ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "0"
+            for counts in (stage.rows_dropped, stage.rows_left_out)
+        )
         table.add_row(
             stage.stage,
             stage.state,
             "" if stage.rows_in is None else f"{stage.rows_in:,}",
             f"{stage.rows_out:,}",
-            dropped,
+            *gone,
             "" if stage.duration_s is None else f"{stage.duration_s:,.1f}",
         )
     console.print(table)

@@ -40,7 +40,7 @@ def formats() -> str:
         shown.add(name)
         return found[name]
 
-    page = _render("formats.md.j2", schema=show, reasons=list(dropped.DropReason))
+    page = _render("formats.md.j2", schema=show, reasons=list(dropped.DropReason), left_out=list(dropped.LeftOutReason))
     if missing := set(found) - shown:
         raise KeyError(f"docs/templates/formats.md.j2 does not show {', '.join(sorted(missing))}")
     return page

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 import cai_ray
 from cai_ray.artifacts.identity import changes
@@ -30,9 +31,11 @@ from cai_ray.artifacts.parts import (
     committed_parts,
     read_table,
     remove_orphans,
+    remove_part,
 )
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
+from cai_ray.dropped import LeftOutReason
 from cai_ray.errors import ConfigError, ConservationError
 from cai_ray.row_ids import RowIds
 
@@ -52,9 +55,11 @@ class Manifest(Config):
     contents: dict[str, str] | None = None  # input from outside -> what it was; None: an older version made this
     rows_in: int
     rows_out: int
-    rows_dropped: dict[str, int]  # by reason
+    rows_dropped: dict[str, int]  # by DropReason
+    rows_left_out: dict[str, int] = Field(default_factory=dict)  # by LeftOutReason
     files: tuple[FileRecord, ...]
     dropped_files: tuple[FileRecord, ...]
+    left_out_files: tuple[FileRecord, ...] = ()
     model_files: tuple[FileRecord, ...] = ()  # of the model that a training stage saved, under model/
     counters: dict[str, int]  # tokens, cleaning rules, gates
     versions: dict[str, str]
@@ -66,6 +71,10 @@ class Manifest(Config):
     @property
     def num_dropped(self) -> int:
         return sum(self.rows_dropped.values())
+
+    @property
+    def num_left_out(self) -> int:
+        return sum(self.rows_left_out.values())
 
 
 class Plan(Config):
@@ -105,6 +114,10 @@ class Artifact:
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         for file in self.manifest.dropped_files:
+            yield from read_table(self.folder, file.name).to_pylist()
+
+    def left_out(self) -> Iterator[dict[str, Any]]:
+        for file in self.manifest.left_out_files:
             yield from read_table(self.folder, file.name).to_pylist()
 
 
@@ -181,17 +194,23 @@ class OpenStage:
         """Check conservation over the files themselves and write the manifest.
 
         `input_ids`: every unit of work the stage was given, string array. `model_files`: of a training stage's
-        model, already written. Raises ConservationError.
+        model, already written. Raises ConservationError; ConfigError where the recipe leaves out every unit.
         """
         parts, accounted = committed_parts(self.folder, self.spec.row_ids)
         check_conservation(input_ids, accounted, self.plan.stage)
         remove_orphans(self.folder, parts)
         parts.sort(key=lambda part: part.name)
         reasons: Counter[str] = Counter()
+        left_out: Counter[str] = Counter()
         counters: Counter[str] = Counter()
         for part in parts:
             reasons.update(part.dropped_by_reason)
+            left_out.update(part.left_out_by_reason)
             counters.update(part.counters)
+        if left_out.total() and left_out.total() == len(input_ids):
+            for part in parts:
+                remove_part(self.folder, part)  # nothing that another recipe would have to be refused for
+            raise ConfigError(all_left_out(self.plan.stage, left_out))
         manifest = Manifest(
             stage=self.plan.stage,
             fingerprint=self.plan.fingerprint,
@@ -201,8 +220,10 @@ class OpenStage:
             rows_in=len(input_ids),
             rows_out=sum(part.num_rows for part in parts),
             rows_dropped=dict(sorted(reasons.items())),
+            rows_left_out=dict(sorted(left_out.items())),
             files=tuple(part.rows for part in parts if part.rows),
             dropped_files=tuple(part.dropped for part in parts if part.dropped),
+            left_out_files=tuple(part.left_out for part in parts if part.left_out),
             model_files=model_files,
             counters=dict(sorted(counters.items())),
             versions=versions(),
@@ -217,10 +238,18 @@ class OpenStage:
         return Artifact(self.folder)
 
 
+def all_left_out(stage: str, left_out: Mapping[str, int]) -> str:
+    """What to say of a recipe that leaves out every unit of work of a stage."""
+    total = sum(left_out.values())
+    told = ", ".join(f"{count:,}: {LeftOutReason(code).sentence}" for code, count in sorted(left_out.items()))
+    settings = ", ".join(LeftOutReason(code).setting for code in sorted(left_out))
+    return f"{stage}: the recipe leaves out all {total:,} rows ({told}); change {settings}"
+
+
 def check_conservation(input_ids: pa.Array, accounted_ids: pa.Array, stage: str) -> None:
-    """G1: input ids = output ids + dropped ids, each exactly once. Raises ConservationError."""
+    """G1: input ids = ids that came out, were dropped or left out, each exactly once. Raises ConservationError."""
     problems = []
-    for name, ids in (("input", input_ids), ("output and dropped rows", accounted_ids)):
+    for name, ids in (("input", input_ids), ("output, dropped and left out rows", accounted_ids)):
         num_repeated = len(ids) - pc.count_distinct(ids).as_py()
         if num_repeated:
             problems.append(f"{num_repeated} ids repeat in the {name}")

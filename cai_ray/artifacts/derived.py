@@ -62,8 +62,9 @@ class Written:
         return sum((Counter(part.counters) for part in self.parts), Counter())
 
     @property
-    def dropped_by_reason(self) -> Counter[str]:
-        return sum((Counter(part.dropped_by_reason) for part in self.parts), Counter())
+    def gone_by_reason(self) -> Counter[str]:
+        """Units dropped and left out."""
+        return sum((Counter(part.dropped_by_reason | part.left_out_by_reason) for part in self.parts), Counter())
 
 
 def derive(
@@ -98,14 +99,14 @@ def write_outcomes(opened: OpenStage, batches: Iterable[Sequence[Outcome]], sche
 def _write_part(opened: OpenStage, batch: Sequence[Outcome], schema: pa.Schema) -> PartRecord:
     stage = opened.plan.stage
     rows = [one.end for one in batch if not isinstance(one.end, DropRow)]
-    dropped = [dropped_row(one.row_id, stage, one.end) for one in batch if isinstance(one.end, DropRow)]
+    gone = [dropped_row(one.row_id, stage, one.end) for one in batch if isinstance(one.end, DropRow)]
     counters: Counter[str] = Counter()
     for one in batch:
         counters.update(one.counters)
     return write_part(
         opened.folder,
         pa.Table.from_pylist(rows, schema),
-        pa.Table.from_pylist(dropped, DROPPED),
+        pa.Table.from_pylist(gone, DROPPED),
         [one.row_id for one in batch],
         dict(counters),
     )

@@ -1,9 +1,9 @@
 """Parts: how a stage's rows reach storage so that each counts exactly once (guarantees G1-G3).
 
-A part is a pair of files, the rows that came out (`part-NAME.parquet`) and the rows that were dropped
-(`dropped/part-NAME.parquet`), and a small record (`records/NAME.json`) written last. Only a part with
-a record counts; a file without one is an orphan of a killed writer. NAME is a hash of the part's row
-ids, so a retried write lands on itself.
+A part is up to three files, the rows that came out (`part-NAME.parquet`), those that were dropped
+(`dropped/part-NAME.parquet`) and those that the recipe leaves out (`left_out/part-NAME.parquet`), and a small record
+(`records/NAME.json`) written last. Only a part with a record counts; a file without one is an orphan of a killed
+writer. NAME is a hash of the part's row ids, so a retried write lands on itself.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.dropped import DROPPED
+from cai_ray.dropped import DROPPED, LeftOutReason
 from cai_ray.row_ids import RowIds
 from cai_ray.seeding import stable_id
+
+DROPPED_ROWS, LEFT_OUT_ROWS = "dropped", "left_out"  # folders inside the stage's own
+_LEFT_OUT = pa.array(map(str, LeftOutReason), pa.string())
 
 
 class FileRecord(Config):
@@ -39,7 +43,9 @@ class PartRecord(Config):
     name: str
     rows: FileRecord | None  # None: everything in this part was dropped
     dropped: FileRecord | None
+    left_out: FileRecord | None = None
     dropped_by_reason: dict[str, int]
+    left_out_by_reason: dict[str, int] = Field(default_factory=dict)
     counters: dict[str, int]  # tokens, cleaning rules, gates: summed into the manifest
 
     @property
@@ -49,6 +55,14 @@ class PartRecord(Config):
     @property
     def num_dropped(self) -> int:
         return self.dropped.num_rows if self.dropped else 0
+
+    @property
+    def num_left_out(self) -> int:
+        return self.left_out.num_rows if self.left_out else 0
+
+    @property
+    def files(self) -> list[FileRecord]:
+        return [file for file in (self.rows, self.dropped, self.left_out) if file]
 
 
 def _write_table(folder: Storage, name: str, table: pa.Table) -> FileRecord:
@@ -67,27 +81,32 @@ def _write_table(folder: Storage, name: str, table: pa.Table) -> FileRecord:
 def write_part(
     folder: Storage,
     rows: pa.Table,
-    dropped: pa.Table,
+    gone: pa.Table,
     row_ids: Sequence[str],
     counters: dict[str, int] | None = None,
 ) -> PartRecord:
-    """Write and commit one part. `row_ids` are all its units of work, out and dropped."""
+    """Write and commit one part. `gone`: its DROPPED rows, left out ones too. `row_ids`: all its units of work."""
     name = stable_id(*sorted(row_ids))
-    reasons = pc.value_counts(dropped["reason"]).to_pylist() if dropped.num_rows else []
+    is_left_out = pc.is_in(gone["reason"], value_set=_LEFT_OUT)
+    dropped, left_out = gone.filter(pc.invert(is_left_out)), gone.filter(is_left_out)
     record = PartRecord(
         name=name,
         rows=_write_table(folder, f"part-{name}.parquet", rows) if rows.num_rows else None,
-        dropped=_write_table(folder, f"dropped/part-{name}.parquet", dropped) if dropped.num_rows else None,
-        dropped_by_reason={entry["values"]: entry["counts"] for entry in reasons},
+        dropped=_write_table(folder, f"{DROPPED_ROWS}/part-{name}.parquet", dropped) if dropped.num_rows else None,
+        left_out=_write_table(folder, f"{LEFT_OUT_ROWS}/part-{name}.parquet", left_out) if left_out.num_rows else None,
+        dropped_by_reason=_by_reason(dropped),
+        left_out_by_reason=_by_reason(left_out),
         counters=counters or {},
     )
     folder.write(f"records/{name}.json", record.model_dump_json().encode())
     return record
 
 
-def _is_whole(folder: Storage, file: FileRecord | None) -> bool:
-    if file is None:
-        return True
+def _by_reason(gone: pa.Table) -> dict[str, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(gone["reason"]).to_pylist()}
+
+
+def _is_whole(folder: Storage, file: FileRecord) -> bool:
     if folder.size_bytes(file.name) != file.size_bytes:
         return False
     return hashlib.sha256(folder.read(file.name)).hexdigest() == file.sha256
@@ -99,7 +118,7 @@ def _read_record(folder: Storage, name: str) -> PartRecord | None:
         record = PartRecord.model_validate_json(folder.read(name))
     except ValueError:
         return None
-    return record if _is_whole(folder, record.rows) and _is_whole(folder, record.dropped) else None
+    return record if all(_is_whole(folder, file) for file in record.files) else None
 
 
 def read_table(folder: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -113,8 +132,9 @@ def part_row_ids(folder: Storage, record: PartRecord, row_ids: RowIds) -> pa.Arr
     ids: list[pa.Array] = []
     if record.rows:
         ids.append(row_ids(read_table(folder, record.rows.name, row_ids.columns)))
-    if record.dropped:
-        ids.append(_flat(read_table(folder, record.dropped.name, ["row_id"])["row_id"]))
+    for gone in (record.dropped, record.left_out):
+        if gone:
+            ids.append(_flat(read_table(folder, gone.name, ["row_id"])["row_id"]))
     return pa.concat_arrays(ids) if ids else pa.array([], pa.string())
 
 
@@ -158,34 +178,34 @@ def committed_parts(folder: Storage, row_ids: RowIds) -> tuple[list[PartRecord],
 
 def without_rows(folder: Storage, record: PartRecord, keep: set[str], row_ids: RowIds) -> PartRecord | None:
     """Replace a part by one that holds only the units in `keep`; None when nothing is left."""
-    rows, dropped = part_tables(folder, record)
+    rows, gone = part_tables(folder, record)
     wanted = pa.array(sorted(keep), pa.string())
     if rows is not None:
         rows = rows.filter(pc.is_in(row_ids(rows), value_set=wanted))
-    dropped = dropped.filter(pc.is_in(dropped["row_id"], value_set=wanted))
-    return replace_part(folder, record, rows, dropped, row_ids)
+    gone = gone.filter(pc.is_in(gone["row_id"], value_set=wanted))
+    return replace_part(folder, record, rows, gone, row_ids)
 
 
 def part_tables(folder: Storage, record: PartRecord) -> tuple[pa.Table | None, pa.Table]:
-    """The rows of a part (None when all were dropped) and its dropped rows (perhaps none)."""
+    """The rows of a part (None when none came out) and its rows dropped or left out (perhaps none)."""
     rows = read_table(folder, record.rows.name) if record.rows else None
-    dropped = read_table(folder, record.dropped.name) if record.dropped else DROPPED.empty_table()
-    return rows, dropped.cast(DROPPED)
+    gone = [read_table(folder, file.name).cast(DROPPED) for file in (record.dropped, record.left_out) if file]
+    return rows, pa.concat_tables(gone) if gone else DROPPED.empty_table()
 
 
 def replace_part(
-    folder: Storage, record: PartRecord, rows: pa.Table | None, dropped: pa.Table, row_ids: RowIds
+    folder: Storage, record: PartRecord, rows: pa.Table | None, gone: pa.Table, row_ids: RowIds
 ) -> PartRecord | None:
     """Commit other contents in a part's place; None when there are none.
 
     The new part is committed before the old one goes. A crash between the two leaves both, or one whose
     hash no longer fits its record; the next `committed_parts` settles either.
     """
-    ids = [*_flat(dropped["row_id"]).to_pylist(), *(row_ids(rows).to_pylist() if rows is not None else [])]
+    ids = [*_flat(gone["row_id"]).to_pylist(), *(row_ids(rows).to_pylist() if rows is not None else [])]
     if not ids:
         remove_part(folder, record)
         return None
-    replacement = write_part(folder, rows if rows is not None else pa.table({}), dropped, ids, record.counters)
+    replacement = write_part(folder, rows if rows is not None else pa.table({}), gone, ids, record.counters)
     if replacement.name != record.name:
         remove_part(folder, record)
     return replacement
@@ -194,18 +214,18 @@ def replace_part(
 def remove_part(folder: Storage, record: PartRecord) -> None:
     """Take a part back; its record goes first, so that a crash leaves orphans and never a broken part."""
     folder.delete(f"records/{record.name}.json")
-    for file in (record.rows, record.dropped):
-        if file:
-            folder.delete(file.name)
+    for file in record.files:
+        folder.delete(file.name)
 
 
 def remove_orphans(folder: Storage, parts: Sequence[PartRecord]) -> list[str]:
     """Delete part files that no record names; their names."""
-    known = {file.name for part in parts for file in (part.rows, part.dropped) if file}
-    orphans = [n for n in folder.names("", ".parquet") + folder.names("dropped", ".parquet") if n not in known]
+    known = {file.name for part in parts for file in part.files}
+    folders = ("", DROPPED_ROWS, LEFT_OUT_ROWS)
+    orphans = [name for below in folders for name in folder.names(below, ".parquet") if name not in known]
     for name in orphans:
         folder.delete(name)
-    for subfolder in ("", "dropped", "records"):
+    for subfolder in (*folders, "records"):
         folder.sweep_temporary(subfolder)
     return orphans
 

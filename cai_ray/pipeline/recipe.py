@@ -25,7 +25,7 @@ from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
 from cai_ray.stages.evaluation.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.evaluation.score_rounds import Config as ScoreRoundsConfig
 from cai_ray.stages.inputs.expand_prompts import Config as ExpandConfig
-from cai_ray.stages.inputs.sources import Config as PromptsConfig
+from cai_ray.stages.inputs.prompt_sources import Config as PromptsConfig
 from cai_ray.stages.ppo.config import Config as PpoConfig
 from cai_ray.stages.preferences.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.preferences.sample_pairs import Config as PairsConfig

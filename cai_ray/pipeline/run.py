@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from pydantic import Field
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import PLAN, Artifact, find
@@ -208,7 +210,9 @@ def _run_step(step: Step, context: Context) -> Outcome:
 def _tell(outcome: Outcome, board: Board | None) -> None:
     """One line about a step that is done: on the board, or in the log."""
     manifest = outcome.artifact.manifest
-    rows = f"{manifest.rows_out:,} rows out" + (f", {manifest.num_dropped:,} dropped" if manifest.num_dropped else "")
+    rows = f"{manifest.rows_out:,} rows out"
+    for count, what in ((manifest.num_dropped, "dropped"), (manifest.num_left_out, "left out by the recipe")):
+        rows += f", {count:,} {what}" if count else ""
     if board is not None:
         before = "finished before, " if outcome.was_finished else ""
         board.ended(outcome.stage, "finished", before + rows, manifest.duration_s)
@@ -219,7 +223,7 @@ def _tell(outcome: Outcome, board: Board | None) -> None:
 def _check_dropped(step: Step, artifact: Artifact) -> None:
     manifest = artifact.manifest
     share = manifest.num_dropped / manifest.rows_in if manifest.rows_in else 0.0
-    if manifest.rows_in and not manifest.rows_out:
+    if manifest.num_dropped and not manifest.rows_out:
         share = 1.0
     if share > step.config.max_dropped_fraction:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rows_dropped.items())
@@ -245,6 +249,7 @@ class StageStatus(Config):
     rows_in: int | None  # known when finished
     rows_out: int
     rows_dropped: dict[str, int]
+    rows_left_out: dict[str, int] = Field(default_factory=dict)
     duration_s: float | None = None
 
 
@@ -263,19 +268,22 @@ def _stage_status(folder: Storage, stage: str) -> StageStatus:
             rows_in=manifest.rows_in,
             rows_out=manifest.rows_out,
             rows_dropped=manifest.rows_dropped,
+            rows_left_out=manifest.rows_left_out,
             duration_s=manifest.duration_s,
         )
     if not folder.exists(PLAN):
         return StageStatus(stage=stage, state="not started", rows_in=None, rows_out=0, rows_dropped={})
     records = [PartRecord.model_validate_json(folder.read(name)) for name in folder.names("records", ".json")]
-    reasons: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     for record in records:
-        for reason, count in record.dropped_by_reason.items():
-            reasons[reason] = reasons.get(reason, 0) + count
+        dropped.update(record.dropped_by_reason)
+        left_out.update(record.left_out_by_reason)
     return StageStatus(
         stage=stage,
         state="unfinished",
         rows_in=None,
         rows_out=sum(record.num_rows for record in records),
-        rows_dropped=reasons,
+        rows_dropped=dict(dropped),
+        rows_left_out=dict(left_out),
     )

@@ -27,8 +27,9 @@ from cai_ray.prompt_layouts.mixture import mixture_sizes
 from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.inputs.sources import Config as PromptsConfig
-from cai_ray.stages.inputs.sources import PromptSourceConfig, load
+from cai_ray.stages.inputs.prompt_sources import Config as PromptsConfig
+from cai_ray.stages.inputs.prompt_sources import PromptSourceConfig
+from cai_ray.stages.inputs.sources import load
 from cai_ray.stages.step import Step
 
 SAMPLED = 48  # rows per kind and split of a prompt set that are worked out in full

@@ -6,35 +6,28 @@ One unreadable record is one `BadRecord`; a file that cannot be read at all is a
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
 import io
 import json
 import os
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from itertools import chain
+from typing import Any, BinaryIO, cast
 
 from pyarrow import fs as arrow_fs
 
 from cai_ray.dropped import DropReason
 from cai_ray.errors import ConfigError
+from cai_ray.prompt_layouts.delimited import read_delimited
+from cai_ray.prompt_layouts.kinds_of_file import HEAD_BYTES, foreign_kind
 from cai_ray.prompt_layouts.locations import FileFormat, files_behind, format_of
-from cai_ray.prompt_layouts.records import is_utf8
-
-Record = dict[str, Any]
+from cai_ray.prompt_layouts.records import BadRecord as BadRecord
+from cai_ray.prompt_layouts.records import Record as Record
 
 _CHUNK_BYTES = 1 << 20
 _ROWS_PER_BATCH = 1024
-
-
-class BadRecord(NamedTuple):
-    """A record that could not be read."""
-
-    reason: DropReason
-    detail: str
 
 
 def read_records(path: str, format: FileFormat = "auto") -> Iterator[tuple[int, Record | BadRecord]]:
@@ -70,12 +63,14 @@ def _read_file(filesystem: Any, file: str, format: FileFormat) -> Iterator[Recor
     readers: dict[str, Callable[[BinaryIO], Iterator[Record | BadRecord]]] = {
         "jsonl": _read_jsonl,
         "json": _read_json,
-        "csv": lambda stream: _read_table(stream, ","),
-        "tsv": lambda stream: _read_table(stream, "\t"),
+        "csv": lambda stream: read_delimited(stream, ","),
+        "tsv": lambda stream: read_delimited(stream, "\t"),
         "lines": _read_lines,
     }
     count = 0
     try:
+        if (kind := _foreign_kind(filesystem, file, format)) is not None:
+            raise ConfigError(f"{file} cannot be read as {format}: it is {kind}")
         if format == "parquet":
             for record in _read_parquet(filesystem, file):
                 yield record
@@ -95,6 +90,15 @@ def _read_file(filesystem: Any, file: str, format: FileFormat) -> Iterator[Recor
         raise ConfigError(f"{file} cannot be read as {format} after {count} records: {error}") from error
 
 
+def _foreign_kind(filesystem: Any, file: str, format: FileFormat) -> str | None:
+    """What the file is where it is surely not of this format. Raises OSError, EOFError, zlib.error when unreadable."""
+    with _open(filesystem, file) as stream:
+        head = stream.read(HEAD_BYTES)
+    if format == "parquet":
+        return None if head.startswith(b"PAR1") else foreign_kind(head) or "none, by its first bytes; set `format`"
+    return foreign_kind(head)
+
+
 def _open(filesystem: Any, file: str) -> BinaryIO:
     if isinstance(filesystem, arrow_fs.LocalFileSystem):
         raw: BinaryIO = open(file, "rb")  # noqa: SIM115 - the caller closes it
@@ -111,6 +115,8 @@ def _decoded_lines(stream: BinaryIO) -> Iterator[str | BadRecord]:
     for index, line in enumerate(stream):
         if index == 0:
             line = line.removeprefix(codecs.BOM_UTF8)
+            if b"\r" in line and not line.endswith(b"\n"):
+                raise ValueError("its lines end in CR alone; write LF")
         if not line.strip():
             continue
         try:
@@ -119,8 +125,16 @@ def _decoded_lines(stream: BinaryIO) -> Iterator[str | BadRecord]:
             yield BadRecord(DropReason.NOT_UTF8, f"line {index + 1} is not UTF-8 from byte {error.start}")
 
 
-def _read_jsonl(stream: BinaryIO) -> Iterator[Record | BadRecord]:
-    for line in _decoded_lines(stream):
+def _read_jsonl(stream: BinaryIO, is_json: bool = False) -> Iterator[Record | BadRecord]:
+    lines = _decoded_lines(stream)
+    first = next(lines, None)
+    if first is None:
+        return
+    second = next(lines, None)
+    _check_is_not_one_value(first, second)
+    if is_json and second is None and (isinstance(first, BadRecord) or not _is_json(first)):
+        raise ValueError("it is neither a JSON array nor a record per line")
+    for line in chain((first,), () if second is None else (second,), lines):
         if isinstance(line, BadRecord):
             yield line
             continue
@@ -130,6 +144,25 @@ def _read_jsonl(stream: BinaryIO) -> Iterator[Record | BadRecord]:
             yield BadRecord(DropReason.MALFORMED, f"not a line of JSON: {_reason(error)}")
         else:
             yield _as_record(value)
+
+
+def _check_is_not_one_value(first: str | BadRecord, second: str | BadRecord | None) -> None:
+    """Raises ValueError where the lines are those of a single JSON value: an array of records, or one object."""
+    if isinstance(first, BadRecord):
+        return
+    start = first.strip()
+    if start.startswith("[") and (second is None or not _is_json(start)):
+        raise ValueError("it is one JSON array, not a record per line; name it .json or set format: json")
+    if start == "{" and isinstance(second, str) and second.lstrip().startswith('"'):
+        raise ValueError("it is JSON over several lines, not a record per line; write an array of the records")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[Record | BadRecord]:
@@ -159,25 +192,32 @@ def _read_json(stream: BinaryIO) -> Iterator[Record | BadRecord]:
     buffered = io.BufferedReader(cast(Any, stream), _CHUNK_BYTES)
     head = buffered.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
     if not head.startswith(b"["):
-        yield from _read_jsonl(cast(BinaryIO, buffered))
+        yield from _read_jsonl(cast(BinaryIO, buffered), is_json=True)
         return
     text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape")
     decoder = json.JSONDecoder()
     window = text.read(_CHUNK_BYTES)
-    position = _skip(window, "[", 0)
+    position = _behind_space(window, _behind_space(window, 0) + 1)
+    needs_comma = False
     while True:
-        position = _skip(window, ",", position)
+        position = _behind_space(window, position)
+        if needs_comma and window.startswith(",", position):
+            position, needs_comma = _behind_space(window, position + 1), False
         if window.startswith("]", position):
+            if (window[position + 1 :] + text.read()).strip():
+                raise ValueError("there is more behind the closing bracket of the array")
             return
         value, end, problem = None, -1, "it has no closing bracket"
         if position < len(window):
+            if needs_comma:
+                raise ValueError("two elements of the array have no comma between them")
             try:
                 value, end = decoder.raw_decode(window, position)
             except ValueError as error:
                 problem = _reason(error)
         if 0 <= end < len(window):
             yield _as_record(value)
-            position = end
+            position, needs_comma = end, True
             continue
         # Nothing more in the window, or a value that may go on behind it (a number's first digits).
         chunk = text.read(_CHUNK_BYTES)
@@ -189,45 +229,8 @@ def _read_json(stream: BinaryIO) -> Iterator[Record | BadRecord]:
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _skip(window: str, mark: str, position: int) -> int:
-    """The position behind white space, one optional `mark` and white space again."""
-    position = cast(re.Match[str], _JSON_SPACE.match(window, position)).end()
-    if window.startswith(mark, position):
-        position = cast(re.Match[str], _JSON_SPACE.match(window, position + 1)).end()
-    return position
-
-
-# --- CSV and TSV -------------------------------------------------------------------------------------
-
-
-def _read_table(stream: BinaryIO, delimiter: str) -> Iterator[Record | BadRecord]:
-    """Rows under a header. Every cell is text: "NA" and "" stay what they are."""
-    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than one long conversation
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    # strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield BadRecord(DropReason.MALFORMED, f"near line {reader.line_num}: {error}")
-            continue
-        if not row:
-            continue
-        if header is None:
-            header = row
-            if len(set(header)) < len(header):
-                raise ValueError("the header names a column twice")
-        elif len(row) != len(header):
-            detail = f"line {reader.line_num} has {len(row)} cells, the header {len(header)}"
-            yield BadRecord(DropReason.MALFORMED, detail)
-        elif not all(cell.isascii() or is_utf8(cell) for cell in row):
-            yield BadRecord(DropReason.NOT_UTF8, f"line {reader.line_num} is not UTF-8")
-        else:
-            yield dict(zip(header, row, strict=True))
+def _behind_space(window: str, position: int) -> int:
+    return cast(re.Match[str], _JSON_SPACE.match(window, position)).end()
 
 
 # --- Parquet, datasets, hub --------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Tested in tests/prompt_layouts/test_layouts.py.
 
 from __future__ import annotations
 
-from cai_ray.dropped import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.prompt_layouts.records import Fields, Kind, ParsedPrompt, ParseOptions
 
 
@@ -24,7 +24,7 @@ def parse_harmbench(fields: Fields, options: ParseOptions) -> ParsedPrompt:
     functional = fields.label("functional_category")
     if functional is not None and functional not in options.functional_categories:
         kept = ", ".join(options.functional_categories)
-        raise DropRow(DropReason.FILTERED, f"FunctionalCategory is not one of functional_categories ({kept})")
+        raise DropRow(LeftOutReason.SUBSET, f"FunctionalCategory is not one of functional_categories ({kept})")
     content = fields.text("prompt")
     context = fields.label("context")
     if functional == "contextual":

@@ -9,13 +9,21 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
 
+Record = dict[str, Any]  # column -> value
 Kind = Literal["red_team", "helpful"]
 _INVISIBLE = " \t\r\n\u00a0\u200b\u200c\u200d\u2060\ufeff"
+
+
+class BadRecord(NamedTuple):
+    """A record that could not be read."""
+
+    reason: DropReason
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

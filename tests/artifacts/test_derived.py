@@ -135,7 +135,7 @@ def test_what_a_pass_wrote_can_be_asked(root: Storage) -> None:
     written = write_outcomes(opened, [[Outcome("a", row("a"), {"tokens": 1})], [], [lost]], SCHEMA)
     assert written.row_ids.to_pylist() == ["a", "b"]
     assert [part.num_rows for part in written.parts] == [1, 0]
-    assert (written.counters, written.dropped_by_reason) == ({"tokens": 3}, {"tie": 1})
+    assert (written.counters, written.gone_by_reason) == ({"tokens": 3}, {"tie": 1})
 
 
 def test_an_outcome_is_a_row_or_why_there_is_none() -> None:

@@ -100,9 +100,7 @@ def test_no_detail_holds_text_of_the_row(tmp_path: Path) -> None:
 
 
 def test_a_bad_csv_row_is_one_bad_record(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(
-        b'prompt,n\nHi,1\ntoo,many,cells\nfew\n"x"y,1\ncaf\xe9,1\n\nTea?,2\n"never closed,1\nHi,2\n'
-    )
+    (tmp_path / "a.csv").write_bytes(b'prompt,n\nHi,1\ntoo,many,cells\nfew\n"x"y,1\ncaf\xe9,1\n\nTea?,2\nHi,2\n')
     assert records(tmp_path / "a.csv") == [
         {"prompt": "Hi", "n": "1"},
         DropReason.MALFORMED,
@@ -110,7 +108,7 @@ def test_a_bad_csv_row_is_one_bad_record(tmp_path: Path) -> None:
         DropReason.MALFORMED,
         DropReason.NOT_UTF8,
         {"prompt": "Tea?", "n": "2"},
-        DropReason.MALFORMED,
+        {"prompt": "Hi", "n": "2"},
     ]
 
 

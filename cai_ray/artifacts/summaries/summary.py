@@ -27,6 +27,9 @@ class RowsSummary(Summary):
     rows_in: int = Field(description="Units of work that the stage was given, >= 0.")
     rows_out: int = Field(description="Rows that came out, >= 0.")
     rows_dropped: dict[str, int] = Field(description="Reason -> units that were dropped for it, >= 1.")
+    rows_left_out: dict[str, int] = Field(
+        {}, description="Reason -> units that the recipe leaves out for it, >= 1; they are not dropped."
+    )
 
 
 Made = TypeVar("Made", bound=Summary)

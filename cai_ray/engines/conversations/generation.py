@@ -149,7 +149,7 @@ def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> Part
     return write_part(
         folder,
         rows=_flatten(batch["row"], schema),
-        dropped=_flatten(batch["dropped"], DROPPED),
+        gone=_flatten(batch["dropped"], DROPPED),
         row_ids=batch[ROW_ID].to_pylist(),
         counters=dict(counters),
     )

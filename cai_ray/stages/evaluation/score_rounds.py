@@ -135,6 +135,7 @@ def summarise(artifact: Artifact) -> RoundsSummary:
         rows_in=artifact.manifest.rows_in,
         rows_out=artifact.manifest.rows_out,
         rows_dropped=artifact.manifest.rows_dropped,
+        rows_left_out=artifact.manifest.rows_left_out,
         num_dialogues=num_dialogues,
         judge=artifact.manifest.config["model"],
         rounds=tuple(RoundEstimates(round=k, **_estimates(values[k])) for k in sorted(values)),

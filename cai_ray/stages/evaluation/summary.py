@@ -197,6 +197,7 @@ def summarise(artifact: Artifact) -> EvaluationSummary:
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
+        rows_left_out=manifest.rows_left_out,
         num_prompts=manifest.rows_in // (len(names) * manifest.config["samples_per_prompt"]),
         samples_per_prompt=manifest.config["samples_per_prompt"],
         policies=policies,

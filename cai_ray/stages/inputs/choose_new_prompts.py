@@ -1,7 +1,7 @@
 """Which of the requests a model wrote become prompts. Pure and deterministic: asks are taken in order of their id.
 
-Every prompt read and every request written ends exactly once, as a Prompt or as a Dropped row; an ask that
-came to nothing is one Dropped row, too.
+Every prompt read and every request written ends exactly once, as a Prompt, dropped or left out; an ask that came to
+nothing is one dropped row, too.
 
 Tested in tests/stages/inputs/test_expand_prompts.py.
 """
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import Outcome
 from cai_ray.config import Config
-from cai_ray.dropped import DropReason, DropRow, drop_of
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason, drop_of
 from cai_ray.quality.gates import near_duplicates
 from cai_ray.row_ids import prompt_id_of
 
@@ -26,8 +26,8 @@ SOURCE = "expanded"  # the new prompts' `source`
 class SelectionConfig(Config):
     """What a written request must be to become a prompt."""
 
-    min_words: int = Field(3, ge=1, description="Shorter requests are dropped.")
-    max_words: int = Field(100, ge=1, description="Longer requests are dropped, and longer seeds are not shown.")
+    min_words: int = Field(3, ge=1, description="Shorter requests are left out.")
+    max_words: int = Field(100, ge=1, description="Longer requests are left out, and longer seeds are not shown.")
     near_duplicate_jaccard: float | None = Field(
         0.5,
         gt=0.0,
@@ -93,7 +93,7 @@ def choose(
                 verdicts[candidate.row_id] = drop
         passed = [candidate for candidate in passed if verdicts[candidate.row_id] is None]
     for candidate in passed[num_new:]:
-        verdicts[candidate.row_id] = DropRow(DropReason.FILTERED, f"num_new={num_new} prompts were there already")
+        verdicts[candidate.row_id] = DropRow(LeftOutReason.LIMIT, f"num_new={num_new} prompts were there already")
     return verdicts
 
 
@@ -104,9 +104,9 @@ def _fault(candidate: Candidate, seen: set[str], config: SelectionConfig) -> Dro
     if num_words == 0:
         return DropRow(DropReason.EMPTY, "no text")
     if num_words < config.min_words:
-        return DropRow(DropReason.FILTERED, f"{num_words} words, fewer than min_words={config.min_words}")
+        return DropRow(LeftOutReason.LENGTH, f"{num_words} words, fewer than min_words={config.min_words}")
     if num_words > config.max_words:
-        return DropRow(DropReason.FILTERED, f"{num_words} words, more than max_words={config.max_words}")
+        return DropRow(LeftOutReason.LENGTH, f"{num_words} words, more than max_words={config.max_words}")
     if normal_form(candidate.text) in seen:
         return DropRow(DropReason.DUPLICATE, "repeats a seed or an earlier request")
     return None
@@ -138,7 +138,7 @@ def outcomes(
     """Every unit's outcome: the prompts of `source`, the requests of `asks`, the asks that were dropped."""
     for row in source.rows():
         passes = keep_seeds or row["kind"] != "red_team"
-        yield Outcome(row["source_row"], row if passes else DropRow(DropReason.FILTERED, "keep_seeds is false"))
+        yield Outcome(row["source_row"], row if passes else DropRow(LeftOutReason.SEED, "keep_seeds is false"))
     candidates = candidates_of(asks.rows())
     texts = ((row["prompt_id"], row["messages"][-1]["content"]) for row in source.rows(("prompt_id", "messages")))
     verdicts = choose(candidates, texts, config, num_new)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import batched, derive
 from cai_ray.artifacts.identity import Input
@@ -18,8 +20,9 @@ from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
+from cai_ray.stages.inputs.prompt_sources import Config as Config
+from cai_ray.stages.inputs.sides import PROMPTS_MOVED, TEXTS_SHARED
 from cai_ray.stages.inputs.sources import STAGE as STAGE
-from cai_ray.stages.inputs.sources import Config as Config
 from cai_ray.stages.inputs.sources import load
 from cai_ray.stages.step import Step
 
@@ -50,8 +53,20 @@ def _name_and_ends(file: Path) -> dict[str, Any]:
 
 
 def run(config: Config, context: Context) -> Artifact:
-    """Load every source; each record ends as one Prompt or one Dropped row."""
+    """Load every source; each record ends as one Prompt, dropped or left out."""
     return derive(context.spec(STAGE, config, PROMPT_IDS), batched(load(config, context.seed)), PROMPT)
+
+
+def shared_texts(artifact: Artifact) -> Table | None:
+    """For the terminal: what sources have in common; None where that is nothing."""
+    counters = artifact.manifest.counters
+    if not counters.get(TEXTS_SHARED):
+        return None
+    table = Table(title="Texts in more than one source")
+    for name in ("texts", "prompts that changed sides"):
+        table.add_column(name, justify="right")
+    table.add_row(f"{counters[TEXTS_SHARED]:,}", f"{counters.get(PROMPTS_MOVED, 0):,}")
+    return table
 
 
 def step(config: Config) -> Step:
@@ -62,4 +77,5 @@ def step(config: Config) -> Step:
         lambda context: run(config, context),
         identity=lambda: input_identity(config),
         files=lambda: input_files(config),
+        summary=shared_texts,
     )

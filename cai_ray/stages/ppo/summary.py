@@ -78,6 +78,7 @@ def summarise(artifact: Artifact) -> PpoSummary:
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
+        rows_left_out=manifest.rows_left_out,
         num_steps=len(steps),
         num_episodes=manifest.counters.get(EPISODES, 0),
         num_output_tokens=manifest.counters.get(OUTPUT_TOKENS, 0),

@@ -165,6 +165,7 @@ def summarise(artifact: Artifact) -> LabelSummary:
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
+        rows_left_out=manifest.rows_left_out,
         order_flip_rate=_flips(pairs),
         extremity=clustered_mean([extremity(pair.prob_a) for pair in pairs], prompts),
         position_bias=_position_bias(pairs),

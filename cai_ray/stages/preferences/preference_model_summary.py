@@ -50,6 +50,7 @@ def summarise(artifact: Artifact) -> PreferenceModelSummary:
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
+        rows_left_out=manifest.rows_left_out,
         targets=manifest.config["targets"],
         sources=sources,
         scores=ScoreFacts.model_validate(model[CONFIG_KEY]),

@@ -39,6 +39,7 @@ def _numbers(facts: Facts) -> dict[str, Any]:
                 "rows_in": stage.rows_in,
                 "rows_out": stage.rows_out,
                 "rows_dropped": stage.dropped,
+                "rows_left_out": stage.left_out,
                 "flagged": stage.flagged,
                 "duration_s": stage.duration_s,
                 "attempts": stage.attempts,
@@ -147,13 +148,16 @@ def _stages(facts: Facts) -> str:
             stage.state,
             f"{stage.rows_in:,}",
             f"{stage.rows_out:,}",
-            ", ".join(f"{reason} {count:,}" for reason, count in stage.dropped.items()) or "0",
+            *(
+                ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "0"
+                for counts in (stage.dropped, stage.left_out)
+            ),
             f"{stage.duration_s:,.1f}",
             f"{stage.output_tokens:,}",
         ]
         for stage in facts.stages
     ]
-    head = ["stage", "state", "rows in", "rows out", "dropped", "seconds", "output tokens"]
+    head = ["stage", "state", "rows in", "rows out", "dropped", "left out", "seconds", "output tokens"]
     return _table([*head], [[in_markdown(cell) for cell in row] for row in rows])
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cai_ray.dropped import DropReason
+from cai_ray.dropped import DropReason, LeftOutReason
 from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report import drawings
 from cai_ray.stages.report.examples import Examples
@@ -43,7 +43,7 @@ def as_html(facts: Facts, examples: Examples) -> str:
             policy=_security_policy(style, script),
             charts=_charts(facts),
             claims=headline(facts.policies, facts.policies.final) if facts.policies else [],
-            reasons={reason.value: reason.sentence for reason in DropReason},
+            reasons={reason.value: reason.sentence for reason in (*DropReason, *LeftOutReason)},
         )
     )
 

@@ -1,4 +1,4 @@
-"""The funnel and the bill: what each stage took in, let out and dropped, how long it took, how many tokens it used.
+"""The funnel and the bill: what each stage took in, let out, dropped and left out, how long it took, its tokens.
 
 Tested in tests/stages/report/test_write_report.py.
 """
@@ -25,6 +25,7 @@ class StageFacts:
     rows_in: int = 0
     rows_out: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # by reason, most first
+    left_out: dict[str, int] = field(default_factory=dict)  # by the recipe, on purpose; by reason, most first
     flagged: dict[str, int] = field(default_factory=dict)  # kept all the same
     duration_s: float = 0.0
     attempts: int = 0
@@ -39,6 +40,10 @@ class StageFacts:
     @property
     def num_dropped(self) -> int:
         return sum(self.dropped.values())
+
+    @property
+    def num_left_out(self) -> int:
+        return sum(self.left_out.values())
 
     @property
     def rows_per_s(self) -> float | None:
@@ -69,6 +74,7 @@ def _finished(stage: str, manifest: Manifest, examples_per_s: float | None) -> S
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         dropped=_most_first(manifest.rows_dropped),
+        left_out=_most_first(manifest.rows_left_out),
         flagged=_most_first(counted.flags(counters)),
         duration_s=manifest.duration_s,
         attempts=manifest.attempts,

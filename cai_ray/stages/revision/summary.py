@@ -77,6 +77,7 @@ def summarise(artifact: Artifact) -> RevisionSummary:
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
+        rows_left_out=manifest.rows_left_out,
         num_rounds={str(k): count for k, count in sorted(rounds.items())},
         principles=dict(sorted(principles.items())),
         counters=manifest.counters,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cai_ray.artifacts.derived import Outcome
 from cai_ray.config import StageConfig
-from cai_ray.dropped import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.row_ids import example_id_of
 from cai_ray.seeding import digest, rng_for
 
@@ -64,7 +64,7 @@ def examples(row: dict[str, Any], options: ExampleOptions, seed: int) -> Iterato
         text, flags = _answer(row, index)
         found = sorted(set(flags) & set(options.exclude_flags))
         if found:
-            yield Outcome(example_id, DropRow(DropReason.FILTERED, f"flags: {', '.join(found)}"))
+            yield Outcome(example_id, DropRow(LeftOutReason.FLAG, f"flags: {', '.join(found)}"))
         elif not text.strip():
             yield Outcome(example_id, DropRow(DropReason.EMPTY, "the answer has no text"))
         else:

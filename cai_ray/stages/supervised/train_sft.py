@@ -19,7 +19,7 @@ from cai_ray.artifacts.counters import TRAINED_TOKENS
 from cai_ray.artifacts.derived import Outcome, write_outcomes
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
-from cai_ray.dropped import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import context_length, load_renderer
 from cai_ray.engines.models.trainable import (
@@ -151,7 +151,7 @@ def write_examples(
 
     with TokenFiles(opened.folder) as files:
         written = write_outcomes(opened, ends(files), SFT_EXAMPLE)
-    return pa.array(ids, pa.string()), written.counters + written.dropped_by_reason
+    return pa.array(ids, pa.string()), written.counters + written.gone_by_reason
 
 
 def _fitting(made: Outcome, tokenise: AnswerTokens, max_length: int) -> tuple[Outcome, dict[str, Any] | None]:
@@ -191,11 +191,11 @@ def job_of(config: Config, context: Context, model: ModelConfig, max_length: int
 
 def _nothing_left(config: Config, counts: Counter[str], max_length: int) -> str:
     filters = {
-        DropReason.FILTERED: f"exclude_flags={list(config.exclude_flags)}",
+        LeftOutReason.FLAG: f"exclude_flags={list(config.exclude_flags)}",
         DropReason.TOO_LONG: f"max_length={max_length}",
         DropReason.EMPTY: "empty answers",
     }
-    ends = [f"{counts[reason]} dropped by {name}" for reason, name in filters.items() if counts[reason]]
+    ends = [f"{counts[reason]} left behind by {name}" for reason, name in filters.items() if counts[reason]]
     if counts["num_eval"]:
         ends.append(f"{counts['num_eval']} held out (split test, eval_fraction={config.eval_fraction})")
     asked = (

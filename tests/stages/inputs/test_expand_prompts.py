@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
-from cai_ray.dropped import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.asking import Completion
@@ -195,12 +195,12 @@ def test_choose() -> None:
     reasons = [verdict.reason if verdict else None for verdict in (verdicts[c.row_id] for c in candidates)]
     assert reasons == [
         DropReason.DUPLICATE,
-        DropReason.FILTERED,
+        LeftOutReason.LENGTH,
         None,
         DropReason.DUPLICATE,
         DropReason.NEAR_DUPLICATE,
         None,
-        DropReason.FILTERED,
+        LeftOutReason.LIMIT,
         DropReason.TRUNCATED,
     ]
     exact_only = choose(candidates, seeds, SelectionConfig(near_duplicate_jaccard=None), num_new=9)
@@ -283,14 +283,15 @@ SMALL = Config(num_new=4, per_ask=2, surplus=3.0, selection=SelectionConfig(near
 
 def test_every_seed_request_and_failed_ask_is_accounted_for(tmp_path: Path) -> None:
     artifact, _ = finish(SMALL, tmp_path)
-    rows, dropped = list(artifact.rows()), list(artifact.dropped())
+    rows, dropped = list(artifact.rows()), [*artifact.dropped(), *artifact.left_out()]
     assert SMALL.num_asks == 6
     units = [row["source_row"] for row in rows] + [row["row_id"] for row in dropped]
     expected = [row["source_row"] for row in PROMPTS] + ["expand/00000000"]
     expected += [f"expand/{i:08d}/{j}" for i in range(1, 6) for j in range(3)]
     assert sorted(units) == sorted(expected)
     assert artifact.manifest.rows_in == len(expected)
-    assert artifact.manifest.rows_dropped == {"duplicate": 5, "filtered": 6, "unparsable": 1}
+    assert artifact.manifest.rows_dropped == {"duplicate": 5, "unparsable": 1}
+    assert artifact.manifest.rows_left_out == {"length": 5, "limit": 1}
     assert Counter(row["stage"] for row in dropped) == {expand_prompts.STAGE: 12}
     assert artifact.manifest.counters["num_asks"] == 5 and artifact.manifest.counters["num_requests"] == 6
 
@@ -311,7 +312,7 @@ def test_new_prompts_carry_what_is_known_of_them(tmp_path: Path) -> None:
 def test_seeds_can_be_left_behind(tmp_path: Path) -> None:
     artifact, _ = finish(SMALL.model_copy(update={"keep_seeds": False}), tmp_path)
     assert {(row["kind"], row["source"]) for row in artifact.rows()} == {("red_team", "expanded"), ("helpful", "seeds")}
-    assert artifact.manifest.rows_dropped["filtered"] == 6 + 9
+    assert artifact.manifest.rows_left_out == {"length": 5, "limit": 1, "seed": 9}
 
 
 def test_a_second_run_changes_nothing_and_a_crashed_one_ends_the_same(tmp_path: Path) -> None:

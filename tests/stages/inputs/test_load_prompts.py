@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from cai_ray.dropped import DROPPED, DropReason, dropped_row
+from cai_ray.dropped import DROPPED, DropReason, LeftOutReason, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import prompt_id_of
 from cai_ray.rows import PROMPT
-from cai_ray.stages.inputs.sources import STAGE, Config, load
+from cai_ray.stages.inputs.prompt_sources import Config
+from cai_ray.stages.inputs.sources import STAGE, load
 from tests.published import published
 
 
@@ -41,7 +42,7 @@ def run(seed: int = 0, **config: Any) -> tuple[list[dict[str, Any]], list[dict[s
     row_ids = [row["source_row"] for row in prompts] + [row["row_id"] for row in dropped]
     assert len(set(row_ids)) == len(row_ids)
     assert len({row["prompt_id"] for row in prompts}) == len(prompts)
-    assert {row["reason"] for row in dropped} <= set(DropReason)
+    assert {row["reason"] for row in dropped} <= {*DropReason, *LeftOutReason}
     return prompts, dropped
 
 
@@ -101,11 +102,11 @@ def test_the_kind_is_the_recipes_then_the_sets_then_red_team(tmp_path: Path) -> 
     assert [row["kind"] for row in run(path=path, kind="helpful")[0]] == ["helpful", "helpful"]
 
 
-def test_categories_are_filtered_and_counted(tmp_path: Path) -> None:
+def test_categories_are_left_out_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", [{"prompt": f"{c}?", "category": c} for c in ("tea", "milk", "", "tea ")])
     prompts, dropped = run(path=path, include_categories=["tea"])
     assert [row["category"] for row in prompts] == ["tea", "tea"]
-    assert Counter(row["reason"] for row in dropped) == {"filtered": 2}
+    assert Counter(row["reason"] for row in dropped) == {"category": 2}
     assert len(run(path=path, exclude_categories=["tea"])[0]) == 2
 
 
@@ -131,7 +132,7 @@ def test_shares_match_the_weights_and_every_record_is_counted(tmp_path: Path) ->
     ]
     prompts, dropped = run(sources=sources)
     assert Counter(row["source"] for row in prompts) == {"a": 90, "b": 45}
-    assert Counter(row["reason"] for row in dropped) == {"filtered": 15}
+    assert Counter(row["reason"] for row in dropped) == {"weight": 15}
     assert Counter(row["kind"] for row in run(sources=sources, limit=30)[0]) == {"red_team": 20, "helpful": 10}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cai_ray.dropped import DropReason
+from cai_ray.dropped import LeftOutReason
 from cai_ray.stages.supervised.examples import (
     ExampleOptions,
     draw_eval,
@@ -117,7 +117,7 @@ def test_flags_leave_out_only_when_asked() -> None:
     made = list(examples(row(), ExampleOptions(exclude_flags=("truncated",)), seed=0))
     assert [m.drop is not None for m in made] == [False, True, False]
     lost = made[1].drop
-    assert lost is not None and lost.reason == DropReason.FILTERED and "truncated" in lost.detail
+    assert lost is not None and lost.reason == LeftOutReason.FLAG and "truncated" in lost.detail
 
 
 def test_split_test_is_held_out_and_the_rest_by_share() -> None:
