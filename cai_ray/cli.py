@@ -108,7 +108,7 @@ def _print_status(stages: list[Any]) -> None:
     table = Table(title="Stages")
     for name in ("stage", "state", "rows in", "rows out", "dropped", "left out", "seconds"):
         is_text = name in ("stage", "state", "dropped", "left out")
-        table.add_column(name, justify="left" if is_text else "right")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=name == "stage")
     for stage in stages:
         gone = (
             ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "0"

@@ -107,6 +107,7 @@ def test_loading_prompts_alone_needs_no_engine_and_status_tells(recipe_data: dic
         "rows_in": 4,
         "rows_out": 4,
         "rows_dropped": {},
+        "rows_left_out": {},
         "duration_s": 0,
     }
     assert told["stages"][1]["state"] == "not started"
