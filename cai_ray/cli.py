@@ -6,7 +6,6 @@ Parses first; what is heavy is imported in the command that needs it. Tested in 
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -14,8 +13,9 @@ from rich.markup import escape
 
 from cai_ray.commands import config, constitution, microworld, recipes
 from cai_ray.commands.arguments import Overrides, RecipeName, load_recipe
-from cai_ray.commands.terminal import console, start_logging
+from cai_ray.commands.terminal import console, only_our_words
 from cai_ray.exits import edge
+from cai_ray.progress.board import terminal
 
 app = typer.Typer(
     help="Constitutional AI as a distributed batch system on Ray.",
@@ -30,6 +30,7 @@ CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. quicks
 
 @app.command()
 @edge
+@only_our_words
 def run(
     recipe: RecipeName,
     set_: Overrides = None,
@@ -40,7 +41,6 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the output of these stages first.")] = False,
 ) -> None:
     """Run a recipe. Run it again to go on where it stopped; finished stages are skipped."""
-    start_logging()
     loaded = load_recipe(recipe, set_, limit)
     from cai_ray.pipeline import run as pipeline
     from cai_ray.pipeline.steps import select, steps
@@ -50,7 +50,7 @@ def run(
     outcomes = pipeline.run(loaded, chosen, fresh)
     if all(outcome.was_finished for outcome in outcomes):
         console.print("Nothing to do: every stage was finished.")
-    if not sys.stderr.isatty():  # on a terminal the live view has just said it
+    if not terminal.file.isatty():  # on a terminal the live view has just said it
         _print_status(pipeline.status(loaded))
     if tables := [outcome.table for outcome in outcomes if outcome.table is not None]:
         console.print(tables[-1])
@@ -61,6 +61,7 @@ def run(
 
 @app.command()
 @edge
+@only_our_words
 def ablate(
     recipe: RecipeName,
     ablation: Annotated[
@@ -70,7 +71,6 @@ def ablate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for every variant.")] = None,
 ) -> None:
     """Run a recipe once per variant of an ablation. Run it again to go on; each variant is a run as any other."""
-    start_logging()
     from cai_ray.pipeline import ablations
 
     asked = ablations.load_ablation(ablation)
@@ -181,6 +181,7 @@ def chat(
 
 @app.command()
 @edge
+@only_our_words
 def serve(
     checkpoint: Annotated[str, typer.Argument(help=CHECKPOINT_HELP, show_default=False)],
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token is required.")] = "127.0.0.1",
@@ -195,7 +196,6 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over OpenAI's API (vLLM's own: chat, completions, tools, JSON), or a preference model's scores."""
-    start_logging()
     from cai_ray.pipeline.model_names import named_model
     from cai_ray.pipeline.recipe import apply_overrides
     from cai_ray.serving import server

@@ -11,7 +11,6 @@ import json
 import logging
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from cai_ray.microworld.oracle import score
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.microworld.teaching import principles, relation
 from cai_ray.microworld.tokenizer import TURN_START, build_tokenizer, render
+from cai_ray.progress.board import terminal
 from cai_ray.prompts.revision import critique_turn, revision_turn
 from cai_ray.seeding import stable_id
 
@@ -311,7 +311,7 @@ def _own_randomness(seed: int) -> Iterator[None]:
 @contextmanager
 def _progress(num_steps: int) -> Iterator[Callable[[int, float], None]]:
     """report(step, loss): a bar on a terminal, a log line every hundred steps without one."""
-    if not sys.stderr.isatty():
+    if not terminal.file.isatty():
 
         def log(step: int, loss: float) -> None:
             if step % 100 == 0 or step == num_steps:
@@ -319,10 +319,9 @@ def _progress(num_steps: int) -> Iterator[Callable[[int, float], None]]:
 
         yield log
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("building the micro model"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=terminal) as bar:
         task = bar.add_task("", total=num_steps, loss=float("nan"))
         yield lambda step, loss: bar.update(task, completed=step, loss=loss)

@@ -78,6 +78,7 @@ class Board(Progress):
             TextColumn("{task.fields[speed]}"),
             console=console,
             redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=console.file is sys.stderr,
             refresh_per_second=4,
         )
         self._lines = {stage: self._line(stage) for stage in stages}
@@ -150,4 +151,5 @@ def terminal_bar() -> Progress:
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
         console=terminal,
+        redirect_stderr=terminal.file is sys.stderr,
     )

@@ -6,14 +6,13 @@ Tested in tests/progress/test_stage.py, tests/progress/test_training.py and test
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from rich.progress import Progress
 
-from cai_ray.progress.board import terminal_bar
+from cai_ray.progress.board import terminal, terminal_bar
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 10.0
@@ -26,7 +25,7 @@ class LiveLine:
         self.stage = stage
         self._logged = time.monotonic()
         self._progress: Progress | None = None
-        if sys.stderr.isatty():
+        if terminal.file.isatty():
             self._progress = terminal_bar()
             self._bar = self._progress.add_task(stage, total=num_total, completed=num_done, speed=beginning)
 

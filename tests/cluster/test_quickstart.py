@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +33,7 @@ FIRST_HALF = (
     "evaluate.policies=[policy, sl_cai]",
 )
 SMALL = ("ppo.num_steps=4",)
+LOG_LINE = re.compile(rf"\d\d:\d\d:\d\d (microworld|{'|'.join(STAGES)})( \(\w+\))?: .+")
 
 
 def settings(output: str | Path, model: Path) -> tuple[str, ...]:
@@ -75,11 +80,34 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, micro_model: Path, ray_session: None) -> Recipe:
-    """The whole method, run once."""
-    recipe = recipe_for(tmp_path_factory.mktemp("whole"), micro_model, SMALL)
-    assert [outcome.stage for outcome in pipeline.run(recipe, steps(recipe))] == STAGES
+def command(tmp_path_factory: pytest.TempPathFactory, micro_model: Path) -> subprocess.CompletedProcess[str]:
+    """The whole method, run once, as a person runs it. Its folder is the last line on standard output."""
+    changes = [*settings(tmp_path_factory.mktemp("whole"), micro_model), *SMALL]
+    words = [sys.executable, "-m", "cai_ray.cli", "run", str(QUICKSTART)]
+    for change in changes:
+        words += ["--set", change]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1400, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def whole(command: subprocess.CompletedProcess[str], micro_model: Path, ray_session: None) -> Recipe:
+    folder = Path(command.stdout.splitlines()[-1].removeprefix("Output: "))
+    recipe = recipe_for(folder.parent, micro_model, SMALL)
+    assert [outcome.stage for outcome in pipeline.run(recipe, steps(recipe)) if outcome.was_finished] == STAGES
     return recipe
+
+
+@pytest.mark.long
+def test_only_our_words_reach_the_screen(command: subprocess.CompletedProcess[str]) -> None:
+    *lines, log = command.stderr.splitlines()
+    assert [line for line in lines if not LOG_LINE.fullmatch(line)] == []
+    assert log.startswith("Log of the libraries: ") and Path(log.split(": ")[1]).stat().st_size
+    *tables, page, output = command.stdout.splitlines()
+    assert page.startswith("Report: ") and output.startswith("Output: ")
+    titles = [line.strip() for line in tables if line.strip() and line[0] not in "┏┃┡│└"]
+    assert titles[0] == "Stages" and len(titles) == 2, titles
 
 
 @pytest.mark.long
