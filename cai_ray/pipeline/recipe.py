@@ -96,10 +96,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {str(path)!r} does not exist; {shelf.advice('recipe', str(path))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {str(path)!r} cannot be read: {error}") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {str(path)!r} is not YAML: {error}") from error
+    data = _read_yaml(text, f"recipe {str(path)!r}")
     if not isinstance(data, dict):
         raise ConfigError(f"recipe {str(path)!r} holds {type(data).__name__}, not a mapping of sections")
     data = apply_overrides(data, overrides)
@@ -125,11 +122,24 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             if not isinstance(nested, dict):
                 raise ConfigError(f"--set {override!r}: {name!r} is {nested!r}, not a section")
             at = nested
-        try:
-            at[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML ({error})") from error
+        at[last] = _read_yaml(value, f"--set {override!r}: the value")
     return result
+
+
+def _read_yaml(text: str, what: str) -> Any:
+    """Plain data that JSON can hold. Raises ConfigError."""
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date or a number that is none
+        raise ConfigError(f"{what} is not YAML: {error}") from error
+    try:
+        json.dumps(data, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 40) : error.end]
+        raise ConfigError(f"{what} holds half a character near {near!r}, which no file can hold; remove it") from None
+    except (TypeError, ValueError, RecursionError) as error:  # a key that is a date, an alias that holds itself
+        raise ConfigError(f"{what} is not plain data, which a recipe is made of: {error}") from None
+    return data
 
 
 def build(data: dict[str, Any], source: str) -> Recipe:
