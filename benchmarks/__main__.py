@@ -28,6 +28,7 @@ NAMES = (
     "ppo_speed",
     "small_run",
     "plan_tokens",
+    "bad_inputs",
 )
 
 
