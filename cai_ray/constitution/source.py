@@ -84,6 +84,9 @@ def parse(text: str, source: str = "constitution") -> Constitution:
         rule = f"YAML syntax: {' '.join(part for part in (err.context, err.problem) if part)}"
         fix = "check the indentation and quotes here; text with ': ' or '#' goes in quotes or a | block"
         raise _error(source, rule, fix, mark.line + 1 if mark else None) from err
+    except RecursionError as err:
+        rule = "brackets or blocks are nested deeper than YAML can be read"
+        raise _error(source, rule, "a constitution is three levels deep; remove the rest") from err
     if not isinstance(data, dict):
         value = "" if data is None else _short(data)
         rule = "a constitution is a mapping with name, version and principles"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bad_inputs import KINDS, run, tried, tried_by_command
+from cai_ray.constitution.principles import ConstitutionError
+from cai_ray.constitution.source import parse
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import apply_overrides, load
 
@@ -50,3 +52,8 @@ def test_yaml_that_no_recipe_can_be_made_of(text: str, told: str, tmp_path: Path
     if key != "2026-11-27":
         with pytest.raises(ConfigError, match=told):
             apply_overrides({}, [f"{key}={value}"])
+
+
+def test_a_constitution_nested_without_end() -> None:
+    with pytest.raises(ConstitutionError, match="nested deeper"):
+        parse("name: " + "[" * 5000)
