@@ -45,11 +45,14 @@ class Input:
     Attributes:
         path: file, folder, glob, pyarrow URI or `hf://org/name[:config[:split]]`.
         purpose: what they are for, in a person's words: "prompt set harmless".
+        is_model: a model's folder, or its hub id, of which all but the weights is read: engines/models/identity.py
+            says what that is.
     """
 
     path: str
     purpose: str
     format: FileFormat = "auto"
+    is_model: bool = False
 
 
 def contents(source: Input) -> dict[str, str]:

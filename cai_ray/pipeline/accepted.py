@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from cai_ray.artifacts.artifact import PLAN, Manifest, Plan, find, refusal
 from cai_ray.artifacts.identity import changes, contents, named
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.models.identity import engine_contents, model_contents
+from cai_ray.engines.models.identity import engine_contents, model_contents, reader_contents
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.row_ids import RowIds
@@ -31,7 +31,7 @@ def contents_of(step: Step, context: Context) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         for source in step.files():
-            found |= contents(source)
+            found |= reader_contents(source.path, source.purpose) if source.is_model else contents(source)
         for name in step.models:
             if name not in context.trained:
                 found |= model_contents(name, context.models[name])

@@ -12,10 +12,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel, WrapValidator
+from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
@@ -74,7 +76,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    for name in ("model", "tokenizer", "base"):
+    for name in ("model", "tokenizer", "base", "backbone"):
         shutil.copytree(MICRO_MODEL, tmp_path / name)
         (tmp_path / name / "model.safetensors").write_bytes(bytes(1000))
     adapter = tmp_path / "adapter"
@@ -90,6 +92,7 @@ def recipe(place: Path, **changes: Any) -> Recipe:
     judges = [
         {"kind": "yes_no", "model": "server", "template": "yes_no.txt", "name": "rude"},
         {"kind": "similarity", "model": "scorer", "references": "references.jsonl"},
+        {"kind": "reward", "model": "scorer", "name": "star", "layout": "value_head", "backbone": "backbone"},
     ]
     data: dict[str, Any] = {
         "name": "test",
@@ -163,6 +166,7 @@ KINDS = {
     "adapter/adapter_config.json": "evaluate",
     "adapter/adapter_model.safetensors": "evaluate",
     "base/model.safetensors": "evaluate",
+    "backbone/tokenizer_config.json": "evaluate",
 }
 
 
@@ -180,6 +184,41 @@ def test_an_edit_of_the_same_size_is_refused_and_another_time_is_not(place: Path
     assert f"--from {KINDS[name]} --fresh" in str(refusal.value)
     (place / name).write_bytes(content)
     check(made)
+
+
+def test_every_name_of_a_file_in_a_recipe_is_among_them() -> None:
+    """A new one is said in its step's `files` (or in the model's contents), and here."""
+
+    def names(section: type[BaseModel], seen: set[type]) -> set[str]:
+        found = set()
+        for name, field in section.model_fields.items():
+            if any(isinstance(rule, WrapValidator) for rule in _rules(field)):
+                found.add(f"{section.__module__.rpartition('.')[2]}.{name}")
+            for inner in _sections(field.annotation):
+                if inner not in seen:
+                    seen.add(inner)
+                    found |= names(inner, seen)
+        return found
+
+    assert names(Recipe, set()) == {
+        *("recipe.constitution", "config.path", "config.tokenizer", "config.chat_template", "prompt_sources.path"),
+        *("comparisons.path", "pretraining.path", "multiple_choice.path"),
+        *("yes_no.template", "guard.template", "similarity.references", "reward.backbone"),
+    }
+
+
+def _rules(field: FieldInfo) -> list[Any]:
+    """What is said of a field's values, within a union too."""
+    return [
+        *field.metadata,
+        *(rule for part in get_args(field.annotation) for rule in getattr(part, "__metadata__", ())),
+    ]
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [inner for part in get_args(annotation) for inner in _sections(part)]
 
 
 def test_chosen_and_rejected_in_each_others_place(place: Path) -> None:

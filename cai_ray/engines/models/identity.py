@@ -66,6 +66,11 @@ def model_contents(name: str, model: ModelConfig) -> dict[str, str]:
     return found
 
 
+def reader_contents(path: str, purpose: str) -> dict[str, str]:
+    """Of a model that lends its config and tokenizer, and not its weights."""
+    return _folder(path, None, purpose, WEIGHTS)
+
+
 def engine_contents(name: str, engine: EngineConfig) -> dict[str, str]:
     """The arguments in `engine.extra` that change answers, by name; their values as JSON."""
     return {
@@ -107,7 +112,7 @@ def _is_place(path: str) -> bool:
 
 def _adapted(path: str) -> str | None:
     """The model that the adapter in this local folder was trained on; None for a whole model."""
-    file = Path(path).expanduser() / ADAPTER
+    file = Path(location(path)).expanduser() / ADAPTER
     if not file.is_file():
         return None
     base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")

@@ -83,6 +83,10 @@ class JudgeConfig(Config, ABC):
         """Files whose content decides the judgements."""
         return ()
 
+    def lenders(self) -> tuple[str, ...]:
+        """Models besides its own whose config and tokenizer it reads with."""
+        return ()
+
     def check_policies(self, policies: Sequence[str]) -> None:
         """Raises ValueError for a policy that it names and `evaluate` does not."""
 
@@ -208,10 +212,13 @@ def input_identity(judges: Iterable[JudgeConfig]) -> dict[str, Any]:
 
 
 def input_files(judges: Iterable[JudgeConfig]) -> list[Input]:
-    """Templates and references that judges read."""
-    return [
-        Input(str(Path(location(path)).expanduser()), f"of judge {one.label}") for one in judges for path in one.files()
-    ]
+    """Templates and references that judges read, and models that lend them a tokenizer."""
+    found = []
+    for one in judges:
+        purpose = f"of judge {one.label}"
+        found += [Input(str(Path(location(path)).expanduser()), purpose) for path in one.files()]
+        found += [Input(path, purpose, is_model=True) for path in one.lenders()]
+    return found
 
 
 def check_names(judges: Sequence[JudgeConfig], policies: Sequence[str]) -> None:

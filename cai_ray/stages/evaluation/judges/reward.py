@@ -49,6 +49,9 @@ class RewardJudge(AnswerJudge):
     def form(self) -> InputForm:
         return "value_head" if self.layout == "value_head" else self.input
 
+    def lenders(self) -> tuple[str, ...]:
+        return (self.backbone,) if self.backbone else ()
+
     def row_function(self, model: ModelConfig, seed: int) -> RowFunction:
         if self.form != "value_head" and len(labels_of(model)) != 1:
             raise ConfigError(
