@@ -5,13 +5,13 @@ Each stage must account for every unit exactly once (artifacts/parts.py), so its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from cai_ray.rows import ROW_ID
-from cai_ray.seeding import stable_id
+from cai_ray.seeding import digest, stable_id
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ def prompt_id_of(messages: list[dict[str, str]], source: str) -> str:
     Normalised: surrounding white space of each content is not significant, everything else is.
     """
     return stable_id("prompt", [[m["role"], m["content"].strip()] for m in messages], source)
+
+
+def text_key(messages: Sequence[Mapping[str, str]]) -> bytes:
+    """8 bytes that tell what is said in a prompt from all else, whatever its source and its system message."""
+    spoken = [[m["role"], m["content"].strip()] for m in messages if m["role"] != "system"]
+    return digest("text", spoken, num_bytes=8)
 
 
 def revision_row_id(prompt_id: str, sample_index: int) -> str:

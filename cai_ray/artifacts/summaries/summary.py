@@ -38,6 +38,8 @@ Made = TypeVar("Made", bound=Summary)
 def write(folder: Storage, summary: Summary) -> None:
     """Write it whole or not at all."""
     plain = summary.model_dump(exclude_defaults=True)  # and not JSON by pydantic, which makes null of NaN
+    if isinstance(summary, RowsSummary):
+        plain["rows_left_out"] = summary.rows_left_out  # has a default for files of older versions; always told now
     folder.write(SUMMARY, json.dumps(plain, indent=2).encode())
 
 

@@ -9,20 +9,14 @@ Tested in tests/field/test_16_splits.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from cai_ray.artifacts.derived import Outcome
-from cai_ray.seeding import digest
+from cai_ray.row_ids import text_key
 
 TEXTS_SHARED = "texts_shared"  # counter: texts in more than one source
 PROMPTS_MOVED = "prompts_moved"  # counter: prompts whose side is not the one their own source gave them
-
-
-def text_key(messages: Sequence[Mapping[str, str]]) -> bytes:
-    """8 bytes that tell what is said in a prompt from all else, whatever its source and its system message."""
-    spoken = [[m["role"], m["content"].strip()] for m in messages if m["role"] != "system"]
-    return digest("text", spoken, num_bytes=8)
 
 
 class Sides:

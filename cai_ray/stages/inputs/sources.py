@@ -26,10 +26,10 @@ from cai_ray.prompt_layouts.layouts import BoundLayout, bind_layout, parse_recor
 from cai_ray.prompt_layouts.mixture import mixture_key, mixture_sizes, smallest
 from cai_ray.prompt_layouts.records import ParsedPrompt, ParseOptions
 from cai_ray.quality.gates import near_duplicates_of_signatures, signature
-from cai_ray.row_ids import prompt_id_of
+from cai_ray.row_ids import prompt_id_of, text_key
 from cai_ray.seeding import digest
 from cai_ray.stages.inputs.prompt_sources import Config, PromptSourceConfig
-from cai_ray.stages.inputs.sides import Sides, text_key
+from cai_ray.stages.inputs.sides import Sides
 
 STAGE = "load_prompts"
 _SAMPLE_RECORDS = 100  # read ahead to find the layout and its columns

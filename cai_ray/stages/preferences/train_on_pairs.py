@@ -17,6 +17,7 @@ from cai_ray.engines.training.job import TrainingJob
 from cai_ray.engines.training.launcher import train
 from cai_ray.row_ids import PAIR_IDS
 from cai_ray.stages.context import Context
+from cai_ray.stages.held_out import held_out_texts
 from cai_ray.stages.preferences.comparisons import Encode, PairOptions
 from cai_ray.stages.preferences.training_pairs import WrittenPairs, write_pairs
 
@@ -39,6 +40,7 @@ def train_on_pairs(stage: str, config: PairTraining, context: Context, source_st
         return opened
     model = local_path(context.model(config.model))
     encode, job_of = prepare(model)
-    pairs = write_pairs(opened, config, labels, encode, context_length(model, config.max_length), context.seed)
+    longest = context_length(model, config.max_length)
+    pairs = write_pairs(opened, config, labels, encode, longest, context.seed, held_out_texts(context))
     trained = train(job_of(pairs), context.cluster)
     return opened.commit(pairs.input_ids, trained.files)

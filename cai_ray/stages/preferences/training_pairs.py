@@ -6,7 +6,7 @@ Tested in tests/stages/preferences/test_train_preference_model.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,12 +15,17 @@ import pyarrow as pa
 from cai_ray.artifacts.artifact import Artifact, OpenStage
 from cai_ray.artifacts.derived import Outcome, batched, outcome, write_outcomes
 from cai_ray.artifacts.storage import Storage
+from cai_ray.dropped import DropRow, LeftOutReason
 from cai_ray.errors import ConfigError
+from cai_ray.row_ids import text_key
 from cai_ray.rows import TRAINING_PAIR
 from cai_ray.stages.pair_files import PairFiles, times_seen
 from cai_ray.stages.preferences.comparisons import Encode, PairOptions, comparisons, training_pair
 
 _LABEL_COLUMNS = ("pair_id", "prompt_id", "messages", "chosen", "rejected", "prob_chosen", "split")
+
+
+_BARRED = DropRow(LeftOutReason.HELD_OUT, "the run's prompts hold the same text in split test")
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,26 @@ class WrittenPairs:
 
 
 def write_pairs(
-    opened: OpenStage, options: PairOptions, labels: Artifact, encode: Encode, max_length: int, seed: int
+    opened: OpenStage,
+    options: PairOptions,
+    labels: Artifact,
+    encode: Encode,
+    max_length: int,
+    seed: int,
+    held_out: Container[bytes] = frozenset(),
 ) -> WrittenPairs:
     """Write each comparison's end into the open stage, in place of what an earlier attempt wrote.
 
+    `held_out`: the `text_key` of prompts that are for tests alone; pairs for training that ask one are left out.
     Raises ConfigError when no pair is left to train on.
     """
     num: Counter[str] = Counter()
 
     def ends() -> Iterator[Outcome]:
         for found in comparisons(options, labels.rows(_LABEL_COLUMNS), seed):
-            made = outcome(found.pair_id, partial(training_pair, found, options, encode, max_length, seed))
+            make = partial(training_pair, found, options, encode, max_length, seed)
+            is_barred = not found.is_test and text_key(found.messages) in held_out
+            made = Outcome(found.pair_id, _BARRED) if is_barred else outcome(found.pair_id, make)
             if made.drop is None:
                 is_train = made.row["split"] == "train"
                 num[made.row["split"]] += times_seen(made.row_id, made.row["weight"], seed) if is_train else 1

@@ -100,7 +100,7 @@ def test_an_interrupted_attempt_is_written_over(tmp_path: Path, tokenise: Answer
 @pytest.mark.parametrize(
     ("config", "rows", "max_length", "words"),
     [
-        ({}, {}, 8, ["12 dropped by max_length=8"]),
+        ({}, {}, 8, ["12 left behind by max_length=8"]),
         ({"eval_fraction": 0.0}, {"split": "test"}, 60, ["12 held out", "eval_fraction=0.0"]),
         ({"revised_weight": 0.0}, {}, 60, ["revised_weight=0", "helpful_weight=1"]),
         ({"revision_index": 5}, {}, 60, ["revision_index=5"]),
