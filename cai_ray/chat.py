@@ -7,8 +7,9 @@ shows them under their own labels, as in the paper's section 3.1.
 
 from __future__ import annotations
 
+import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cai_ray.config import SystemRole, ThinkingConfig
@@ -144,7 +145,8 @@ class Renderer:
     """Messages -> prompt text -> token ids, for one tokenizer and one format.
 
     `tokenizer` is a Hugging Face tokenizer (anything with `apply_chat_template`, `encode`,
-    `all_special_tokens`, `added_tokens_decoder`). Raises ValueError when the format is "chat" and
+    `all_special_tokens`, `added_tokens_decoder`). `template_kwargs` are variables of the chat template; `date` is what
+    it gets for today (None: today). Raises ValueError when the format is "chat" and
     there is no chat template.
     """
 
@@ -154,10 +156,14 @@ class Renderer:
         format: Literal["chat", "transcript"] = "chat",
         system_role: SystemRole = "auto",
         chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        date: datetime.date | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.format = format
         self.chat_template = chat_template
+        self.template_kwargs = dict(template_kwargs or {})
+        self.date = date
         if format == "chat" and not (chat_template or getattr(tokenizer, "chat_template", None)):
             raise ValueError(
                 "the tokenizer has no chat template; set models.<name>.chat_template to a Jinja file, "
@@ -187,14 +193,30 @@ class Renderer:
         return "native" if "SYSTEM-PROBE" in text else "fold"
 
     def _apply_template(self, messages: list[Message], partial: bool = False) -> str:
+        return self.rendered(messages, add_generation_prompt=not partial, continue_final_message=partial)
+
+    def rendered(self, messages: Sequence[Message], **options: Any) -> str:
+        """The messages, roles and contents as they are, by the chat template with the recipe's variables and date."""
+        if self.chat_template:
+            options["chat_template"] = self.chat_template
+        if self.date is not None:
+            options["strftime_now"] = self.date.strftime
         text: str = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=not partial,
-            continue_final_message=partial,
-            **({"chat_template": self.chat_template} if self.chat_template else {}),
+            list(messages), tokenize=False, **self.template_kwargs, **options
         )
         return text
+
+    def shows_date(self) -> bool:
+        """Whether prompts are others on another day: rendered for two days and compared."""
+        if self.format == "transcript":
+            return False
+        probe = [{"role": "user", "content": "u"}]
+        days = (datetime.date(2001, 2, 3), datetime.date(2012, 10, 30))
+        one, other = (
+            Renderer(self.tokenizer, self.format, self.system_role, self.chat_template, self.template_kwargs, day)
+            for day in days
+        )
+        return one.text(probe) != other.text(probe)
 
     def neutralised(self, messages: Sequence[Message]) -> tuple[list[Message], int]:
         """The messages with every content defused, and how much of the format's own markup there was."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai_ray.lookup import InputFile, InputFolder
 
 MICROWORLD = "microworld"  # in place of a path: prompts, pairs or the model of the micro world
 # What becomes of a system message: kept, folded into the first user turn, or dropped; "auto": as the template can.
 SystemRole = Literal["auto", "native", "fold", "drop"]
+
+# What rendering hands to a chat template itself.
+RENDERED_BY_US = frozenset(
+    {
+        "messages", "conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message",
+        "strftime_now", "return_tensors", "return_dict",
+    }
+)  # fmt: skip
 
 
 class Config(BaseModel):
@@ -110,6 +119,12 @@ class ModelConfig(Config):
     revision: str | None = Field(None, description="Hub revision.")
     tokenizer: InputFolder | None = Field(None, description="Folder or hub id, when it is not the model's own.")
     chat_template: InputFile | None = Field(None, description="A Jinja file, in place of the tokenizer's template.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Variables of the chat template, for example {enable_thinking: false}."
+    )
+    template_date: datetime.date | None = Field(
+        None, description="Today, for a chat template that shows a date; null: the day that the run was begun."
+    )
     format: Literal["chat", "transcript"] = Field(
         "chat", description='"transcript": base-model prompting, "Human: ... Assistant:".'
     )
@@ -122,6 +137,16 @@ class ModelConfig(Config):
     thinking: ThinkingConfig | None = None
     endpoint: EndpointConfig | None = Field(None, description="Ask this server; `path` is then not loaded.")
     engine: EngineConfig = EngineConfig()
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_free(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(given.keys() & RENDERED_BY_US):
+            raise ValueError(
+                f"chat_template_kwargs names {', '.join(taken)}, which rendering sets itself; leave it out "
+                "(a template of your own: chat_template; a date: template_date)"
+            )
+        return given
 
 
 class OptimConfig(Config):

@@ -19,6 +19,9 @@ from cai_ray.seeding import stable_id
 # Fields of stage configs that judge or place a result and do not change it.
 NOT_RESULTS = frozenset({"max_dropped_fraction"})
 
+# Fields younger than the runs that people have: left out where they say nothing, so that those runs stay finished.
+NEWCOMERS = frozenset({"chat_template_kwargs", "template_date", "think_marks"})
+
 
 def settings(config: BaseModel) -> dict[str, Any]:
     """The config as plain JSON values without what only changes speed or tolerance."""
@@ -35,7 +38,10 @@ def plain_of(value: Any, plain: Any) -> Any:
 
 
 def _decides(config: BaseModel, name: str) -> bool:
-    return name not in NOT_RESULTS and not isinstance(getattr(config, name), Throughput)
+    value = getattr(config, name)
+    if name in NEWCOMERS and value == type(config).model_fields[name].get_default(call_default_factory=True):
+        return False
+    return name not in NOT_RESULTS and not isinstance(value, Throughput)
 
 
 def model_settings(model: ModelConfig) -> dict[str, Any]:

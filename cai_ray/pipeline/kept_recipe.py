@@ -21,7 +21,7 @@ from cai_ray.stages.step import Step
 
 def keep(recipe: Recipe, context: Context, working: Sequence[Step]) -> None:
     """Write `recipe.json` for the steps that are about to be made or gone on with; nothing where there is none."""
-    earlier = _earlier(context.run)
+    earlier = earlier_recipe(context.run)
     if working or earlier is None:
         untouched = _untouched(context.run, working)
         merged = merge(recipe.model_dump(mode="json"), earlier or {}, untouched, working, context)
@@ -49,8 +49,8 @@ def _untouched(run: Storage, working: Sequence[Step]) -> set[str]:
     return {stage for stage in SECTION_OF if stage not in mine and standing(run / stage) is not None}
 
 
-def _earlier(run: Storage) -> dict[str, Any] | None:
-    """None where there is none, or what is there is no recipe."""
+def earlier_recipe(run: Storage) -> dict[str, Any] | None:
+    """What `recipe.json` says; None where there is none, or what is there is no recipe."""
     try:
         found = json.loads(run.read(RECIPE)) if run.exists(RECIPE) else None
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.lookup import location
 from cai_ray.pipeline.accepted import accepted, begin
-from cai_ray.pipeline.kept_recipe import keep
+from cai_ray.pipeline.kept_recipe import earlier_recipe, keep
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.pipeline.steps import SECTION_OF, steps
 from cai_ray.progress.board import Board, live_stages
@@ -54,8 +55,9 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     used = {name for step in all_steps for name in step.models} - set(trained)
     models = {name: _resolved(model) if name in used else model for name, model in given.items()}
     prompted = {name for step in all_steps for name in (*step.asks, step.trains)}
+    today = _date_of(run)
     for name in sorted(used & prompted):
-        _check_model(models[name])
+        models[name] = _checked(name if name in recipe.models else "policy", models[name], today)
     return Context(
         run=run,
         seed=recipe.seed,
@@ -88,16 +90,36 @@ def _trained(given: Mapping[str, ModelConfig], all_steps: Sequence[Step]) -> dic
     return made
 
 
-def _check_model(model: ModelConfig) -> None:
-    """Raises ConfigError for a model that cannot be asked, as far as that shows without starting it."""
+def _checked(name: str, model: ModelConfig, today: datetime.date) -> ModelConfig:
+    """The model, with the run's date where its prompts show one. Raises ConfigError for one that cannot be asked."""
     if model.endpoint is not None:
         from cai_ray.engines.backends.endpoint import check_endpoint
 
         check_endpoint(model)
-        return
+        return model
     from cai_ray.engines.models.reading import load_renderer
+    from cai_ray.engines.models.thinking import check_thinking
 
-    load_renderer(model)
+    renderer = load_renderer(model)
+    check_thinking(name, model, renderer)
+    is_undated = model.template_date is None and renderer.shows_date()
+    return model.model_copy(update={"template_date": today}) if is_undated else model
+
+
+def _date_of(run: Storage) -> datetime.date:
+    """The day that prompts with a date show, the same in all of a run: the one it was begun with, or today."""
+    models = (earlier_recipe(run) or {}).get("models", {})
+    dates = [model.get("template_date") for model in models.values() if isinstance(model, dict)]
+    return next((datetime.date.fromisoformat(day) for day in dates if day), datetime.date.today())
+
+
+def _dated(recipe: Recipe, context: Context) -> Recipe:
+    """The recipe with the dates that its models were given."""
+    dated = {
+        name: model.model_copy(update={"template_date": context.models[name].template_date})
+        for name, model in recipe.models.items()
+    }
+    return recipe.model_copy(update={"models": dated})
 
 
 def constitution_of(recipe: Recipe) -> Constitution:
@@ -165,7 +187,7 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Out
     context = accepted(recipe, context, all_steps, chosen, fresh)
     if fresh:
         _delete_from(chosen[0], all_steps, context.run)
-    keep(recipe, context, [step for step in chosen if not _is_done(step, context)])
+    keep(_dated(recipe, context), context, [step for step in chosen if not _is_done(step, context)])
     outcomes = []
     with kept_connection(), live_stages([step.stage for step in chosen]) as board:
         for step in chosen:

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from cai_ray.config import Config
 from cai_ray.quality.meta_commentary import drop_closer, drop_opener, mentions_revision
+from cai_ray.quality.thoughts import without_thoughts
 
 Step = Literal["answer", "critique"]
 
@@ -36,6 +37,7 @@ class CleaningConfig(Config):
     control_characters: bool = Field(
         True, description="Drop zero-width and control characters: they cost tokens and hide text. CRLF becomes LF."
     )
+    think_marks: bool = Field(True, description='Drop thoughts that leaked ("<think>...</think>", "[THINK]").')
     leaked_labels: bool = Field(
         True, description='Cut where the model runs on into a next turn ("RevisionRequest:", "Human:").'
     )
@@ -91,6 +93,7 @@ def _rules(config: CleaningConfig, step: Step) -> tuple[tuple[str, Callable[[str
         "unicode_nfc": _compose,
         "ascii_fold": _fold_to_ascii,
         "control_characters": _drop_control_characters,
+        "think_marks": without_thoughts,
         "leaked_labels": cut_leak,
         "role_labels": _drop_role_label,
         "meta_openers": _drop_meta_opener,

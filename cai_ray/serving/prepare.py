@@ -70,6 +70,9 @@ def prepared_chat(body: dict[str, Any], served: Served, fields: frozenset[str]) 
     body["messages"] = with_system_role(messages, served.renderer.system_role)
     if not body["messages"]:
         raise ApiError(400, "messages: none is left, for this model takes no system message", param="messages")
+    if variables := served.renderer.template_kwargs:
+        own = body.get("chat_template_kwargs")  # a client's own words win; what is no object is for vLLM to refuse
+        body["chat_template_kwargs"] = variables | own if isinstance(own, dict) else own or variables
     num_defused = 0
     for name in SHOWN:
         if name in body:

@@ -16,6 +16,7 @@ from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations
+from cai_ray.quality.thoughts import without_thoughts
 from cai_ray.row_ids import RESPONSES_IDS
 from cai_ray.rows import RESPONSES, ROW_ID
 from cai_ray.stages.context import Context
@@ -46,7 +47,7 @@ async def sample(row: dict[str, Any], ask: Ask, *, wanted: Sampled) -> dict[str,
     ]
     return {
         **{column: row[column] for column in CARRIED},
-        "responses": [answer.text for answer in answers],
+        "responses": [without_thoughts(answer.text) for answer in answers],
         "temperatures": list(wanted.temperatures),
         "policy": wanted.policy,
         "finish_reasons": [answer.finish_reason for answer in answers],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -22,11 +23,12 @@ from cai_ray.chat import (
     transcript_prompt,
     with_system_role,
 )
-from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig
+from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.endpoint_errors import outcome_of_error, start_failure
 from cai_ray.engines.backends.endpoint_replies import (
     CHOICES_WANTED,
+    Reply,
     first_choice,
     option_logprobs,
     read_reply,
@@ -181,35 +183,38 @@ class EndpointConversation(Counts):
     async def __call__(self, messages: Sequence[Message], sampling: SamplingConfig) -> Completion:
         """Answer the messages; ones that end in an assistant turn are continued (vLLM and its like only).
 
-        A reasoning model gets its thinking budget on top of `max_tokens`: a server does not part the two.
+        A reasoning model gets its thinking budget on top of `max_tokens`, for a server does not part the two, and
+        `stop` ends its answer and not its thought. When it has answered at once, and longer than an answer may be, it
+        is asked again with the answer's own budget.
         """
         number, self._num_asked = self._num_asked, self._num_asked + 1
         thinking = self._backend.model.thinking
-        options: dict[str, Any] = {
-            "max_tokens": sampling.max_tokens + (thinking.max_tokens if thinking else 0),
-            "temperature": sampling.temperature,
-        }
+        options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
         if sampling.temperature > 0:
             options["seed"] = self._seed_of(number)
         if sampling.top_p < 1:
             options["top_p"] = sampling.top_p
-        if stop := stop_strings(sampling.stop, self._backend.model.format):
-            options["stop"] = list(stop)
         extra = {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
-        response, num_neutralised = await self._send(messages, options, extra)
-        reply = read_reply(response)
-        if reply.thinking is None and thinking is not None:
-            thought, text = split_thinking(reply.text, thinking)
-        else:
-            thought, text = reply.thinking, reply.text.strip()
+        stop = stop_strings(sampling.stop, self._backend.model.format)
+        plain = options | ({"stop": list(stop)} if stop else {})
+        more = options | {"max_tokens": sampling.max_tokens + thinking.max_tokens} if thinking else plain
+        response, num_neutralised = await self._send(messages, more, extra)
+        reply, num_output_tokens = read_reply(response), 0
+        if thinking is not None:
+            reply = _split(reply, thinking)
+            is_long = reply.num_output_tokens > sampling.max_tokens or reply.finish_reason == "length"
+            if reply.thinking is None and is_long:
+                num_output_tokens = reply.num_output_tokens
+                reply = read_reply((await self._send(messages, plain, extra))[0])
+            reply = _ended(reply, stop)
         completion = Completion(
-            text=text,
+            text=reply.text.strip(),
             finish_reason="length" if reply.finish_reason == "length" else "stop",
             num_prompt_tokens=reply.num_prompt_tokens,
             num_cached_tokens=reply.num_cached_tokens,
-            num_output_tokens=reply.num_output_tokens,
+            num_output_tokens=num_output_tokens + reply.num_output_tokens,
             num_neutralised=num_neutralised,
-            thinking=thought,
+            thinking=reply.thinking,
         )
         self.account(completion)
         return completion
@@ -244,6 +249,8 @@ class EndpointConversation(Counts):
             call, options = client.completions.create, options | {"prompt": transcript_prompt(safe)}
         else:
             call, options = client.chat.completions.create, options | {"messages": chat_messages(safe)}
+            if model.chat_template_kwargs:
+                extra = extra | {"chat_template_kwargs": model.chat_template_kwargs}
             if is_begun(messages):
                 extra = extra | {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -251,3 +258,17 @@ class EndpointConversation(Counts):
             return await self._backend.request(lambda: call(model=endpoint.model, extra_body=extra or None, **options))
 
         return await self._guard(send), num_neutralised
+
+
+def _split(reply: Reply, thinking: ThinkingConfig) -> Reply:
+    """The reply with its thought apart, where the server has not split it off already."""
+    if reply.thinking is not None:
+        return reply
+    thought, text = split_thinking(reply.text, thinking)
+    return replace(reply, thinking=thought, text=text)
+
+
+def _ended(reply: Reply, stop: Sequence[str]) -> Reply:
+    """The reply up to the first stop string in its answer."""
+    at = min((found for end in stop if (found := reply.text.find(end)) >= 0), default=None)
+    return reply if at is None else replace(reply, text=reply.text[:at], finish_reason="stop")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cai_ray.chat import Message, Renderer, split_thinking, stop_strings
-from cai_ray.config import SamplingConfig
+from cai_ray.config import SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
 from cai_ray.engines.backends.vllm_engine import VllmEngine, request_params
@@ -50,27 +50,31 @@ class VllmConversation(Counts):
             text, thinking, num_output_tokens = reply.text.strip(), None, len(reply.token_ids)
         else:
             # Phase one thinks within its own budget and is closed for the model if need be; phase two answers.
+            opened = thinking_config.opened_by_template
+            opening = 0 if opened else len(self._backend.renderer.encode(thinking_config.open, is_start=False)) + 1
             first = SamplingConfig(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
-                max_tokens=thinking_config.max_tokens,
+                max_tokens=max(thinking_config.max_tokens, opening),  # enough to see whether it thinks at all
                 stop=(thinking_config.close,),
             )
-            thought = await self._generate(ids, first, seed)
-            raw = thought.outputs[0].text
-            thinking, answered = split_thinking(
-                raw if self._answered_without_thinking(raw) else raw + thinking_config.close, thinking_config
-            )
-            num_output_tokens = len(thought.outputs[0].token_ids)
-            if thinking is None:  # the model chose not to think: this is the answer already
-                result, reply, text = thought, thought.outputs[0], answered
+            result = await self._generate(ids, first, seed)
+            reply = result.outputs[0]
+            raw, num_output_tokens = reply.text, len(reply.token_ids)
+            if _answers_at_once(reply, thinking_config):
+                thinking = None
+                if not _is_whole_answer(reply, sampling):  # the answer's own budget and stop strings hold
+                    result = await self._generate(ids, sampling, seed)
+                    reply = result.outputs[0]
+                    num_output_tokens += len(reply.token_ids)
             else:
+                thinking, _ = split_thinking(raw + thinking_config.close, thinking_config)
                 closing = self._backend.renderer.encode(f"{raw}{thinking_config.close}\n\n", is_start=False)
                 result = await self._generate([*ids, *closing], sampling, seed)
                 reply = result.outputs[0]
-                text = reply.text.strip()
                 num_output_tokens += len(reply.token_ids)
+            text = reply.text.strip()
         completion = Completion(
             text=text,
             finish_reason="length" if reply.finish_reason == "length" else "stop",
@@ -87,10 +91,6 @@ class VllmConversation(Counts):
         """Counted when a request is made, not when it is answered: requests made at once have seeds of their own."""
         self._num_asked += 1
         return self._seed_of(self._num_asked - 1)
-
-    def _answered_without_thinking(self, raw: str) -> bool:
-        config = self._backend.model.thinking
-        return config is not None and not config.opened_by_template and not raw.lstrip().startswith(config.open)
 
     async def _generate(self, ids: list[int], sampling: SamplingConfig, seed: int) -> Any:
         params = request_params(
@@ -131,6 +131,19 @@ class VllmConversation(Counts):
         self.account_read(len(ids), result.num_cached_tokens or 0, num_output_tokens=1)
         position = result.outputs[0].logprobs[0]
         return [position[token_id].logprob for token_id in option_ids]
+
+
+def _answers_at_once(reply: Any, config: ThinkingConfig) -> bool:
+    """Whether phase one's output is no thought: none was opened, and none ended."""
+    if config.opened_by_template or reply.stop_reason == config.close:
+        return False
+    return not reply.text.lstrip().startswith(config.open)
+
+
+def _is_whole_answer(reply: Any, sampling: SamplingConfig) -> bool:
+    """Whether it is what `sampling` would have got: it ended by itself, within the budget, before any stop string."""
+    ended = reply.finish_reason != "length" and len(reply.token_ids) <= sampling.max_tokens
+    return ended and not any(end in reply.text for end in sampling.stop)
 
 
 def option_token_id(renderer: Renderer, option: str, text: str = "") -> int:

@@ -68,11 +68,7 @@ def _frame(renderer: Renderer, thinking: ThinkingConfig | None) -> tuple[str, st
         return " ", end
     question = [{"role": "user", "content": "u"}]
     prompt = renderer.text(question)
-    whole: str = renderer.tokenizer.apply_chat_template(
-        [*question, {"role": "assistant", "content": _PROBE}],
-        tokenize=False,
-        **({"chat_template": renderer.chat_template} if renderer.chat_template else {}),
-    )
+    whole = renderer.rendered([*question, {"role": "assistant", "content": _PROBE}])
     head, found, tail = whole.rpartition(_PROBE)
     if not found:
         raise ConfigError(

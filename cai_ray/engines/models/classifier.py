@@ -32,6 +32,7 @@ class LoadedClassifier:
     pad_id: int | None  # None: one text at a time
     system_role: SystemRole
     chat_template: str | None  # in place of the tokenizer's
+    template_kwargs: Mapping[str, Any]  # the template's variables
 
     def batch_size(self, longest: int) -> int:
         """How many texts of at most `longest` tokens a forward pass takes."""

@@ -37,7 +37,9 @@ class Reader:
         self._renderer: Renderer | None = None
         if form in ("chat", "value_head"):
             try:
-                self._renderer = Renderer(self._tokenizer, "chat", loaded.system_role, loaded.chat_template)
+                self._renderer = Renderer(
+                    self._tokenizer, "chat", loaded.system_role, loaded.chat_template, loaded.template_kwargs
+                )
             except ValueError as error:
                 raise ConfigError(f"{loaded.name}: {error}") from error
 
@@ -62,8 +64,7 @@ class Reader:
     def _chat(self, renderer: Renderer, messages: Sequence[Message], answer: str) -> Encoded:
         turns = [*with_system_role(messages, renderer.system_role), {"role": "assistant", "content": answer}]
         safe, _ = renderer.neutralised(chat_messages(turns))
-        template = {"chat_template": renderer.chat_template} if renderer.chat_template else {}
-        text: str = self._tokenizer.apply_chat_template(safe, tokenize=False, **template)
+        text = renderer.rendered(safe)
         most = self._loaded.max_tokens
         if self._form == "value_head":  # tokenised as any text is, and cut on the left behind the token that begins it
             whole: list[int] = self._tokenizer(text)["input_ids"]

@@ -58,6 +58,7 @@ def load_classifier(model: ModelConfig, form: InputForm, backbone: str | None = 
         pad_id=config.pad_token_id,
         system_role=trained_system_role(classifier.config, model.system_role),
         chat_template=template,
+        template_kwargs=model.chat_template_kwargs,
     )
 
 

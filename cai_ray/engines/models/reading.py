@@ -65,7 +65,9 @@ def load_renderer(model: ModelConfig) -> Renderer:
     """The Renderer of `model`. Raises ConfigError when the tokenizer or its chat template is missing."""
     tokenizer, template = read_tokenizer(model), read_chat_template(model)
     try:
-        return Renderer(tokenizer, model.format, model.system_role, template)
+        return Renderer(
+            tokenizer, model.format, model.system_role, template, model.chat_template_kwargs, model.template_date
+        )
     except ValueError as error:
         raise ConfigError(f"model {model.tokenizer or model.path!r}: {error}") from error
 

@@ -42,7 +42,9 @@ class ScoredTokens:
     def __init__(self, model: ModelConfig, tokenizer: Any) -> None:
         self.tokenizer = tokenizer  # of `engines.models.load_tokenizer`, which has the recipe's chat template
         self._template = _template(model, tokenizer)
-        self._renderer = Renderer(tokenizer, "chat", model.system_role, self._template)
+        self._renderer = Renderer(
+            tokenizer, "chat", model.system_role, self._template, model.chat_template_kwargs, model.template_date
+        )
         text = self._text(PROBE)
         if PROBE[-1]["content"] not in text:
             raise ConfigError(
@@ -84,12 +86,12 @@ class ScoredTokens:
         Whoever then scores messages through it, in transformers or over vLLM's API, scores at the same token.
         """
         closing = "" if self._closes_turns else " ~ eos_token"
-        return f"{{% set turns %}}{self._template}{{% endset %}}{{{{ turns.rstrip(){closing} }}}}"
+        variables = "".join(f"{{% set {name} = {value!r} %}}" for name, value in self._renderer.template_kwargs.items())
+        return f"{variables}{{% set turns %}}{self._template}{{% endset %}}{{{{ turns.rstrip(){closing} }}}}"
 
     def _text(self, messages: Sequence[Message]) -> str:
         safe, _ = self._renderer.neutralised(with_system_role(messages, self._renderer.system_role))
-        text: str = self.tokenizer.apply_chat_template(safe, tokenize=False, chat_template=self._template)
-        return text.rstrip()
+        return self._renderer.rendered(safe).rstrip()
 
     def _ids(self, text: str) -> list[int]:
         # The template writes its own beginning-of-sequence token.

@@ -56,6 +56,7 @@ def load_value_head(
         pad_id=pad_id,
         system_role=model.system_role,
         chat_template=template or VALUE_HEAD_TEMPLATE,
+        template_kwargs=model.chat_template_kwargs,
     )
 
 

@@ -13,6 +13,7 @@ from cai_ray.engines.models.reading import CONFIG_KEY, context_length, load_rend
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.engines.models.trainable import load_tokenizer, local_path
 from cai_ray.errors import ConfigError
+from cai_ray.quality.thoughts import without_thoughts
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import Config
 
@@ -47,7 +48,8 @@ class Models:
 
     def answer(self, text: str) -> str:
         """What is judged of a response: its reasoning is left out."""
-        return text.strip() if self.policy.thinking is None else split_thinking(text, self.policy.thinking)[1]
+        thinking = self.policy.thinking
+        return without_thoughts(text.strip() if thinking is None else split_thinking(text, thinking)[1])
 
     def scored_ids(self, messages: Sequence[Message], text: str) -> tuple[int, ...]:
         """Conversation and answer by the preference model's own template; its end, where it is too long."""

@@ -25,6 +25,7 @@ from cai_ray.prompt_layouts.files import BadRecord, read_records
 from cai_ray.prompt_layouts.locations import FileFormat
 from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
 from cai_ray.prompt_layouts.records import Fields
+from cai_ray.quality.thoughts import without_thoughts
 from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
 
@@ -194,7 +195,7 @@ def input_files(options: PairOptions) -> list[Input]:
 
 
 def _spoken(text: str, thinking: ThinkingConfig) -> str:
-    return split_thinking(text, thinking)[1]
+    return without_thoughts(split_thinking(text, thinking)[1])
 
 
 def _microworld(source: HelpfulPairsConfig, seed: int) -> Iterator[Comparison]:
