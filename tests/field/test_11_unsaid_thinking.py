@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cai_ray.cli import app
 from cai_ray.config import ModelConfig, ThinkingConfig
 from cai_ray.engines.models.thinking import check_thinking, opened_marks
 from cai_ray.errors import ConfigError
@@ -75,3 +78,22 @@ def test_a_leaked_thought_is_no_answer(text: str, left: str) -> None:
 @pytest.mark.parametrize("text", ["Write `<think>` and `</think>` around it.", "I think: 1 < 2 [think again]."])
 def test_text_about_marks_stays(text: str) -> None:
     assert clean(text, CleaningConfig()).counts == {}
+
+
+RECIPE = """
+name: unsaid
+output: {output}
+models:
+  policy: {{path: microworld, chat_template: {template}}}
+prompts: {{path: microworld, num_prompts: 4}}
+"""
+
+
+def test_a_run_ends_before_any_engine_with_the_lines_to_write(tmp_path: Path) -> None:
+    template = tmp_path / "opens.jinja"
+    template.write_text(TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE.format(output=tmp_path / "runs", template=template))
+    ended = CliRunner().invoke(app, ["run", str(recipe)])
+    assert ended.exit_code == 2 and "Traceback" not in ended.output
+    assert "opened_by_template: true" in ended.output

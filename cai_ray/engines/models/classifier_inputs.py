@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cai_ray.chat import Message, Renderer, chat_messages, messages_to_transcript, with_system_role
+from cai_ray.chat import Message, Renderer, chat_messages, messages_to_transcript, neutralised, with_system_role
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.models.classifier import InputForm
 from cai_ray.errors import ConfigError
+from cai_ray.markup import TRANSCRIPT, Markup
 
 if TYPE_CHECKING:
     from cai_ray.engines.models.classifier import LoadedClassifier
+
+_TRANSCRIPT = Markup(labels=TRANSCRIPT)  # of a pair's first text; the tokenizer's own tokens are read as before
 
 
 class Encoded(NamedTuple):
@@ -54,7 +57,8 @@ class Reader:
         return self._chat(self._renderer, messages, answer)
 
     def _plain(self, messages: Sequence[Message], answer: str) -> Encoded:
-        texts = [answer] if self._form == "answer" else [messages_to_transcript(messages).strip(), answer]
+        safe, _ = neutralised(messages, _TRANSCRIPT)
+        texts = [answer] if self._form == "answer" else [messages_to_transcript(safe).strip(), answer]
         most = self._loaded.max_tokens
         whole = self._tokenizer(*texts)
         found = whole if len(whole["input_ids"]) <= most else self._tokenizer(*texts, truncation=True, max_length=most)
