@@ -206,6 +206,14 @@ class Renderer:
         )
         return text
 
+    def is_able(self) -> bool:
+        """Whether a question can be rendered at all: a template may refuse everything, or be broken."""
+        try:
+            self.text([{"role": "user", "content": "u"}])
+        except Exception:  # Jinja's errors, and whatever the template raises
+            return False
+        return True
+
     def shows_date(self) -> bool:
         """Whether prompts are others on another day: rendered for two days and compared."""
         if self.format == "transcript":

@@ -101,6 +101,8 @@ def _checked(name: str, model: ModelConfig, today: datetime.date) -> ModelConfig
     from cai_ray.engines.models.thinking import check_thinking
 
     renderer = load_renderer(model)
+    if not renderer.is_able():  # that the template was edited is told later, where it was; so is what it refuses
+        return model
     check_thinking(name, model, renderer)
     is_undated = model.template_date is None and renderer.shows_date()
     return model.model_copy(update={"template_date": today}) if is_undated else model
