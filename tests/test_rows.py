@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.dropped import DROPPED, DropReason, DropRow, drop_of, dropped_row
+from cai_ray.dropped import DROPPED, DropReason, DropRow, LeftOutReason, drop_of, dropped_row, is_left_out, reason_of
 from cai_ray.row_ids import prompt_id_of, revision_row_id
 from cai_ray.rows import MESSAGE, PROMPT, REVISION
 
@@ -81,3 +81,12 @@ def test_keys_are_never_null(schema: pa.Schema, key: str) -> None:
 
 def test_the_message_struct_is_shared() -> None:
     assert PROMPT.field("messages").type == REVISION.field("messages").type == pa.list_(MESSAGE)
+
+
+def test_a_reason_is_for_dropping_or_for_leaving_out_and_never_both() -> None:
+    assert not set(map(str, DropReason)) & set(map(str, LeftOutReason))
+    assert all(is_left_out(code) and reason_of(code) is code for code in LeftOutReason)
+    assert not any(is_left_out(code) for code in DropReason) and all(reason_of(code) is code for code in DropReason)
+    assert all(reason.sentence and reason.setting and reason == reason.name.lower() for reason in LeftOutReason)
+    drop = pickle.loads(pickle.dumps(DropRow(LeftOutReason.LIMIT, "why")))
+    assert drop_of(dropped_row("a", "stage", drop)).reason is LeftOutReason.LIMIT

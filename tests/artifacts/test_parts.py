@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai_ray.artifacts.parts import committed_parts
+from cai_ray.artifacts.parts import committed_parts, remove_orphans, without_rows, write_part
 from cai_ray.artifacts.storage import Storage
+from cai_ray.dropped import DROPPED, DropReason, DropRow, LeftOutReason, dropped_row
 from tests.artifacts.stage_folders import IDS, ids, opened, part
 
 
@@ -81,3 +82,29 @@ def test_however_parts_overlap_each_id_comes_out_once(
     artifact = stage.commit(pa.array(units, pa.string()))
     came_out = [row["id"] for row in artifact.rows()] + [row["row_id"] for row in artifact.dropped()]
     assert sorted(came_out) == sorted(units)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_rows_left_out_are_as_safe_as_all_others(folder: Storage, damage: str) -> None:
+    rows = pa.Table.from_pylist([{"id": "a", "text": "tea"}])
+    reasons: dict[str, DropReason | LeftOutReason] = {
+        "b": LeftOutReason.LIMIT,
+        "c": LeftOutReason.WEIGHT,
+        "d": DropReason.EMPTY,
+    }
+    gone = [dropped_row(row_id, "revise", DropRow(reason, "why")) for row_id, reason in reasons.items()]
+    record = write_part(folder, rows, pa.Table.from_pylist(gone, DROPPED), [*"abcd"])
+    assert (record.num_rows, record.num_dropped, record.num_left_out) == (1, 1, 2)
+    assert record.left_out_by_reason == {"limit": 1, "weight": 1} and record.dropped_by_reason == {"empty": 1}
+    parts, accounted = committed_parts(folder, IDS)
+    assert parts == [record] and sorted(accounted.to_pylist()) == [*"abcd"]
+    smaller = without_rows(folder, record, {"a", "c"}, IDS)  # as where another part claims the others
+    assert smaller is not None and smaller.left_out_by_reason == {"weight": 1} and smaller.dropped is None
+    assert smaller.left_out is not None
+    if damage == "gone":
+        folder.delete(smaller.left_out.name)
+    else:
+        folder.write(smaller.left_out.name, folder.read(smaller.left_out.name)[:-9])
+    assert committed_parts(folder, IDS)[0] == []  # all of it is made again
+    assert set(remove_orphans(folder, [])) <= {file.name for file in smaller.files}
+    assert folder.names("left_out", ".parquet") == []
