@@ -3,8 +3,8 @@
 The map, from the ground up; imports go down, never up, and rooms of one wing never reach into another
 (`tests/test_floors.py` holds the rules):
 
-    words       rows, dropped, config, chat, markup, seeding, fingerprint, errors, exits, lookup, shelf, constitution/
-                                                                       what things are called, and where they lie
+    words       rows, dropped, config, chat, markup, seeding, fingerprint, errors, exits, stopping, lookup, shelf,
+                constitution/                                          what things are called, and where they lie
     pure        prompts/, quality/, algorithms/, metrics/, prompt_layouts/                        text and maths
     artifacts   artifacts/                                         what a stage leaves on disk; each row counts once
     progress    progress/                                          what a person sees meanwhile

@@ -62,6 +62,10 @@ class EndpointConfig(Config):
     max_retries: int = Field(5, ge=0, le=20, description="Retries per request, with exponential back-off.")
     timeout_s: float = Field(120.0, gt=0)
     max_concurrency: int = Field(64, ge=1, description="Requests in flight per worker.")
+    parameters: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="The server's names of parameters: {max_tokens: max_completion_tokens}; null: left out.",
+    )
 
 
 class EngineConfig(Throughput):

@@ -23,3 +23,7 @@ class ConservationError(Exception):
 
 class EngineGaveUp(RuntimeError):
     """The budget of engine restarts is used up (exit code 75): committed parts stay, a re-run goes on."""
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or Ctrl-C (exit code 75), by the signal's name: what is committed stays, a re-run goes on."""

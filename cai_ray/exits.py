@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cai_ray.stopping import hearing
+
 EXIT_BAD_INPUT = 2
 EXIT_TOO_MANY_DROPPED = 3
 EXIT_RETRYABLE = 75
@@ -40,7 +42,12 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return command(*args, **kwargs)
+            with hearing():
+                return command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            told = f"stopped by {stop or 'Ctrl-C'}: what is done is kept; run the same command again to go on"
+            errors.print(escape(told), soft_wrap=True, highlight=False)
+            raise typer.Exit(EXIT_RETRYABLE) from None
         except Exception as error:
             code = exit_code(error)
             if code is None:

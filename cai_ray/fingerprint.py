@@ -47,6 +47,8 @@ def _decides(config: BaseModel, name: str) -> bool:
 def model_settings(model: ModelConfig) -> dict[str, Any]:
     """A model's settings and, for a local folder, the names and sizes of its files: other weights, other results."""
     found = settings(model)
+    if model.endpoint is not None and not model.endpoint.parameters:
+        del found["endpoint"]["parameters"]  # runs from before there were any stay what they are
     folder = Path(model.path)
     if model.endpoint is None and folder.is_dir():
         found["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}

@@ -30,6 +30,7 @@ FLOORS = (
         "constitution",
         "lookup",
         "shelf",
+        "stopping",
     },
     {"prompts", "quality", "algorithms", "metrics", "prompt_layouts"},
     {"artifacts"},

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from cai_ray.config import Throughput
 from cai_ray.errors import ConfigError
+from cai_ray.stopping import rehear
 
 logger = logging.getLogger(__name__)
 MIN_LOCAL_CPUS = 8  # logical: with as few as two, a pipeline with an engine actor starves
@@ -72,6 +73,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+    rehear()
     _set_up_ray_data()
     with ExitStack() as own:
         (_kept or own).callback(ray.shutdown)

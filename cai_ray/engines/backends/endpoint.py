@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -25,7 +25,12 @@ from cai_ray.chat import (
 )
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends.endpoint_errors import outcome_of_error, start_failure
+from cai_ray.engines.backends.endpoint_errors import (
+    outcome_of_error,
+    refusal_fault,
+    refused_parameter,
+    start_failure,
+)
 from cai_ray.engines.backends.endpoint_replies import (
     CHOICES_WANTED,
     Reply,
@@ -34,13 +39,14 @@ from cai_ray.engines.backends.endpoint_replies import (
     read_reply,
 )
 from cai_ray.engines.conversations.asking import Completion, Counts, Guard
-from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.engines.conversations.outage import Outage
+from cai_ray.errors import ConfigError
 from cai_ray.markup import THINK_MARKS, TRANSCRIPT, Markup, longest_first
 
 T = TypeVar("T")
 NO_KEY = "no-key"  # the client insists on one; servers without keys ignore it
-# So many requests in a row lost to a server that does not answer: it is down, and every further row would be lost.
-GIVE_UP_AFTER = 100
+# So many requests refused in the same words before any was answered: it is not the prompts that the server refuses.
+REFUSALS_ALIKE = 3
 # Control tokens of the chat templates in use: ChatML, Llama 2-4, Mistral, Gemma, Phi, DeepSeek, Cohere, GPT.
 CONTROL_TOKENS = (
     "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>",
@@ -107,7 +113,9 @@ class EndpointBackend:
         self.max_concurrent_rows = model.endpoint.max_concurrency
         self.client: Any = None
         self._slots = asyncio.Semaphore(model.endpoint.max_concurrency)
-        self._num_lost = 0  # requests in a row that used up their retries
+        self._outage = Outage(model.endpoint.base_url)
+        self._last_sent: Callable[[], Awaitable[Any]] | None = None
+        self._refused: list[str] | None = []  # in which words, before the first answer; None after it
 
     async def start(self) -> None:
         """Find out whether the server is there (else EngineGaveUp) and takes the key (else ConfigError)."""
@@ -139,6 +147,11 @@ class EndpointBackend:
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EndpointConversation:
         return EndpointConversation(self, seed_of, guard)
 
+    async def check_answers(self) -> None:
+        """Raises EngineGaveUp when the server answers nobody: a row whose time is up is then not to blame."""
+        if self._last_sent is not None:
+            await self._outage.is_lost_alone(self._last_sent, "no reply within a row's time")
+
     async def request(self, send: Callable[[], Awaitable[T]], check: Callable[[T], object] = first_choice) -> T:
         """One request with its retries. Raises DropRow; EngineGaveUp or ConfigError if all would fare so.
 
@@ -146,23 +159,41 @@ class EndpointBackend:
         """
         from openai import OpenAIError
 
-        try:
-            async with self._slots:
-                result = await send()
+        async def sent() -> T:
+            result = await send()
             check(result)
-        except (OpenAIError, ValueError, DropRow) as error:
-            outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
-            if isinstance(outcome, DropRow) and outcome.reason == DropReason.ENDPOINT_ERROR:
-                self._num_lost += 1
-                if self._num_lost >= GIVE_UP_AFTER:
-                    outcome = EngineGaveUp(
-                        f"{self.endpoint.base_url} failed {self._num_lost} requests in a row, the last after "
-                        f"{outcome.attempts} tries with: {outcome.detail}. Committed parts stay; "
-                        "run the same command again when the server is well"
-                    )
-            raise outcome from error
-        self._num_lost = 0
-        return result
+            return result
+
+        self._last_sent = sent
+        while True:
+            self._outage.check()
+            try:
+                async with self._slots:
+                    result = await sent()
+            except (OpenAIError, ValueError, DropRow) as error:
+                outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
+                if not isinstance(outcome, DropRow):
+                    raise outcome from error
+                if outcome.reason == DropReason.REQUEST_REJECTED:
+                    self._weigh_refusal(error, outcome)
+                if outcome.reason != DropReason.ENDPOINT_ERROR or await self._outage.is_lost_alone(
+                    sent, outcome.detail
+                ):
+                    raise outcome from error
+            else:
+                self._outage.answered(sent)
+                self._refused = None
+                return result
+
+    def _weigh_refusal(self, error: Exception, refusal: DropRow) -> None:
+        """Raises ConfigError for a refusal that says that every request would be refused."""
+        if self._refused is None or isinstance(error, DropRow):
+            return
+        name = refused_parameter(error)
+        self._refused.append(refusal.detail)
+        alike = self._refused.count(refusal.detail)
+        if name is not None or alike >= REFUSALS_ALIKE:
+            raise ConfigError(refusal_fault(refusal.detail, name, self.endpoint)) from error
 
 
 class EndpointConversation(Counts):
@@ -244,6 +275,7 @@ class EndpointConversation(Counts):
         """The server's response, and the pieces of markup defused in the messages."""
         model, endpoint, client = self._backend.model, self._backend.endpoint, self._backend.client
         safe, num_neutralised = neutralised(with_system_role(messages, model.system_role), markup_of(model))
+        options, extra = renamed(options, extra, endpoint.parameters)
         call: Callable[..., Awaitable[Any]]
         if model.format == "transcript":
             call, options = client.completions.create, options | {"prompt": transcript_prompt(safe)}
@@ -272,3 +304,15 @@ def _ended(reply: Reply, stop: Sequence[str]) -> Reply:
     """The reply up to the first stop string in its answer."""
     at = min((found for end in stop if (found := reply.text.find(end)) >= 0), default=None)
     return reply if at is None else replace(reply, text=reply.text[:at], finish_reason="stop")
+
+
+def renamed(
+    options: dict[str, Any], extra: dict[str, Any], names: Mapping[str, str | None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A request's parameters by the server's own names; those without a name there are left out.
+
+    `options` are what the client knows, `extra` goes along as it is.
+    """
+    kept = {name: value for name, value in options.items() if name not in names}
+    given = {to: value for name, value in (options | extra).items() if (to := names.get(name)) is not None}
+    return kept, {name: value for name, value in extra.items() if name not in names} | given

@@ -20,6 +20,22 @@ _TOO_LONG = re.compile(
 )
 # A provider that refuses this prompt for what it says, which some do with the status for "forbidden".
 _MODERATED = re.compile(r"moderation|flagged|content (?:policy|filter)|content_filter", re.IGNORECASE)
+# Parameters that a request may carry; a refusal that names one refuses it in every request.
+_PARAMETERS = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop",
+    "top_logprobs",
+    "logprobs",
+    "continue_final_message",
+    "add_generation_prompt",
+)
+_MODEL = re.compile(
+    r"\bmodel\b.{0,80}(?:not|unknown|unsupported|invalid)|(?:no such|unknown|invalid) model", re.IGNORECASE
+)
 _MAX_DETAIL = 300  # characters of the server's own words
 
 
@@ -64,6 +80,37 @@ def start_failure(error: Exception, endpoint: EndpointConfig) -> EngineGaveUp | 
     if isinstance(error, APIStatusError) and error.status_code == 401:
         return ConfigError(configuration_fault(error.status_code, _words(error), endpoint))
     return None
+
+
+def refused_parameter(error: Exception) -> str | None:
+    """The parameter, or "model", that a refused request was refused for; None when the server names none."""
+    body: Any = getattr(error, "body", None)
+    named, said = (body.get("param") if isinstance(body, dict) else None), _words(error)
+    if isinstance(named, str) and named in (*_PARAMETERS, "model"):
+        return named
+    for name in _PARAMETERS:
+        if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", said) and (
+            "_" in name or re.search(rf"[`'\"]{name}[`'\"]", said) or "param" in said.lower()
+        ):
+            return name
+    return "model" if _MODEL.search(said) else None
+
+
+def refusal_fault(detail: str, name: str | None, endpoint: EndpointConfig) -> str:
+    """One message for a server that refuses every request."""
+    if name == "model":
+        fix = f"correct endpoint.model, now {endpoint.model!r}"
+    elif name is not None:
+        fix = (
+            f"leave {name} out with endpoint.parameters: {{{name}: null}}, or give it the server's own name, as in "
+            "endpoint.parameters: {max_tokens: max_completion_tokens}"
+        )
+    else:
+        fix = (
+            "no request was answered yet and all were refused alike; correct endpoint.model or endpoint.base_url, or "
+            "rename or leave out a parameter with endpoint.parameters"
+        )
+    return f"{endpoint.base_url} refuses the requests ({detail}): {fix}"
 
 
 def configuration_fault(status: int, said: str, endpoint: EndpointConfig) -> str:

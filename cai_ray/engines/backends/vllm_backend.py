@@ -16,6 +16,9 @@ from cai_ray.engines.conversations.asking import Completion, Counts, Guard
 class VllmBackend(VllmEngine):
     """A VllmEngine that answers rows."""
 
+    async def check_answers(self) -> None:
+        """Nothing to ask: the supervisor ends an engine that answers nobody."""
+
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> VllmConversation:
         return VllmConversation(self, row_id, seed_of, guard)
 

@@ -108,6 +108,9 @@ class Backend(Protocol):
     def kill(self) -> None:
         """End the engine's processes at once; requests in flight raise EngineDied."""
 
+    async def check_answers(self) -> None:
+        """After a row's time was up: raises EngineGaveUp when nobody is answered, whatever the row."""
+
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> Conversation:
         """A conversation whose request k samples with seed_of(k); every request goes through `guard`."""
 

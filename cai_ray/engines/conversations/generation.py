@@ -25,16 +25,27 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
 from cai_ray.engines.conversations.asking import Ask, Backend
+from cai_ray.engines.conversations.ending import (
+    LEFT,
+    Ending,
+    ask_to_stop,
+    is_asked_to_stop,
+    left_row,
+    parted,
+    raise_first,
+)
 from cai_ray.engines.conversations.row_gate import RowGate
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import seed_for
+from cai_ray.stopping import draining
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 ROWS_PER_READ = 4096  # that one task reads and cuts up for the engines
+STOP_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ def _outcome_schema(schema: pa.Schema) -> pa.Schema:
             pa.field("row", pa.struct(list(schema))),
             pa.field("dropped", pa.struct(list(DROPPED))),
             pa.field("counters", pa.map_(pa.string(), pa.int64())),
+            pa.field(LEFT, pa.string()),
         ]
     )
 
@@ -73,9 +85,36 @@ class ConversationActor:
         self._supervisor = Supervisor(self.backend, job.engine)
         self._gate: RowGate | None = None
         self._num_starts_reported = 0
+        self._ending: Ending | None = None  # why no further row is begun
+        self._under_way: set[asyncio.Task[dict[str, Any]]] = set()
+        self._watcher: asyncio.Task[None] | None = None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        await self._supervisor.ready()
+        if self._watcher is None:
+            self._watcher = asyncio.ensure_future(self._watch_for_a_stop())
+        rows = batch.to_pylist()
+        gate = await self._ready()
+        if gate is None or self._ending is not None:
+            outcomes = [self._left(row) for row in rows]
+        else:
+            tasks = [asyncio.ensure_future(self._run_row(row, gate)) for row in rows]
+            self._under_way.update(tasks)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            self._under_way.difference_update(tasks)
+            outcomes = [self._outcome(row, end) for row, end in zip(rows, ends, strict=True)]
+        new_starts = self._supervisor.num_starts - self._num_starts_reported
+        self._num_starts_reported += new_starts
+        if new_starts and outcomes:
+            outcomes[0]["counters"].append((counted.ENGINE_STARTS, new_starts))
+        yield pa.Table.from_pylist(outcomes, self._schema)
+
+    async def _ready(self) -> RowGate | None:
+        """The rows' gate once the engine is up; None when it never will be."""
+        try:
+            await self._supervisor.ready()
+        except (EngineGaveUp, ConfigError) as error:
+            self._end(Ending.of(error))
+            return None
         if self._gate is None:
             self._gate = RowGate(
                 self.backend.max_concurrent_rows,
@@ -83,14 +122,39 @@ class ConversationActor:
                 self._job.expected_tokens,
                 self._job.engine.rows_in_flight,
             )
-        outcomes = await asyncio.gather(*(self._run_row(row, self._gate) for row in batch.to_pylist()))
-        new_starts = self._supervisor.num_starts - self._num_starts_reported
-        self._num_starts_reported += new_starts
-        if new_starts and outcomes:
-            outcomes[0]["counters"].append((counted.ENGINE_STARTS, new_starts))
-        yield pa.Table.from_pylist(outcomes, self._schema)
+        return self._gate
+
+    async def _watch_for_a_stop(self) -> None:
+        while not await asyncio.to_thread(is_asked_to_stop):
+            await asyncio.sleep(STOP_POLL_S)
+        self._end(Ending(kind="stopped", message=""))
+
+    def _end(self, ending: Ending) -> None:
+        """Leave the rows that are under way, and all that come."""
+        if self._ending is None:
+            self._ending = ending
+            for task in self._under_way:
+                task.cancel()
+
+    def _outcome(self, row: dict[str, Any], end: dict[str, Any] | BaseException) -> dict[str, Any]:
+        if not isinstance(end, BaseException):
+            return end
+        if isinstance(end, EngineGaveUp | ConfigError | asyncio.CancelledError) and self._ending is not None:
+            return self._left(row)
+        raise end
+
+    def _left(self, row: dict[str, Any]) -> dict[str, Any]:
+        assert self._ending is not None
+        return left_row(row[ROW_ID], self._ending)
 
     async def _run_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
+        try:
+            return await self._end_of_row(row, gate)
+        except (EngineGaveUp, ConfigError) as error:
+            self._end(Ending.of(error))
+            raise
+
+    async def _end_of_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
         job, row_id = self._job, row[ROW_ID]
         clock = RowClock(job.engine.row_time_limit_s)
         conversation = self.backend.open(
@@ -107,6 +171,7 @@ class ConversationActor:
             except DropRow as error:
                 dropped = error
             except TimeoutError:
+                await self.backend.check_answers()
                 limit = job.engine.row_time_limit_s
                 dropped = DropRow(DropReason.TIMEOUT, f"the conversation took longer than row_time_limit_s={limit:g}")
             except (EngineGaveUp, ConfigError, asyncio.CancelledError):
@@ -133,6 +198,7 @@ class ConversationActor:
             "row": result,
             "dropped": None if dropped is None else dropped_row(row_id, job.stage, dropped),
             "counters": list(counters.items()),
+            LEFT: None,
         }
 
 
@@ -199,11 +265,17 @@ def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
     """Do what is left of all works at the same time, each on a pool of its own.
 
     Yields each part as it commits, with the place in `works` that it belongs to. Needs a connected Ray
-    (engines/cluster.py). Raises EngineGaveUp, wrapped by Ray, when an engine's restart budget is used up.
+    (engines/cluster.py). Raises, once what is done is committed, EngineGaveUp when a restart budget is used up or a
+    server is away, ConfigError when an engine or a server can never answer, Stopped after SIGTERM or Ctrl-C.
     """
     first, *others = [_records(work, place) for place, work in enumerate(works)]
-    for batch in (first.union(*others) if others else first).iter_batches(batch_format="pyarrow", batch_size=None):
-        yield from zip(batch["place"].to_pylist(), records_of(batch), strict=True)
+    endings: list[Ending] = []
+    with draining(ask_to_stop):
+        for batch in (first.union(*others) if others else first).iter_batches(batch_format="pyarrow", batch_size=None):
+            endings += [Ending.model_validate_json(text) for texts in batch[LEFT].to_pylist() for text in texts]
+            made = batch.filter(pc.is_valid(batch["record"]))
+            yield from zip(made["place"].to_pylist(), records_of(made), strict=True)
+        raise_first(endings)
 
 
 def _records(work: Work, place: int) -> Dataset:
@@ -220,8 +292,15 @@ def _records(work: Work, place: int) -> Dataset:
             yield new_units(source, file, expand, ray.get(done_reference))
 
     def commit(batch: pa.Table) -> pa.Table:
-        record = commit_outcomes(work.folder, job.schema, batch)
-        return pa.table({"place": [place], "record": [record.model_dump_json()]})
+        done, endings = parted(batch)
+        record = commit_outcomes(work.folder, job.schema, done).model_dump_json() if done.num_rows else None
+        return pa.table(
+            {
+                "place": [place],
+                "record": pa.array([record], pa.string()),
+                LEFT: pa.array([[ending.model_dump_json() for ending in endings]], pa.list_(pa.string())),
+            }
+        )
 
     return (
         # Not `read_parquet`, which looks at the files first, in processes of its own, and makes sixteen blocks and more

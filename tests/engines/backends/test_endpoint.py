@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends import endpoint as endpoint_module
 from cai_ray.engines.backends.endpoint import EndpointBackend, EndpointConversation, api_key
 from cai_ray.engines.backends.factory import backend_factory
+from cai_ray.engines.conversations import outage
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.errors import ConfigError, EngineGaveUp
 
@@ -135,13 +137,24 @@ def model(server: Server, max_retries: int = 2, timeout_s: float = 5.0, **settin
     return ModelConfig(endpoint=endpoint, **settings)
 
 
-def converse(config: ModelConfig, talk: Callable[[EndpointConversation], Awaitable[T]]) -> T:
+async def well() -> None:
+    """A request that the server answers at any time."""
+
+
+def converse(
+    config: ModelConfig, talk: Callable[[EndpointConversation], Awaitable[T]], has_answered: bool = False
+) -> T:
+    """What `talk` returns; `has_answered`: others before, whom the server still answers."""
+
     async def pass_on(send: Callable[[], Awaitable[Any]]) -> Any:
         return await send()
 
     async def main() -> T:
         backend = EndpointBackend(config)
         await backend.start()
+        if has_answered:
+            backend._outage.answered(well)
+            backend._refused = None
         try:
             return await talk(backend.open("row", lambda k: 100 + k, pass_on))
         finally:
@@ -156,7 +169,7 @@ def ask(config: ModelConfig, messages: list[dict[str, str]] = HELLO, sampling: S
 
 def drop_of(config: ModelConfig) -> DropRow:
     with pytest.raises(DropRow) as caught:
-        ask(config)
+        converse(config, lambda conversation: conversation(HELLO, SAMPLING), has_answered=True)
     return caught.value
 
 
@@ -468,33 +481,67 @@ def test_no_server_ends_the_run_at_the_start(server: Server) -> None:
         ask(config)
 
 
-def test_a_server_that_went_away_ends_the_run_and_spares_the_rows(server: Server) -> None:
-    server.replies = [error(500, "boom")]
+def test_a_server_that_went_away_ends_the_run_and_spares_the_rows(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage.Outage.__init__, "__defaults__", ((0.01, 0.01), 1.0))
+    server.replies = [chat(), error(500, "boom")]
 
-    async def talk(conversation: EndpointConversation) -> list[DropReason]:
-        reasons = []
-        while True:
-            try:
-                await conversation(HELLO, SAMPLING)
-            except DropRow as drop:
-                reasons.append(drop.reason)
-            except EngineGaveUp:
-                return reasons
+    async def talk(conversation: EndpointConversation) -> list[Any]:
+        await conversation(HELLO, SAMPLING)
+        asked = [conversation(HELLO, SAMPLING) for _ in range(4)]
+        return await asyncio.gather(*asked, return_exceptions=True)
 
-    reasons = converse(model(server, max_retries=0), talk)
-    assert reasons == [DropReason.ENDPOINT_ERROR] * (endpoint_module.GIVE_UP_AFTER - 1)
+    ends = converse(model(server, max_retries=0), talk)
+    assert all(isinstance(end, EngineGaveUp) and "boom" in str(end) for end in ends)
 
 
-def test_one_good_answer_starts_the_count_of_losses_anew(server: Server) -> None:
-    server.replies = [error(500, "boom"), chat(), error(500, "boom"), chat()]
+def test_a_server_that_comes_back_costs_no_row(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage.Outage.__init__, "__defaults__", ((0.01, 0.01, 0.01), 1.0))
+    server.replies = [chat(), error(500, "boom"), error(502, "boom"), error(503, "boom"), chat()]
 
-    async def talk(conversation: EndpointConversation) -> str:
+    async def talk(conversation: EndpointConversation) -> list[str]:
+        return [(await conversation(HELLO, SAMPLING)).text for _ in range(2)]
+
+    assert converse(model(server, max_retries=0), talk) == ["Hi.", "Hi."]
+
+
+def test_parameters_go_by_the_servers_names(server: Server) -> None:
+    server.replies = [chat()]
+    given = model(server)
+    assert given.endpoint is not None
+    names = {"max_tokens": "max_completion_tokens", "seed": None, "top_k": None}
+    endpoint = given.endpoint.model_copy(update={"parameters": names})
+    ask(given.model_copy(update={"endpoint": endpoint}), sampling=SamplingConfig(max_tokens=16, top_k=5))
+    body = server.requests[0][1]
+    assert set(body) == {"model", "messages", "max_completion_tokens", "temperature"}
+    assert body["max_completion_tokens"] == 16
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", "x"), "{max_tokens: null}"),
+        (error(422, "Unrecognized request argument supplied: `seed`"), "{seed: null}"),
+        (error(400, "Unsupported value: 'temperature' does not support 0.7."), "{temperature: null}"),
+        (error(400, "Invalid model: m"), "endpoint.model, now 'm'"),
+    ],
+)
+def test_a_refused_parameter_ends_the_run_with_the_servers_words(server: Server, reply: Canned, told: str) -> None:
+    server.replies = [reply]
+    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+        ask(model(server))
+    assert reply.body["error"]["message"] in str(caught.value) and len(server.requests) == 1
+
+
+def test_the_third_refusal_in_the_same_words_ends_the_run(server: Server) -> None:
+    server.replies = [error(400, "Bad request")]
+
+    async def talk(conversation: EndpointConversation) -> None:
         for _ in range(2):
             with pytest.raises(DropRow):
                 await conversation(HELLO, SAMPLING)
-            assert conversation._backend._num_lost == 1
-            text = (await conversation(HELLO, SAMPLING)).text
-            assert conversation._backend._num_lost == 0
-        return text
+        with pytest.raises(ConfigError, match="all were refused alike"):
+            await conversation(HELLO, SAMPLING)
 
-    assert converse(model(server, max_retries=0), talk) == "Hi."
+    converse(model(server), talk)

@@ -11,6 +11,7 @@ import pytest
 from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.moderation import ModerationBackend
+from cai_ray.engines.conversations.outage import Outage
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages.evaluation.judges.moderation import ModerationJudge, moderate
 from tests.engines.backends.test_endpoint import Canned, Server, error, server
@@ -84,7 +85,13 @@ def test_a_passing_failure_is_tried_again(server: Server, status: int) -> None:
         (Canned([1, 2]), DropReason.UNPARSABLE),
     ],
 )
-def test_a_lasting_failure_is_one_dropped_row(server: Server, reply: Canned, reason: DropReason) -> None:
+def test_a_lasting_failure_is_one_dropped_row(
+    server: Server, reply: Canned, reason: DropReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answers_others(self: Outage, send: object, detail: str) -> bool:
+        return True
+
+    monkeypatch.setattr(Outage, "is_lost_alone", answers_others)
     server.replies = [reply]
     with pytest.raises(DropRow) as caught:
         judge(server, timeout_s=0.3)

@@ -16,6 +16,7 @@ from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.asking import Ask
+from cai_ray.engines.conversations.ending import parted, raise_first
 from cai_ray.engines.conversations.generation import (
     ConversationActor,
     ConversationJob,
@@ -24,7 +25,7 @@ from cai_ray.engines.conversations.generation import (
     reading_tasks,
     tasks_in_flight,
 )
-from cai_ray.errors import EngineGaveUp
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])
 
@@ -96,18 +97,30 @@ def test_outcomes_become_a_part(tmp_path: Any) -> None:
     assert read_table(folder, record.rows.name)["id"].to_pylist() == ["fine", "good"]
 
 
-def test_an_exhausted_engine_ends_the_batch_and_not_the_rows() -> None:
-    def gone(row_id: str, messages: Sequence[Message], seed: int) -> str:
-        raise EngineGaveUp("budget")
+@pytest.mark.parametrize("fault", [EngineGaveUp("budget"), ConfigError("no such head size")])
+def test_an_engine_that_ends_keeps_the_rows_that_are_done_and_leaves_the_others(fault: Exception) -> None:
+    async def gone(row_id: str, messages: Sequence[Message], seed: int) -> str:
+        if row_id == "waits":
+            await asyncio.sleep(3600)
+        if row_id == "last":
+            await asyncio.sleep(0.02)
+            raise fault
+        return "yes"
 
     job = ConversationJob("test", 0, SCHEMA, converse, lambda t: t, lambda: ScriptedBackend(gone), EngineConfig(), 10)
+    actor = ConversationActor(job)
 
-    async def everything() -> None:
-        async for _ in ConversationActor(job)(pa.table({"row_id": ["a"], "id": ["a"]})):
-            pass
+    async def everything() -> list[pa.Table]:
+        ids = ["done", "unparsable", "last", "waits"]
+        batches = [pa.table({"row_id": ids, "id": ids}), pa.table({"row_id": ["later"], "id": ["later"]})]
+        return [table for batch in batches async for table in actor(batch)]
 
-    with pytest.raises(EngineGaveUp):
-        asyncio.run(everything())
+    first, second = asyncio.run(everything())
+    done, endings = parted(first)
+    assert done["row_id"].to_pylist() == ["done", "unparsable"] and len(endings) == 1
+    with pytest.raises(type(fault), match=str(fault)):
+        raise_first(endings)
+    assert parted(second)[0].num_rows == 0, "nothing is begun after the end"
 
 
 def test_an_engine_always_has_rows_waiting() -> None:

@@ -20,6 +20,7 @@ from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.conversations.ending import parted, raise_first
 from cai_ray.engines.conversations.generation import ConversationActor, commit_outcomes
 from cai_ray.engines.conversations.stage import Conversations, input_unit_ids
 from cai_ray.fingerprint import settings
@@ -120,7 +121,9 @@ def converse_here(asked: Conversations, cluster: ClusterConfig) -> Artifact:
         left = units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=opened.done_ids)))
         for start in range(0, left.num_rows, 3):
             for outcomes in asyncio.run(_batch(actor, left.slice(start, 3))):
-                commit_outcomes(opened.folder, job.schema, outcomes)
+                done, endings = parted(outcomes)
+                commit_outcomes(opened.folder, job.schema, done)
+                raise_first(endings)
     return opened.commit(input_unit_ids(asked))
 
 

@@ -80,8 +80,8 @@ def test_a_run_goes_on_where_it_was_cut(tmp_path: Path, monkeypatch: pytest.Monk
     second = Judged(monkeypatch, tmp_path)
     artifact = second.run(chosen)
     assert {policy for policy, *_ in second.asked} == {"judge"}
-    # Two parts of three were committed; each of five games has two orders, and one ends with its first.
-    assert second.num_judged == 10 - 6 + 9
+    # Every row that was done is kept; each of five games has two orders, and one ends with its first.
+    assert second.num_judged == 10 - 8 + 9
     assert Judged(monkeypatch, tmp_path).run(chosen).manifest.fingerprint == artifact.manifest.fingerprint
 
 

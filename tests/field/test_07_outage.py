@@ -1,0 +1,28 @@
+"""Case 07: an outage costs no row and ends with exit code 75."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cai_ray.exits import EXIT_RETRYABLE
+from tests.field.endpoint_runs import command, committed, endpoint_recipe
+from tests.field.server import serving
+from tests.runs import stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_a_server_that_fails_after_30_of_40_requests_costs_no_row(tmp_path: Path) -> None:
+    with serving(fail_after=30) as server:
+        recipe = endpoint_recipe(tmp_path, server)
+        first = command(recipe, "--until", "revise")
+        assert first.returncode == EXIT_RETRYABLE, first.stderr
+        assert "down for repairs" in first.stderr and "Traceback" not in first.stderr
+        assert committed(recipe) == (30, 0)
+        server.fail_after, server.num_asked = None, 0
+        second = command(recipe, "--until", "revise")
+        assert second.returncode == 0, second.stderr
+        assert server.num_asked == 10
+    assert stage(recipe, "revise").manifest.rows_out == 40
