@@ -6,6 +6,7 @@ In a process of its own: what is tried is who writes on which descriptor.
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import logging, os, subprocess, sys, warnings
 
 early = logging.StreamHandler()  # as Ray and vLLM have one from their import on
 from cai_ray.commands.terminal import console, only_our_words, terminal
+from cai_ray.progress.board import live_stages
 
 def chatter():
     os.write(1, b"theirs: native, out\\n")
@@ -37,8 +39,12 @@ def work(say, fail):
     console.print("ours: the result")
     terminal.print("ours: the live view")
     logging.getLogger("cai_ray.stages").info("ours: a log line")
-    if say:
-        chatter()
+    with live_stages(["revise"]) as board:
+        if board is not None:
+            board.add_task("revise", total=3)
+        if say:
+            chatter()
+        logging.getLogger("cai_ray.stages").info("ours: beside the view")
     if fail:
         raise ValueError("ours: the error")
 
@@ -64,8 +70,9 @@ def test_the_words_of_libraries_lie_in_the_log_that_is_named(tmp_path: Path, fai
     done = run(tmp_path, "say", *(["fail"] if fails else []))
     [log] = tmp_path.glob("cai_ray-work-*.log")
     assert done.stdout.splitlines() == ["ours: the result", "afterwards, out"]
-    view, line, named, *rest = done.stderr.splitlines()
+    view, line, beside, named, *rest = done.stderr.splitlines()
     assert view == "ours: the live view" and line.endswith(" ours: a log line")
+    assert beside.endswith(" ours: beside the view")
     assert named == f"Log of the libraries: {log}"
     assert rest == [*(["ours: the error"] if fails else []), "afterwards, error"]
     written = log.read_text()
@@ -77,3 +84,27 @@ def test_the_words_of_libraries_lie_in_the_log_that_is_named(tmp_path: Path, fai
 def test_no_log_where_nobody_said_anything(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert "Log of the libraries" not in done.stderr and not list(tmp_path.glob("cai_ray-*.log"))
+
+
+def test_nor_does_anything_of_theirs_stand_beside_the_live_view_of_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "say"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TMPDIR": str(tmp_path), "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "ours: beside the view" in text and "revise" in text and "ours: the result" in text
+    assert "theirs:" not in text and "Log of the libraries: " in text
