@@ -2,7 +2,9 @@
 
 Recipes, constitutions, prompt files and a server's replies are made wrong by chance, from a seed, and given to the
 functions that the commands call. Fine is: accepted, exit 2, 3 or 75 with a message, or a row dropped for a reason.
-Not fine is any other error (exit 1, a traceback), a record in two counts or in none, and silence in a message.
+Not fine is any other error (exit 1, a traceback), a record in two counts or in none, and silence in a message. How many
+records a file has is known of whole files, and of damaged lines (.jsonl, .txt); of other damaged files it is checked
+that the records counted are numbered without a gap, each once.
 A share of the recipes and constitutions goes through the real command.
 """
 
@@ -177,7 +179,8 @@ def main() -> int:
     }
     path = results_file.write(
         "bad_inputs",
-        "No bad input ends in a traceback or exit 1, and no record is in two counts or in none.",
+        "No bad input ends in a traceback or exit 1; no record of a file is in two counts, or in none where damage "
+        "leaves the number known.",
         figures,
         [arguments.seed],
         command=f"python -m benchmarks.bad_inputs --count {arguments.count}",
