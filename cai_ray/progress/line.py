@@ -44,7 +44,7 @@ class LiveLine:
         """`speed` stands beside the bar; `line` is for the log, where it comes now and then, and `is_last` always."""
         if self._progress:
             self._progress.update(self._bar, completed=num_done, total=num_total, speed=speed)
-        elif is_last or time.monotonic() - self._logged > LOG_EVERY_S:
+        elif is_last or (num_done < num_total and time.monotonic() - self._logged > LOG_EVERY_S):
             self._logged = time.monotonic()
             logger.info("%s: %s", self.stage, line)
 

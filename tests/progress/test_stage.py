@@ -8,6 +8,7 @@ import pytest
 
 from cai_ray.artifacts.parts import FileRecord, PartRecord
 from cai_ray.artifacts.storage import Storage
+from cai_ray.progress import line
 from cai_ray.progress.stage import StageProgress
 
 
@@ -27,8 +28,19 @@ def test_without_a_terminal_there_are_log_lines_and_metrics(tmp_path: Path, capl
     assert "revise: 20/30 rows" in caplog.text
     assert "rows/s" in caplog.text
     assert "tokens/s" in caplog.text
-    lines = [json.loads(line) for line in folder.read("metrics.jsonl").decode().splitlines()]
-    assert [(line["attempt"], line["rows_out"], line["num_output_tokens"]) for line in lines] == [
+    lines = [json.loads(text) for text in folder.read("metrics.jsonl").decode().splitlines()]
+    assert [(each["attempt"], each["rows_out"], each["num_output_tokens"]) for each in lines] == [
         (1, 10, 100),
         (2, 10, 100),
     ]
+
+
+def test_the_last_line_comes_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "LOG_EVERY_S", -1.0)
+    caplog.set_level(logging.INFO)
+    with StageProgress(Storage(str(tmp_path)), "revise", 1, 10, 0) as progress:
+        progress.add(part(4))
+        progress.add(part(6))
+    assert [record.getMessage().split(" rows")[0] for record in caplog.records] == ["revise: 4/10", "revise: 10/10"]
