@@ -26,7 +26,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from cai_ray.engines.cluster import ClusterConfig
-from cai_ray.engines.training import train
+from cai_ray.engines.training.launcher import train
 from tests.training_jobs import Bucket, TinyTraining, tiny_job
 train(tiny_job(Path(sys.argv[1]), TinyTraining(sys.argv[2], step_s=1.0)), ClusterConfig(object_store_gib=0.2))
 """
