@@ -224,10 +224,10 @@ def _run_step(step: Step, context: Context) -> Outcome:
     """Run one step, its exports and its summary; or find that it was finished."""
     was_finished = find(context.folder(step.stage)) is not None
     artifact = step.run(context)
+    table = step.summary(artifact) if step.summary is not None else None
+    _check_dropped(step, artifact)  # before the exports, which say no more than that there is no row
     for name, export in step.exports.items():
         export(artifact, context.run / EXPORTS / name)
-    table = step.summary(artifact) if step.summary is not None else None
-    _check_dropped(step, artifact)
     return Outcome(step.stage, artifact, was_finished, table)
 
 
@@ -253,7 +253,7 @@ def _check_dropped(step: Step, artifact: Artifact) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rows_dropped.items())
         raise TooManyDropped(
             f"{step.stage} dropped {manifest.num_dropped} of {manifest.rows_in} rows ({share:.1%}: {reasons}), "
-            f"more than max_dropped_fraction={step.config.max_dropped_fraction}; "
+            f"more than max_dropped_fraction={step.config.max_dropped_fraction}; {step.why_dropped(artifact)}"
             f"see {artifact.folder.shown}/dropped, then "
             "raise the limit or mend the input"
         )

@@ -33,6 +33,7 @@ class Step:
         is_view: shows other stages and is made anew whenever they are, so that it is never refused.
         exports: name of the folder -> what writes it, beside the stages, for other tools.
         summary: shown at the end; writes what is missing of the stage's summary.
+        why_dropped: what so many dropped rows have in common, for a person; "" where that says nothing.
     """
 
     stage: str
@@ -49,6 +50,7 @@ class Step:
     is_view: bool = False
     exports: Mapping[str, Callable[[Artifact, Storage], object]] = field(default_factory=dict)
     summary: Callable[[Artifact], Table | None] | None = None
+    why_dropped: Callable[[Artifact], str] = lambda artifact: ""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -147,6 +147,9 @@ class EndpointBackend:
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EndpointConversation:
         return EndpointConversation(self, seed_of, guard)
 
+    async def probe(self) -> None:
+        """Nothing: a server is not started here."""
+
     async def check_answers(self) -> None:
         """Raises EngineGaveUp when the server answers nobody: a row whose time is up is then not to blame."""
         if self._last_sent is not None:

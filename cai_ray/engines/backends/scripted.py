@@ -35,6 +35,9 @@ class ScriptedBackend:
     def kill(self) -> None:
         self.num_kills += 1
 
+    async def probe(self) -> None:
+        """A script always answers."""
+
     async def check_answers(self) -> None:
         """A script that answers nobody is a test's own."""
 

@@ -148,6 +148,10 @@ class VllmEngine:
         num_blocks = config.cache_config.num_gpu_blocks
         self.num_kv_tokens = num_blocks * config.cache_config.block_size if num_blocks else None
 
+    async def probe(self) -> None:
+        """One token after one token. Raises EngineDied."""
+        await self.generate(self.renderer.encode("a")[:1], request_params(max_tokens=1, temperature=0.0), "probe")
+
     def kill(self) -> None:
         """SIGKILL the engine's processes (a hung engine ignores anything softer)."""
         for process in self._processes:

@@ -108,6 +108,9 @@ class Backend(Protocol):
     def kill(self) -> None:
         """End the engine's processes at once; requests in flight raise EngineDied."""
 
+    async def probe(self) -> None:
+        """One harmless request of one token. Raises EngineDied when even that kills the engine."""
+
     async def check_answers(self) -> None:
         """After a row's time was up: raises EngineGaveUp when nobody is answered, whatever the row."""
 

@@ -20,11 +20,11 @@ from typing import TypeVar
 from cai_ray.config import EngineConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.conversations.asking import Backend, EngineDied
+from cai_ray.engines.conversations.last_words import cannot_run, last_lines, logs, told
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-ENGINE_LOG = "the engine's own words in worker-*.err of Ray's logs (/tmp/ray/session_latest/logs on its node)"
 SUSPECT_AFTER_DEATHS = 2  # one death may be the machine's fault; two with the same request are telling
 
 
@@ -65,6 +65,7 @@ class Supervisor:
         self.num_starts = 0
         self._changed = asyncio.Condition()
         self._up = False
+        self._has_answered = False  # any engine, any row
         self._starting: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._generation = 0
@@ -99,6 +100,7 @@ class Supervisor:
                         ) from death
                 else:
                     self._last_progress = time.monotonic()
+                    self._has_answered = True
                     self._deaths.pop(row_id, None)
                     return result
         finally:
@@ -117,7 +119,9 @@ class Supervisor:
         if isinstance(self._failure, EngineGaveUp | ConfigError):
             raise self._failure
         if self._failure is not None:
-            raise EngineGaveUp(f"the engine does not start: {self._failure}\nSee {ENGINE_LOG}") from self._failure
+            raise EngineGaveUp(
+                f"the engine does not start: {self._failure}\n{told(logs(), last_lines(logs()))}"
+            ) from self._failure
 
     async def _admit(self, row_id: str) -> int:
         """Wait until this row may send; the engine's generation."""
@@ -191,10 +195,12 @@ class Supervisor:
             if self.num_starts > self.config.max_restarts:
                 raise EngineGaveUp(
                     f"the engine died {self.num_starts} times, more than max_restarts={self.config.max_restarts}; "
-                    f"see {ENGINE_LOG}, then run the same command again to go on"
+                    f"run the same command again to go on; {told(logs(), last_lines(logs()))}"
                 )
             self.num_starts += 1
             await self.backend.start()
+            if self.num_starts > 1 and not self._has_answered:
+                await self._probe()
         except Exception as error:  # whoever waits must hear of it: it is raised in their place
             self._failure = error
         else:
@@ -207,6 +213,22 @@ class Supervisor:
         self._next_probe()
         async with self._changed:
             self._changed.notify_all()
+
+    async def _probe(self) -> None:
+        """One harmless request to the second engine when the first died without an answer: is it a row or the engine?
+
+        Raises ConfigError when the engine's own words say that it cannot run this model, else EngineGaveUp.
+        """
+        try:
+            async with asyncio.timeout(self.config.stall_limit_s):
+                await self.backend.probe()
+        except (EngineDied, TimeoutError) as death:
+            paths = logs()
+            lines = last_lines(paths)
+            message = f"the engine starts but answers no request, not one of a single token; {told(paths, lines)}"
+            if cannot_run(lines):
+                raise ConfigError(f"{message}\nChoose another model, dtype or engine setting") from death
+            raise EngineGaveUp(message) from death
 
     async def _watch(self) -> None:
         """Kill an engine that has requests and finishes none for `stall_limit_s`."""

@@ -25,7 +25,7 @@ from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.errors import ConfigError
-from cai_ray.metrics.readings import Bounds, clamped, flip_rate, is_tie, mean_prob_a, readings_of
+from cai_ray.metrics.readings import Bounds, clamped, flip_rate, is_tie, mean_prob_a, prob_of_first_shown, readings_of
 from cai_ray.prompts.comparison import (
     OPTIONS,
     Form,
@@ -119,7 +119,9 @@ async def label(
     prob_a = clamped(mean_prob_a(readings), config.bounds)
     if is_tie(prob_a, config.tie_margin):
         raise DropRow(
-            DropReason.TIE, f"P(A)={prob_a:.4f} over {len(readings)} readings, tie_margin={config.tie_margin}"
+            DropReason.TIE,
+            f"P(A)={prob_a:.4f} over {len(readings)} readings, P(shown first)={prob_of_first_shown(readings):.4f}, "
+            f"tie_margin={config.tie_margin}",
         )
     answers = (row["response_a"], row["response_b"])
     chosen, rejected = answers if prob_a > 0.5 else answers[::-1]
@@ -318,4 +320,5 @@ def step(config: Config, source_stage: str) -> Step:
         needs_constitution=True,
         exports={"preferences": export_preferences, "comparisons": export_comparisons},
         summary=shown(LabelSummary, label_summary.summarise, label_summary.table),
+        why_dropped=label_summary.tied_by_position,
     )

@@ -8,14 +8,17 @@ Intervals are over prompts, because pairs of one prompt hang together.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
+from cai_ray.dropped import DropReason
 from cai_ray.metrics.calibration import pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate
 from cai_ray.metrics.readings import (
@@ -29,6 +32,8 @@ from cai_ray.metrics.readings import (
 )
 from cai_ray.stages.cells import cell
 
+TELLING_BIAS = 0.1  # of the probability of the answer shown first, from 0.5
+SHOWN_FIRST = r"P\(shown first\)=([0-9.]+)"  # in the detail of a dropped tie
 DECIDED = 0.5  # the oracle calls a pair decided from this difference on; its scores lie in [-1, 1]
 
 
@@ -153,6 +158,21 @@ def _flips(pairs: Sequence[Labelled]) -> Estimate | None:
 def _position_bias(pairs: Sequence[Labelled]) -> Estimate | None:
     return clustered_mean(
         [prob_of_first_shown(pair.readings) - 0.5 for pair in pairs], [pair.prompt_id for pair in pairs]
+    )
+
+
+def tied_by_position(artifact: Artifact) -> str:
+    """The labeller's bias toward the place of an answer, where that is what made ties of the dropped pairs; else ""."""
+    ties = [row["detail"] for row in artifact.dropped() if row["reason"] == DropReason.TIE]
+    probs = [float(found[1]) for detail in ties if (found := re.search(SHOWN_FIRST, detail))]
+    bias = fmean(probs) - 0.5 if probs else 0.0
+    if abs(bias) < TELLING_BIAS:
+        return ""
+    place = "first" if bias > 0 else "second"
+    return (
+        f"position bias: over the {len(probs)} ties the labeller gives the answer shown {place} a probability of "
+        f"{0.5 + abs(bias):.2f} (bias {bias:+.2f}), whichever it is, so that both orders cancel; use another labeller, "
+        "or other principles; "
     )
 
 

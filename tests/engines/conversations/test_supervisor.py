@@ -13,7 +13,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.asking import EngineDied
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
-from cai_ray.errors import EngineGaveUp
+from cai_ray.errors import ConfigError, EngineGaveUp
 
 GREETING = [{"role": "user", "content": "Good morning"}]
 
@@ -133,6 +133,24 @@ def test_the_restart_budget_ends_in_a_message() -> None:
         assert gave_up
         assert "max_restarts=3" in str(gave_up[0])
         assert supervisor.num_starts == 1 + 3
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_answers_nothing_ends_after_two_starts() -> None:
+    class Unanswering(ScriptedBackend):
+        async def probe(self) -> None:
+            raise EngineDied("scripted")
+
+    def dies(row_id: str, messages: Sequence[Message], seed: int) -> str:
+        raise EngineDied("scripted")
+
+    async def scenario() -> None:
+        supervisor = Supervisor(Unanswering(dies), EngineConfig())
+        for row_id in ("a", "b"):
+            with pytest.raises((EngineGaveUp, ConfigError), match="answers no request"):
+                await converse(supervisor, row_id)
+        assert supervisor.num_starts == 2
 
     asyncio.run(scenario())
 

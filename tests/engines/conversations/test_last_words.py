@@ -1,0 +1,32 @@
+"""An engine's last words: the end of the files it writes to, and whether they say that it can never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cai_ray.engines.conversations.last_words import cannot_run, last_lines, told
+
+
+def test_the_end_of_each_file_is_kept(tmp_path: Path) -> None:
+    log, empty = tmp_path / "worker.err", tmp_path / "worker.out"
+    log.write_text("".join(f"line {k}\n\n" for k in range(5000)))
+    empty.write_text("")
+    lines = last_lines([empty, log], num_lines=3)
+    assert lines == ["line 4997", "line 4998", "line 4999"]
+    message = told([log], lines)
+    assert str(log) in message and "line 4999" in message
+    assert told([], []) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "cannot"),
+    [
+        ("ValueError: Head size 48 is not supported by CPUAttention.", True),
+        ("NotImplementedError: no CPU path", True),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", False),
+    ],
+)
+def test_words_that_no_restart_mends(line: str, cannot: bool) -> None:
+    assert cannot_run(["INFO started", line]) == cannot
