@@ -39,15 +39,22 @@ def run(
     until: Annotated[str | None, typer.Option(help="End with this stage.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many prompts.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the output of these stages first.")] = False,
+    retry_dropped: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASONS", help="Ask rows dropped for these reasons again; deletes the stages after theirs."
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe. Run it again to go on where it stopped; finished stages are skipped."""
     loaded = load_recipe(recipe, set_, limit)
     from cai_ray.pipeline import run as pipeline
+    from cai_ray.pipeline.retry_dropped import reasons_of
     from cai_ray.pipeline.steps import select, steps
     from cai_ray.stages.report import write_report as report_stage
 
     chosen = select(steps(loaded), only, from_, until)
-    outcomes = pipeline.run(loaded, chosen, fresh)
+    outcomes = pipeline.run(loaded, chosen, fresh, reasons_of(retry_dropped) if retry_dropped is not None else ())
     if all(outcome.was_finished for outcome in outcomes):
         console.print("Nothing to do: every stage was finished.")
     if not terminal.file.isatty():  # on a terminal the live view has just said it

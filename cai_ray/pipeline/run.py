@@ -27,6 +27,7 @@ from cai_ray.lookup import location
 from cai_ray.pipeline.accepted import accepted, begin
 from cai_ray.pipeline.kept_recipe import earlier_recipe, keep
 from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.retry_dropped import ask_again, first_with
 from cai_ray.pipeline.steps import SECTION_OF, steps
 from cai_ray.progress.board import Board, live_stages
 from cai_ray.stages.context import Context, Trained
@@ -177,18 +178,24 @@ class Outcome:
     table: Table | None  # what the stage shows for itself
 
 
-def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False) -> list[Outcome]:
+def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False, retry: Sequence[str] = ()) -> list[Outcome]:
     """Run the chosen steps. What made what lies there is written to `recipe.json` before work starts.
 
-    `fresh` deletes the output of the first chosen stage and of all after it. Raises ConfigError, and has written
-    nothing, when a stage up to the last chosen one was made from something else; TooManyDropped after the stage it
-    concerns is committed.
+    `fresh` deletes the output of the first chosen stage and of all after it; `retry`: the rows that the first chosen
+    stage with any dropped for these reasons are asked again, and what lies after it is deleted. Raises ConfigError, and
+    has written nothing, when a stage up to the last chosen one was made from something else; TooManyDropped after the
+    stage it concerns is committed.
     """
     all_steps = steps(recipe)
     context = prepare(recipe, all_steps)
     context = accepted(recipe, context, all_steps, chosen, fresh)
     if fresh:
         _delete_from(chosen[0], all_steps, context.run)
+    if (again := first_with(retry, chosen, context.run)) is not None:
+        behind = [step.stage for step in all_steps].index(again.stage) + 1
+        if behind < len(all_steps):
+            _delete_from(all_steps[behind], all_steps, context.run)
+        ask_again(again, retry, context.run)
     keep(_dated(recipe, context), context, [step for step in chosen if not _is_done(step, context)])
     outcomes = []
     with kept_connection(), live_stages([step.stage for step in chosen]) as board:

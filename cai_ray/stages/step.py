@@ -16,6 +16,7 @@ from cai_ray.artifacts.identity import Input
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.summary import Made, summary_of
 from cai_ray.config import StageConfig
+from cai_ray.row_ids import RowIds
 from cai_ray.stages.context import Context
 
 
@@ -33,6 +34,7 @@ class Step:
         is_view: shows other stages and is made anew whenever they are, so that it is never refused.
         exports: name of the folder -> what writes it, beside the stages, for other tools.
         summary: shown at the end; writes what is missing of the stage's summary.
+        units: how its rows are told apart, where dropped ones can be asked again.
         why_dropped: what so many dropped rows have in common, for a person; "" where that says nothing.
     """
 
@@ -50,6 +52,7 @@ class Step:
     is_view: bool = False
     exports: Mapping[str, Callable[[Artifact, Storage], object]] = field(default_factory=dict)
     summary: Callable[[Artifact], Table | None] | None = None
+    units: RowIds | None = None
     why_dropped: Callable[[Artifact], str] = lambda artifact: ""
 
     @property

@@ -1,4 +1,4 @@
-"""Case 07: an outage costs no row and ends with exit code 75."""
+"""Case 07: an outage costs no row and ends with exit code 75; a row that is lost alone is asked again on demand."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ def test_a_server_that_fails_after_30_of_40_requests_costs_no_row(tmp_path: Path
         assert second.returncode == 0, second.stderr
         assert server.num_asked == 10
     assert stage(recipe, "revise").manifest.rows_out == 40
+
+
+def test_a_row_that_is_lost_alone_is_dropped_and_asked_again_on_demand(tmp_path: Path) -> None:
+    with serving(fail_on="fold 7 napkins") as server:
+        recipe = endpoint_recipe(tmp_path, server, 12)
+        assert command(recipe, "--until", "revise").returncode == 0
+        before = stage(recipe, "revise").manifest
+        assert (before.rows_out, before.rows_dropped) == (11, {"endpoint_error": 1})
+        server.fail_on, server.num_asked = None, 0
+        again = command(recipe, "--until", "revise", "--retry-dropped", "endpoint_error")
+        assert again.returncode == 0, again.stderr
+        assert server.num_asked == 1
+    after = stage(recipe, "revise").manifest
+    assert (after.rows_out, after.rows_dropped, after.attempts) == (12, {}, before.attempts + 1)

@@ -320,5 +320,6 @@ def step(config: Config, source_stage: str) -> Step:
         needs_constitution=True,
         exports={"preferences": export_preferences, "comparisons": export_comparisons},
         summary=shown(LabelSummary, label_summary.summarise, label_summary.table),
+        units=PAIR_IDS,
         why_dropped=label_summary.tied_by_position,
     )

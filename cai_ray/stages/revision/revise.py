@@ -294,5 +294,6 @@ def step(config: Config, source_stage: str) -> Step:
         asks=(config.model,),
         reads=(source_stage,),
         needs_constitution=True,
+        units=REVISION_IDS,
         summary=shown(RevisionSummary, summary.summarise, summary.table),
     )
