@@ -23,7 +23,7 @@ from random import Random
 from typing import Any
 
 from benchmarks import results_file
-from benchmarks.bad_inputs_made import ServerReply, damaged_yaml, prompt_file, server_reply
+from benchmarks.bad_inputs_made import ServerReply, damaged_yaml, good_reply, prompt_file, server_reply
 from cai_ray import shelf
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig
 from cai_ray.constitution.source import load as load_constitution
@@ -40,6 +40,7 @@ SEED = 0
 COMMANDS_PER_INPUT = 1 / 500
 MOST_TOLD = 20  # faults that are written out; all are counted
 ASKED = [{"role": "user", "content": "How do I mend a chair?"}]
+FIRST = [{"role": "user", "content": "Are you there?"}]
 FINE_EXITS = {0, EXIT_BAD_INPUT, EXIT_TOO_MANY_DROPPED, EXIT_RETRYABLE}
 
 
@@ -93,12 +94,16 @@ async def _asked(answer: ServerReply, choose: bool) -> str:
     from openai import AsyncOpenAI
 
     def send(request: httpx.Request) -> httpx.Response:
+        if FIRST[0]["content"].encode() in request.content:
+            return httpx.Response(200, json=good_reply())
         return httpx.Response(answer.status, headers={"content-type": answer.content_type}, content=answer.body)
 
     endpoint = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0)
     backend = EndpointBackend(ModelConfig(path="", endpoint=endpoint))
     async with httpx.AsyncClient(transport=httpx.MockTransport(send)) as client:
         backend.client = AsyncOpenAI(base_url=endpoint.base_url, api_key="none", max_retries=0, http_client=client)
+        # A server that has answered once: it is no outage, and what is wrong is wrong with this reply.
+        await backend.open("first", lambda number: number, lambda send: send())(FIRST, SamplingConfig(max_tokens=8))
         asking = backend.open("row", lambda number: number, lambda send: send())
         try:
             if choose:

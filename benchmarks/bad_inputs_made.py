@@ -259,8 +259,8 @@ class ServerReply:
     body: bytes
 
 
-def server_reply(rng: Random) -> ServerReply:
-    """A chat completion with log-probabilities, wrong in some places, or no such thing."""
+def good_reply() -> dict[str, Any]:
+    """A chat completion with log-probabilities."""
     top = [{"token": token, "logprob": -1.0, "bytes": None} for token in ("A", "B")]
     message = {"role": "assistant", "content": "Glue it.", "reasoning_content": None}
     choice = {
@@ -275,7 +275,7 @@ def server_reply(rng: Random) -> ServerReply:
         "total_tokens": 5,
         "prompt_tokens_details": {"cached_tokens": 1},
     }
-    reply: Any = {
+    reply: dict[str, Any] = {
         "id": "x",
         "object": "chat.completion",
         "created": 1,
@@ -283,6 +283,12 @@ def server_reply(rng: Random) -> ServerReply:
         "choices": [choice],
         "usage": usage,
     }
+    return reply
+
+
+def server_reply(rng: Random) -> ServerReply:
+    """A good reply made wrong in some places, or no such thing."""
+    reply: Any = good_reply()
     for _ in range(rng.randint(0, 3)):
         reply = _changed(rng, reply)
     body = json.dumps(reply, default=str).encode()
