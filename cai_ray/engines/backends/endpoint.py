@@ -160,7 +160,7 @@ class EndpointBackend:
 
         `check` raises DropRow for a reply that is none.
         """
-        from openai import OpenAIError
+        from openai import APIConnectionError, APIStatusError, OpenAIError
 
         async def sent() -> T:
             result = await send()
@@ -179,9 +179,11 @@ class EndpointBackend:
                     raise outcome from error
                 if outcome.reason == DropReason.REQUEST_REJECTED:
                     self._weigh_refusal(error, outcome)
-                if outcome.reason != DropReason.ENDPOINT_ERROR or await self._outage.is_lost_alone(
-                    sent, outcome.detail
-                ):
+                # A reply that is no completion comes from a server that is there: it costs its own row.
+                is_lost = outcome.reason == DropReason.ENDPOINT_ERROR and isinstance(
+                    error, APIConnectionError | APIStatusError
+                )
+                if not is_lost or await self._outage.is_lost_alone(sent, outcome.detail):
                     raise outcome from error
             else:
                 self._outage.answered(sent)

@@ -24,8 +24,9 @@ WITNESS_LIMIT_S = 30.0  # a server that takes longer over a request that it has 
 class Outage:
     """What is known of one server: whom it answered, and whether it is away."""
 
-    def __init__(self, server: str, pauses_s: Sequence[float] = PAUSES_S, limit_s: float = WITNESS_LIMIT_S) -> None:
-        self._server, self._pauses_s, self._limit_s = server, pauses_s, limit_s
+    def __init__(self, server: str, pauses_s: Sequence[float] | None = None, limit_s: float = WITNESS_LIMIT_S) -> None:
+        self._server, self._limit_s = server, limit_s
+        self._pauses_s = PAUSES_S if pauses_s is None else pauses_s
         self._witness: Send | None = None
         self._asking: asyncio.Task[bool] | None = None
         self._over: EngineGaveUp | None = None  # for good

@@ -14,8 +14,9 @@ import pytest
 from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.engines.backends.option_check import check_options
 from cai_ray.engines.backends.vllm_backend import option_token_id
+from cai_ray.engines.conversations import outage
 from cai_ray.engines.models.reading import load_renderer
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.exits import EXIT_BAD_INPUT, exit_code
 from cai_ray.microworld.tokenizer import build_tokenizer
 
@@ -126,7 +127,8 @@ def test_an_endpoint_without_is_refused(server: dict[str, Any], status: int, log
     assert exit_code(error.value) == EXIT_BAD_INPUT
 
 
-def test_a_fault_that_may_pass_is_left_to_the_rows(server: dict[str, Any]) -> None:
+def test_a_server_that_fails_everybody_is_away(server: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "PAUSES_S", (0.01,))
     server["status"] = 500
-    check_options(at(server), OPTIONS, ASKED)
-    assert server["num_asked"] == 2
+    with pytest.raises(EngineGaveUp, match="has answered no request yet"):
+        check_options(at(server), OPTIONS, ASKED)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.conversations import outage
 from cai_ray.engines.conversations.asking import Ask, Completion
+from cai_ray.errors import EngineGaveUp
 from cai_ray.stages.evaluation.judges.rating import RatingJudge, rate
 from tests.engines.backends.test_endpoint import Canned, Server, chat, error, server
 from tests.stages.evaluation.judges.judging import ROW, config_error, dropped, judged, over_http, values
@@ -80,9 +82,7 @@ def test_a_rating_after_a_rate_limit(server: Server) -> None:
         (chat(None), DropReason.UNPARSABLE),
         (chat('{"reason": "It', finish_reason="length"), DropReason.UNPARSABLE),
         (chat("", finish_reason="content_filter"), DropReason.REQUEST_REJECTED),
-        (error(429, "Rate limit reached"), DropReason.ENDPOINT_ERROR),
         (error(400, "maximum context length is 8192 tokens"), DropReason.TOO_LONG),
-        pytest.param(Canned({}, delay_s=1.0), DropReason.ENDPOINT_ERROR, marks=pytest.mark.slow),
         (Canned(b"<html>Welcome</html>", content_type="text/html"), DropReason.ENDPOINT_ERROR),
         (Canned({"choices": []}), DropReason.ENDPOINT_ERROR),
     ],
@@ -92,3 +92,15 @@ def test_a_judge_that_fails_is_one_judgement_less(server: Server, reply: Canned,
     with pytest.raises(DropRow) as caught:
         over_http(server, rated, timeout_s=0.3)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "reply", [error(429, "Rate limit reached"), pytest.param(Canned({}, delay_s=1.0), marks=pytest.mark.slow)]
+)
+def test_a_judge_that_answers_nobody_costs_no_judgement(
+    server: Server, reply: Canned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "PAUSES_S", (0.01,))
+    server.replies = [reply]
+    with pytest.raises(EngineGaveUp, match="has answered no request yet"):
+        over_http(server, rated, timeout_s=0.3)
