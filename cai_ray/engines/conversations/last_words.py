@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NUM_LINES = 30
+MOST_SHOWN = 8
+# What loggers and process names put before a line.
+_PREFIX = re.compile(r"^(?:\([^)]*\) ?)?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d: .-]+\[[^]]*\] ?)?")
+_FRAME = re.compile(r'\s*File ".*", line \d+')
 _MOST_BYTES = 20_000
 # What engines say of models, shapes and settings that no further start makes right.
 _CANNOT = re.compile(
@@ -44,10 +48,24 @@ def cannot_run(lines: Sequence[str]) -> bool:
     return any(_CANNOT.search(line) for line in lines)
 
 
+def without_traces(lines: Sequence[str]) -> list[str]:
+    """What the lines say, each once, without the frames of tracebacks; those are in the log."""
+    said: list[str] = []
+    is_code = False  # the line behind a frame
+    for line in lines:
+        words = _PREFIX.sub("", line).rstrip()
+        is_frame = _FRAME.match(words) is not None
+        is_mark = not words.strip("^~ ") or words.startswith("Traceback (most recent call last)")
+        if not is_frame and not is_mark and not is_code and words not in said:
+            said.append(words)
+        is_code = is_frame
+    return said
+
+
 def told(paths: Sequence[Path], lines: Sequence[str]) -> str:
-    """The lines and where they stand, for a message; what there is of both."""
+    """What the lines say and where they stand, for a message; what there is of both."""
     where = ", ".join(map(str, paths))
-    said = "\n".join(f"  {line}" for line in lines)
+    said = "\n".join(f"  {line}" for line in without_traces(lines)[-MOST_SHOWN:])
     return "\n".join(
         part for part in (f"its last words:\n{said}" if said else "", f"its log: {where}" if where else "") if part
     )

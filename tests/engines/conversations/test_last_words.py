@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_ray.engines.conversations.last_words import cannot_run, last_lines, told
+from cai_ray.engines.conversations.last_words import cannot_run, last_lines, told, without_traces
 
 
 def test_the_end_of_each_file_is_kept(tmp_path: Path) -> None:
@@ -30,3 +30,20 @@ def test_the_end_of_each_file_is_kept(tmp_path: Path) -> None:
 )
 def test_words_that_no_restart_mends(line: str, cannot: bool) -> None:
     assert cannot_run(["INFO started", line]) == cannot
+
+
+def test_a_traceback_is_its_last_line() -> None:
+    lines = [
+        "(EngineCore pid=7) ERROR 11-27 08:35:56 [core.py:91] EngineCore failed to start.",
+        "(EngineCore pid=7) Traceback (most recent call last):",
+        '(EngineCore pid=7)   File "/a/core.py", line 3, in run',
+        "(EngineCore pid=7)     self.start()",
+        "(EngineCore pid=7)     ^^^^^^^^^^^^",
+        "(EngineCore pid=7) ValueError: The model's max seq len is larger than the KV cache holds.",
+        "(EngineCore pid=7) ValueError: The model's max seq len is larger than the KV cache holds.",
+    ]
+    assert without_traces(lines) == [
+        "EngineCore failed to start.",
+        "ValueError: The model's max seq len is larger than the KV cache holds.",
+    ]
+    assert "Traceback" not in told([], lines)
