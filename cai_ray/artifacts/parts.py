@@ -112,11 +112,23 @@ def _is_whole(folder: Storage, file: FileRecord) -> bool:
     return hashlib.sha256(folder.read(file.name)).hexdigest() == file.sha256
 
 
+def begun_parts(folder: Storage) -> list[PartRecord]:
+    """The parts that an unfinished stage's records name, damaged records left out; the files are not looked at."""
+    records = (_parsed(folder, name) for name in folder.names("records", ".json"))
+    return [record for record in records if record is not None]
+
+
+def _parsed(folder: Storage, name: str) -> PartRecord | None:
+    try:
+        return PartRecord.model_validate_json(folder.read(name))
+    except ValueError:
+        return None
+
+
 def _read_record(folder: Storage, name: str) -> PartRecord | None:
     """The record, or None when it or a file of its part is damaged: its rows are then made again."""
-    try:
-        record = PartRecord.model_validate_json(folder.read(name))
-    except ValueError:
+    record = _parsed(folder, name)
+    if record is None:
         return None
     return record if all(_is_whole(folder, file) for file in record.files) else None
 

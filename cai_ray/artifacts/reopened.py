@@ -15,6 +15,7 @@ from cai_ray.artifacts.artifact import MANIFEST, PLAN, SUMMARY, Artifact, Manife
 from cai_ray.artifacts.parts import (
     FileRecord,
     PartRecord,
+    begun_parts,
     committed_parts,
     part_tables,
     read_table,
@@ -29,8 +30,7 @@ def num_dropped(folder: Storage, reasons: Sequence[str]) -> int:
     found = find(folder)
     if found is not None:
         return sum(found.manifest.rows_dropped.get(reason, 0) for reason in reasons)
-    records = [PartRecord.model_validate_json(folder.read(name)) for name in folder.names("records", ".json")]
-    return sum(record.dropped_by_reason.get(reason, 0) for record in records for reason in reasons)
+    return sum(part.dropped_by_reason.get(reason, 0) for part in begun_parts(folder) for reason in reasons)
 
 
 def reopen(folder: Storage, row_ids: RowIds, reasons: Sequence[str]) -> int:

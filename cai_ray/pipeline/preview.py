@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from cai_ray.artifacts.artifact import find
-from cai_ray.artifacts.parts import PartRecord, read_table
+from cai_ray.artifacts.parts import begun_parts, read_table
 from cai_ray.artifacts.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.stages.revision import revise
@@ -33,8 +33,7 @@ def _rows(folder: Storage) -> Any:
     if artifact is not None:
         yield from artifact.rows()
         return
-    for name in folder.names("records", ".json"):
-        record = PartRecord.model_validate_json(folder.read(name))
+    for record in begun_parts(folder):
         if record.rows:
             yield from read_table(folder, record.rows.name).to_pylist()
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import PLAN, Artifact, find
-from cai_ray.artifacts.parts import PartRecord
+from cai_ray.artifacts.parts import begun_parts
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import MICROWORLD, Config, ModelConfig
 from cai_ray.constitution.draw import check_choice
@@ -304,7 +304,7 @@ def _stage_status(folder: Storage, stage: str) -> StageStatus:
         )
     if not folder.exists(PLAN):
         return StageStatus(stage=stage, state="not started", rows_in=None, rows_out=0, rows_dropped={})
-    records = [PartRecord.model_validate_json(folder.read(name)) for name in folder.names("records", ".json")]
+    records = begun_parts(folder)
     dropped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     for record in records:

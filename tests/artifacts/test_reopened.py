@@ -28,3 +28,10 @@ def test_the_dropped_rows_are_open_again(tmp_path: Path, is_finished: bool) -> N
     part(folder, ["c"], ("d",))
     manifest = again.commit(ids("a", "b", "c", "d")).manifest
     assert (manifest.rows_out, manifest.rows_dropped, manifest.attempts) == (3, {"empty": 1}, 2)
+
+
+def test_a_damaged_record_counts_nothing_and_stops_nobody(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path / "revise"))
+    folder.make()
+    folder.write("records/torn.json", b'{"name": "5f33')
+    assert num_dropped(folder, ["timeout"]) == 0
