@@ -124,7 +124,8 @@ def test_seeds_decide_what_is_sampled(server_url: str) -> None:
 def test_choose_agrees_with_hugging_face(server_url: str, micro_model: Path, format: Any) -> None:
     question = principles()[0].comparison_question or ""
     asked = comparison_messages(ASKED, "I can help: take flour.", "I will not help with that.", question)
-    text = load_renderer(ModelConfig(path=str(micro_model), format=format)).text(asked)
+    renderer = load_renderer(ModelConfig(path=str(micro_model), format=format))
+    text = renderer.text(renderer.neutralised(asked)[0])  # a transcript's labels in a content are defused
     expected = next_token_logprobs(micro_model, text, OPTIONS)
     found = talk(server_url, lambda ask: ask.choose(asked, OPTIONS), format=format)
     assert found == pytest.approx(expected, abs=1e-3)

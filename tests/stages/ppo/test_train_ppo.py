@@ -108,7 +108,7 @@ def test_a_driver_killed_at_any_write_changes_nothing(
         return run(folder, models, monkeypatch, config, script)
 
     at = check_kills_at_writes(tmp_path, monkeypatch, lambda where: where.endswith(train_ppo.STAGE), go, outcome)
-    assert at > 15
+    assert at > 14
 
 
 @MODES
