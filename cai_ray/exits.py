@@ -45,7 +45,7 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
             with hearing():
                 return command(*args, **kwargs)
         except KeyboardInterrupt as stop:
-            told = f"stopped by {stop or 'Ctrl-C'}: what is done is kept; run the same command again to go on"
+            told = f"stopped by {str(stop) or 'Ctrl-C'}: what is done is kept; run the same command again to go on"
             errors.print(escape(told), soft_wrap=True, highlight=False)
             raise typer.Exit(EXIT_RETRYABLE) from None
         except Exception as error:

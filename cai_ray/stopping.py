@@ -84,8 +84,11 @@ def draining(drain: Callable[[], None]) -> Iterator[None]:
     Raises Stopped at its end when a signal was heard.
     """
     _hearing.drain = drain
+    ended: Stopped | None = None
     try:
         yield
+    except Stopped as stop:  # from where the rows ended, which does not know the signal's name
+        ended = stop
     finally:
         _hearing.drain = None
         if _hearing.limit is not None:
@@ -93,4 +96,6 @@ def draining(drain: Callable[[], None]) -> Iterator[None]:
                 _hearing.limit.cancel()
             _hearing.limit = None
     if _hearing.heard is not None:
-        raise Stopped(_hearing.heard)
+        raise Stopped(_hearing.heard) from ended
+    if ended is not None:
+        raise ended

@@ -72,3 +72,9 @@ def test_an_end_that_takes_too_long_is_cut(by_hand: bool, monkeypatch: pytest.Mo
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         raise AssertionError("not cut")
+
+
+def test_the_signal_keeps_its_name_where_the_rows_end_first() -> None:
+    with pytest.raises(Stopped, match="SIGTERM"), stopping.hearing(), stopping.draining(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Stopped("")
