@@ -112,10 +112,12 @@ def status(
 def _print_status(stages: list[Any]) -> None:
     from rich.table import Table
 
-    table = Table(title="Stages")
+    table = Table(title="Stages", box=None, padding=(0, 1, 0, 0))
     for name in ("stage", "state", "rows in", "rows out", "dropped", "left out", "seconds"):
-        is_text = name in ("stage", "state", "dropped", "left out")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=name == "stage")
+        reasons = name in ("dropped", "left out")
+        table.add_column(
+            name, justify="left" if reasons or name in ("stage", "state") else "right", no_wrap=not reasons
+        )
     for stage in stages:
         gone = (
             ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "0"
