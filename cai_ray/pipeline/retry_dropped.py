@@ -39,7 +39,7 @@ def reasons_of(given: str) -> list[str]:
 
 def first_with(reasons: Sequence[str], chosen: Sequence[Step], run: Storage) -> Step | None:
     """The first chosen step that dropped rows for one of the reasons and can ask them again."""
-    for step in chosen:
+    for step in chosen if reasons else ():
         if step.units is not None and num_dropped(run / step.stage, reasons):
             return step
     return None
