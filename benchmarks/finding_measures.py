@@ -17,6 +17,7 @@ from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import distinct
 from cai_ray.metrics.evaluations import estimate
 from cai_ray.metrics.intervals import Estimate
+from cai_ray.metrics.training_keys import DUAL_CLIP_FRACTION, OUTLIERS, UPDATES_SKIPPED
 from cai_ray.microworld.oracle import score
 from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
 from cai_ray.stages.report.training import truth_by_step
@@ -125,6 +126,19 @@ def course(trained: Artifact, num_parts: int) -> dict[str, list[float]]:
         for name, value in measured.items():
             found.setdefault(name, [[] for _ in range(num_parts)])[part].append(value)
     return {name: [fmean(own) if own else math.nan for own in parts] for name, parts in found.items()}
+
+
+def updates(trained: Artifact) -> dict[str, float]:
+    """A PPO run's updates: how many were asked for and thrown away, and of the others the shares of bounded tokens."""
+    steps = [entry for entry in parse_metrics(read_metrics(trained.folder)) if "updates" in entry]
+    shares = {name: [step[name] for step in steps if name in step] for name in (DUAL_CLIP_FRACTION, OUTLIERS)}
+    return {
+        "updates": sum(step["updates"] for step in steps),
+        UPDATES_SKIPPED: sum(step[UPDATES_SKIPPED] for step in steps),
+        "largest_ratio": max(step["ratio_max"] for step in steps if "ratio_max" in step),
+        "kl": steps[-1]["kl"],
+        **{name: fmean(values) for name, values in shares.items() if values},
+    }
 
 
 def pooled(seeds: Sequence[Mapping[str, float] | Estimate | None]) -> dict[str, Any] | None:

@@ -302,6 +302,19 @@ def over_optimisation(study: Study) -> Finding:
     return claim, content, lambda path: figures.lines(path, claim, "oracle, by part of the training", series, names)
 
 
+def outlier_tokens(study: Study) -> Finding:
+    """PPO with and without a bound on single tokens: updates thrown away, and what the oracle says of the policies."""
+    found: dict[str, Any] = {}
+    for variant in study.runs:
+        seeds = study.each(variant, lambda one: measures.updates(one[train_ppo.STAGE]))
+        found[variant] = {name: results_file.spread([one[name] for one in seeds]) for name in seeds[0]}
+    trained = {variant: policies(study, variant) for variant in study.runs}
+    groups = {f"RL-CAI, {variant}": own[final_policy(own)] for variant, own in trained.items()}
+    claim = "With a bound on single tokens no update is thrown away"
+    content = {"updates": found, "policies": trained}
+    return claim, content, lambda path: figures.bars(path, claim, "share", groups)
+
+
 def _middle(own: Sequence[float]) -> Pooled:
     """The seeds' median with their range, as a point of a figure."""
     point = results_file.spread(list(own))
@@ -316,6 +329,7 @@ FINDINGS: dict[str, Callable[[Study], Finding]] = {
     "clamp": clamp,
     "bare_refusals": bare_refusals,
     "over_optimisation": over_optimisation,
+    "outlier_tokens": outlier_tokens,
 }
 
 

@@ -1,6 +1,6 @@
 """Is this training still healthy? Pure verdicts on what was measured: go on, skip, or stop and say why.
 
-Two places ask. Before every optimiser update: is the loss, the gradient, a ratio beyond reason (`judge_update`)? After
+Two places ask. Before every optimiser update: is the loss, gradient or distance beyond reason (`judge_update`)? After
 every rollout phase: are log-probabilities finite, is the policy too far from the reference, has its writing collapsed
 (`judge_rollouts`)? A bad verdict skips that update or that step, `max_skips` times in a row: noise passes, while a sick
 policy is measured again on fresh rollouts and stays sick. Then training stops, and the last checkpoint is a good one
@@ -17,6 +17,8 @@ from pydantic import Field
 from cai_ray.config import Config
 
 Action = Literal["go", "skip", "stop"]
+MAX_OUTLIERS = 0.01
+MAX_UPDATE_KL = 1.0
 
 
 class CollapseConfig(Config):
@@ -40,7 +42,22 @@ class GuardConfig(Config):
     max_skips: int = Field(3, ge=0, description="Bad updates (or steps) in a row that are skipped; the next one stops.")
     max_grad_norm: float | None = Field(None, gt=0.0, description="Before clipping; null: any finite gradient is fine.")
     max_ratio: float | None = Field(
-        100.0, gt=1.0, description="New/old probability of one token, or its inverse; null: any."
+        100.0,
+        gt=1.0,
+        description="Tokens whose new/old probability (or its inverse) is larger are left out; null: none are.",
+    )
+    max_outliers: float = Field(
+        MAX_OUTLIERS,
+        ge=0.0,
+        le=1.0,
+        exclude_if=lambda share: share == MAX_OUTLIERS,  # runs from before there was one keep their fingerprint
+        description="Share of an update's tokens that max_ratio may leave out.",
+    )
+    max_update_kl: float | None = Field(
+        MAX_UPDATE_KL,
+        gt=0.0,
+        exclude_if=lambda kl: kl == MAX_UPDATE_KL,
+        description="Mean nats per token between a step's first policy and this update's; null: any.",
     )
     max_kl: float | None = Field(None, gt=0.0, description="Mean nats per answer from the reference; null: any.")
     collapse: CollapseConfig | None = CollapseConfig()
@@ -72,25 +89,29 @@ class Verdict(NamedTuple):
 
 
 def judge_update(
-    state: GuardState, config: GuardConfig, *, loss: float, grad_norm: float, ratio_min: float, ratio_max: float
+    state: GuardState, config: GuardConfig, *, loss: float, grad_norm: float, outliers: float = 0.0, kl: float = 0.0
 ) -> tuple[Verdict, GuardState]:
     """Before an optimiser update. All numbers are of the whole minibatch, over workers, so that all decide alike.
 
     Args:
         loss: of policy or value model.
         grad_norm: L2, before clipping.
-        ratio_min, ratio_max: extremes of new/old probability over tokens; 1, 1 for a value model.
+        outliers: share of the tokens that `max_ratio` left out, in [0, 1]; 0 for a value model.
+        kl: between the policy at the start of the step and now, mean nats per token of the others; 0 for a value model.
     """
-    bad = _not_finite(loss=loss, grad_norm=grad_norm, ratio_min=ratio_min, ratio_max=ratio_max)
+    bad = _not_finite(loss=loss, grad_norm=grad_norm, kl=kl)
     if not bad and config.max_grad_norm is not None and grad_norm > config.max_grad_norm:
         bad = f"grad_norm={grad_norm:.4g} is above max_grad_norm={config.max_grad_norm:g}; lower the learning rate"
-    if not bad and config.max_ratio is not None:
-        extreme = max(ratio_max, 1 / ratio_min if ratio_min > 0 else math.inf)
-        if extreme > config.max_ratio:
-            bad = (
-                f"a token's probability changed {extreme:.4g}-fold in one step, above max_ratio={config.max_ratio:g}; "
-                "lower the learning rate or the number of epochs"
-            )
+    if not bad and outliers > config.max_outliers:
+        bad = (
+            f"the probability of {outliers:.2%} of the tokens changed more than max_ratio={config.max_ratio:g}-fold in "
+            f"one step, above max_outliers={config.max_outliers:g}; lower the learning rate or the number of epochs"
+        )
+    if not bad and config.max_update_kl is not None and kl > config.max_update_kl:
+        bad = (
+            f"the policy moved {kl:.4g} nats per token in one step, above max_update_kl={config.max_update_kl:g}; "
+            "lower the learning rate or the number of epochs"
+        )
     verdict, skipped = _verdict(bad, state.skipped_updates, config.max_skips, "updates")
     return verdict, state.model_copy(update={"skipped_updates": skipped})
 

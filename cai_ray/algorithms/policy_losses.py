@@ -8,19 +8,21 @@ DDP), multiply the loss by the number of workers; where they are averaged over a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
 from cai_ray.algorithms.token_stats import token_stats
 from cai_ray.config import Config
-from cai_ray.metrics.training_keys import CLIP_FRACTION, VALUE_CLIP_FRACTION
+from cai_ray.metrics.training_keys import APPROX_KL, CLIP_FRACTION, DUAL_CLIP_FRACTION, OUTLIERS, VALUE_CLIP_FRACTION
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LossUnit = Literal["token", "sequence"]
-MAX_LOG_RATIO = 20.0  # ratios stop at e^20 rather than overflow; the guards stop long before
+MAX_LOG_RATIO = 20.0  # ratios stop at e^20 rather than overflow; such tokens are left out long before
+DUAL_CLIP = 3.0
 
 
 class PolicyLossConfig(Config):
@@ -28,6 +30,12 @@ class PolicyLossConfig(Config):
 
     clip_range: float = Field(0.2, gt=0.0, lt=1.0, description="Epsilon: gains from ratios beyond 1 +- this count not.")
     clip_range_high: float | None = Field(None, gt=0.0, description="Another epsilon above 1; null: the same.")
+    dual_clip: float | None = Field(
+        DUAL_CLIP,
+        gt=1.0,
+        exclude_if=lambda clip: clip == DUAL_CLIP,  # runs from before there was one keep their fingerprint
+        description="Losses from ratios beyond this count not either, where the advantage is negative; null: any.",
+    )
     unit: LossUnit = Field("token", description='"token": every token counts alike; "sequence": every answer does.')
     max_importance: float | None = Field(
         2.0, ge=1.0, description="Cap on trainer/sampler probability weights; null: no correction."
@@ -81,8 +89,13 @@ def policy_loss(
     weights: Tensor,
     config: PolicyLossConfig,
     importance: Tensor | None = None,
+    max_ratio: float | None = None,
 ) -> LossAndStats:
     """-sum w min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), ratio = new / old (Schulman et al. 2017, eq. 7).
+
+    Without a bound on the other side one token that was improbable when it was sampled can have any ratio, and with a
+    negative advantage any loss. So that term is at least c A there, c = dual_clip (Ye et al. 2020, arXiv 1912.09729,
+    eq. 6).
 
     Args:
         logprobs: nats, of the chosen tokens under the policy being trained; with gradient.
@@ -90,10 +103,12 @@ def policy_loss(
         advantages: the same shape.
         weights: the same shape, of `loss_weights`; what has weight 0 is padding and may hold anything.
         importance: the same shape, of `truncated_importance`; None counts every token fully.
+        max_ratio: > 1; tokens with a larger ratio, or its inverse, are outliers and add nothing; None: none are.
 
     Returns:
-        The loss, and the sums `clip_fraction` (tokens whose gradient the clip removed), `ratio`, `approx_kl`
-        (KL(old || new), k3, nats) with the extremes `ratio_min` and `ratio_max`.
+        The loss, and the sums `clip_fraction` (tokens whose gradient a clip removed), `dual_clip_fraction` (those of
+        them beyond dual_clip), `outliers`, `ratio` and `approx_kl` (KL(old || new), k3, nats) of the others, with the
+        extremes `ratio_min` and `ratio_max` of all.
     """
     import torch
 
@@ -106,8 +121,18 @@ def policy_loss(
     high = config.clip_range if config.clip_range_high is None else config.clip_range_high
     free = ratio * gain
     clipped = ratio.clamp(1 - config.clip_range, 1 + high) * gain
-    loss = -(weights * torch.minimum(free, clipped)).sum()
-    sums = {CLIP_FRACTION: (clipped < free).double(), "ratio": ratio, "approx_kl": log_ratio.expm1() - log_ratio}
+    least = -math.inf if config.dual_clip is None else config.dual_clip * gain
+    beyond = (gain < 0) & (free < least)
+    outlier = log_ratio.abs() > (math.inf if max_ratio is None else math.log(max_ratio))
+    surrogate = torch.where(beyond, least, torch.minimum(free, clipped))
+    loss = -(weights * torch.where(outlier, 0, surrogate)).sum()
+    sums = {
+        CLIP_FRACTION: ((clipped < free) | beyond).double(),
+        DUAL_CLIP_FRACTION: beyond.double(),
+        OUTLIERS: outlier.double(),
+        "ratio": torch.where(outlier, 1, ratio),
+        APPROX_KL: torch.where(outlier, 0, log_ratio.expm1() - log_ratio),
+    }
     return LossAndStats(loss, token_stats(mask, sums, {"ratio": ratio}))
 
 

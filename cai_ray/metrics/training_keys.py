@@ -47,6 +47,9 @@ SAMPLER_GAP = "sampler_gap"  # mean |learner - sampler| log-probability, nats pe
 POLICY_LOSS = "policy_loss"
 VALUE_LOSS = "value_loss"
 CLIP_FRACTION = "clip_fraction"  # share of tokens whose ratio was clipped
+DUAL_CLIP_FRACTION = "dual_clip_fraction"  # of these, by the bound on losses
+OUTLIERS = "outliers"  # share of tokens left out for their ratio
+APPROX_KL = "approx_kl"  # of an update's start and its policy, mean nats per token, outliers apart
 VALUE_CLIP_FRACTION = "value_clip_fraction"
 EXPLAINED_VARIANCE = "explained_variance"  # of the returns by the value model, <= 1
 UPDATES_SKIPPED = "updates_skipped"  # count

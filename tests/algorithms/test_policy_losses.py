@@ -43,9 +43,16 @@ def total_of(answers: list[int], unit: LossUnit) -> int:
     return sum(answers) if unit == "token" else len(answers)
 
 
-@given(answers=lengths, seed=seeds, unit=units, high=st.sampled_from([None, 0.4]), cap=st.sampled_from([None, 1.5]))
+@given(
+    answers=lengths,
+    seed=seeds,
+    unit=units,
+    high=st.sampled_from([None, 0.4]),
+    cap=st.sampled_from([None, 1.5]),
+    dual=st.sampled_from([None, 1.3]),
+)
 def test_policy_loss_is_the_papers_formula_token_by_token(
-    answers: list[int], seed: int, unit: LossUnit, high: float | None, cap: float | None
+    answers: list[int], seed: int, unit: LossUnit, high: float | None, cap: float | None, dual: float | None
 ) -> None:
     mask = mask_of(answers)
     new, old, advantages, sampler = (noise(mask, seed + k, 0.5) for k in range(4))
@@ -54,13 +61,14 @@ def test_policy_loss_is_the_papers_formula_token_by_token(
     if cap is not None:
         importance, _ = truncated_importance(old, sampler, mask, cap)
     weights = loss_weights(mask, unit, total_of(answers, unit)).double()
-    config = PolicyLossConfig(clip_range_high=high)
+    config = PolicyLossConfig(clip_range_high=high, dual_clip=dual)
     loss, stats = policy_loss(new, old, advantages, weights, config, None if cap is None else importance)
 
     def each(n: float, o: float, a: float, w: float) -> float:
         ratio = math.exp(n - o)
         gain = a if cap is None else a * min(math.exp(o - w), cap)
-        return -min(ratio * gain, min(max(ratio, 0.8), 1 + (high or 0.2)) * gain)
+        clipped = min(ratio * gain, min(max(ratio, 0.8), 1 + (high or 0.2)) * gain)
+        return -(clipped if dual is None or gain > 0 else max(clipped, dual * gain))
 
     assert loss.item() == pytest.approx(plain_mean_of(mask, unit, each, new, old, advantages, sampler), abs=1e-6)
     loss.backward()
@@ -115,6 +123,31 @@ def test_a_blown_up_ratio_is_large_and_finite() -> None:
     loss.backward()
     assert loss.isfinite() and new.grad is not None and new.grad.isfinite().all()
     assert read(stats)["ratio_max"] > 1e8 and read(stats)["ratio_min"] < 1e-8
+
+
+def test_one_token_of_any_ratio_has_a_bounded_loss_and_no_gradient() -> None:
+    """An update with one such token was thrown away whole once: 7.7e5-fold, with a negative advantage."""
+    new = torch.tensor([0.0, 0.1], requires_grad=True)
+    old = torch.tensor([-math.log(7.7e5), 0.0])
+    bounded, stats = policy_loss(new, old, -torch.ones(2), torch.ones(2), PolicyLossConfig())
+    assert bounded.item() == pytest.approx(3 + math.exp(0.1)) and read(stats)["dual_clip_fraction"] == 0.5
+    bounded.backward()
+    assert new.grad is not None and new.grad[0] == 0 and new.grad[1] > 0
+    free, _ = policy_loss(new, old, -torch.ones(2), torch.ones(2), PolicyLossConfig(dual_clip=None))
+    assert free.item() > 7e5
+
+
+@pytest.mark.parametrize("gain", [-1.0, 1.0])
+@pytest.mark.parametrize("moved", [-math.log(101), math.log(101)])
+def test_an_outlier_adds_nothing_and_is_counted(gain: float, moved: float) -> None:
+    new = torch.tensor([moved, 0.1, 0.0], requires_grad=True)
+    config = PolicyLossConfig(dual_clip=None, clip_range=0.9)
+    loss, stats = policy_loss(new, torch.zeros(3), torch.full((3,), gain), torch.ones(3), config, max_ratio=100)
+    loss.backward()
+    assert loss.item() == pytest.approx(-gain * (math.exp(0.1) + 1)) and new.grad is not None and new.grad[0] == 0
+    measured = read(stats)
+    assert measured["outliers"] == pytest.approx(1 / 3) and measured["approx_kl"] < 0.01
+    assert max(measured["ratio_max"], 1 / measured["ratio_min"]) == pytest.approx(101)
 
 
 def test_a_log_probability_that_is_no_number_reaches_the_loss() -> None:

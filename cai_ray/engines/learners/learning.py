@@ -27,7 +27,7 @@ from cai_ray.engines.learners.models import Models
 from cai_ray.engines.learners.packing import Packed
 from cai_ray.engines.learners.passes import Arrays, Batch, Passes, joined, token_logprobs
 from cai_ray.engines.training.worker_group import Place
-from cai_ray.metrics.training_keys import POLICY_LOSS, VALUE_LOSS
+from cai_ray.metrics.training_keys import APPROX_KL, OUTLIERS, POLICY_LOSS, VALUE_LOSS
 from cai_ray.seeding import seed_for
 
 if TYPE_CHECKING:
@@ -193,7 +193,15 @@ class Learning:
             importance, stats = truncated_importance(
                 columns["logprobs"], columns["sampler_logprobs"], mask, config.max_importance
             )
-        policy = policy_loss(logprobs, columns["logprobs"], columns["advantages"], weights, config, importance)
+        policy = policy_loss(
+            logprobs,
+            columns["logprobs"],
+            columns["advantages"],
+            weights,
+            config,
+            importance,
+            self._job.guards.max_ratio,
+        )
         losses = {POLICY_LOSS: policy.loss.detach().double()}
         kl = None
         if config.kl_loss_coefficient:
@@ -261,8 +269,8 @@ class Learning:
                 self._job.guards,
                 loss=losses[POLICY_LOSS] + losses.get("kl_loss", 0.0) + losses.get("pretraining_loss", 0.0),
                 grad_norm=norm,
-                ratio_min=stats["ratio_min"],
-                ratio_max=stats["ratio_max"],
+                outliers=stats[OUTLIERS],
+                kl=stats[APPROX_KL],
             )
             verdicts.append(verdict._replace(reason=f"policy: {verdict.reason}"))
             return verdict.action == "go"
@@ -274,8 +282,6 @@ class Learning:
                 self._job.guards,
                 loss=losses[VALUE_LOSS],
                 grad_norm=norm,
-                ratio_min=1.0,
-                ratio_max=1.0,
             )
             verdicts.append(verdict._replace(reason=f"value model: {verdict.reason}"))
             return verdict.action == "go"

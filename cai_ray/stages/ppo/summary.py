@@ -42,6 +42,7 @@ LINES = (
     Shown(keys.DISTINCT, "distinct-2", ".3f"),
     Shown(keys.EXPLAINED_VARIANCE, "explained variance of returns", ".2f"),
     Shown(keys.CLIP_FRACTION, "clipped ratios", ".1%"),
+    Shown(keys.OUTLIERS, "tokens left out as outliers", ".2%"),
     Shown(keys.SAMPLER_GAP, "sampler-learner gap, nats per token", ".2g"),
     Shown(keys.EPISODES_PER_S, "answers per second", ",.1f"),
     Shown(keys.TOKENS_PER_S, "sampled tokens per second", ",.0f"),
