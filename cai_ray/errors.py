@@ -27,3 +27,7 @@ class EngineGaveUp(RuntimeError):
 
 class Stopped(KeyboardInterrupt):
     """SIGTERM or Ctrl-C (exit code 75), by the signal's name: what is committed stays, a re-run goes on."""
+
+
+class RunIsTaken(Stopped):
+    """Another driver works on this run (exit code 75): nothing was begun, or nothing more is committed here."""

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cai_ray.errors import RunIsTaken
 from cai_ray.stopping import hearing
 
 EXIT_BAD_INPUT = 2
@@ -44,6 +45,9 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
         try:
             with hearing():
                 return command(*args, **kwargs)
+        except RunIsTaken as taken:
+            errors.print(escape(str(taken)), soft_wrap=True, highlight=False)
+            raise typer.Exit(EXIT_RETRYABLE) from None
         except KeyboardInterrupt as stop:
             told = f"stopped by {str(stop) or 'Ctrl-C'}: what is done is kept; run the same command again to go on"
             errors.print(escape(told), soft_wrap=True, highlight=False)

@@ -29,6 +29,7 @@ class _Hearing:
         self.is_on = False
         self.drain: Callable[[], None] | None = None
         self.heard: str | None = None  # the signal that a drain answers to
+        self.cause: Stopped | None = None  # what stops the main thread in place of a signal from outside
         self.limit: threading.Timer | None = None
 
 
@@ -40,6 +41,8 @@ def _in_main_thread() -> bool:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    if _hearing.cause is not None:
+        raise _hearing.cause
     name = signal.Signals(number).name
     if _hearing.drain is None or _hearing.heard is not None:
         raise Stopped(_hearing.heard or name)
@@ -65,9 +68,17 @@ def hearing() -> Iterator[None]:
     try:
         yield
     finally:
-        _hearing.is_on, _hearing.heard = False, None
+        _hearing.is_on, _hearing.heard, _hearing.cause = False, None, None
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def stop_with(cause: Stopped) -> None:
+    """Raise `cause` in the main thread, at once, from any thread; nothing outside `hearing`."""
+    main = threading.main_thread().ident
+    if _hearing.is_on and main is not None:
+        _hearing.cause = cause
+        signal.pthread_kill(main, signal.SIGTERM)
 
 
 def rehear() -> None:

@@ -24,6 +24,7 @@ from pydantic import Field
 
 import cai_ray
 from cai_ray.artifacts.identity import changes
+from cai_ray.artifacts.lease import Lease
 from cai_ray.artifacts.metrics_file import elapsed_before
 from cai_ray.artifacts.parts import (
     FileRecord,
@@ -165,6 +166,7 @@ class StageSpec:
     inputs: dict[str, str]  # input stage -> its manifest's fingerprint
     row_ids: RowIds  # of the rows that come out
     contents: dict[str, str] | None = None  # of input from outside the run, see identity.py
+    lease: Lease | None = None  # of the driver on the run, checked before the stage is committed
 
     def inner(self, name: str, row_ids: RowIds, *sources: Artifact) -> StageSpec:
         """An artifact in a folder inside the stage's own, of the same settings: what a killed run goes on from."""
@@ -194,8 +196,10 @@ class OpenStage:
         """Check conservation over the files themselves and write the manifest.
 
         `input_ids`: every unit of work the stage was given, string array. `model_files`: of a training stage's
-        model, already written. Raises ConservationError; ConfigError where the recipe leaves out every unit.
+        model, already written. Raises ConservationError; ConfigError where the recipe leaves out every
+        unit; RunIsTaken.
         """
+        self._check_lease()
         parts, accounted = committed_parts(self.folder, self.spec.row_ids)
         check_conservation(input_ids, accounted, self.plan.stage)
         remove_orphans(self.folder, parts)
@@ -232,10 +236,15 @@ class OpenStage:
             duration_s=round(elapsed_before(self.folder) + time.monotonic() - self.started, 3),
             attempts=self.plan.attempts,
         )
+        self._check_lease()
         self.folder.delete(SUMMARY)  # of an earlier manifest; this one's is written after it
         self.folder.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.folder.delete_folder("records")  # the manifest says it all now
         return Artifact(self.folder)
+
+    def _check_lease(self) -> None:
+        if self.spec.lease is not None:
+            self.spec.lease.check()
 
 
 def all_left_out(stage: str, left_out: Mapping[str, int]) -> str:

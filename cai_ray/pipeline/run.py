@@ -13,6 +13,7 @@ from pydantic import Field
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import PLAN, Artifact, find
+from cai_ray.artifacts.lease import held
 from cai_ray.artifacts.parts import begun_parts
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import MICROWORLD, Config, ModelConfig
@@ -184,19 +185,24 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False, retry: Sequ
     `fresh` deletes the output of the first chosen stage and of all after it; `retry`: the rows that the first chosen
     stage with any dropped for these reasons are asked again, and what lies after it is deleted. Raises ConfigError, and
     has written nothing, when a stage up to the last chosen one was made from something else; TooManyDropped after the
-    stage it concerns is committed.
+    stage it concerns is committed; RunIsTaken while another driver works on the run.
     """
     all_steps = steps(recipe)
     context = prepare(recipe, all_steps)
-    context = accepted(recipe, context, all_steps, chosen, fresh)
-    if fresh:
-        _delete_from(chosen[0], all_steps, context.run)
-    if (again := first_with(retry, chosen, context.run)) is not None:
-        behind = [step.stage for step in all_steps].index(again.stage) + 1
-        if behind < len(all_steps):
-            _delete_from(all_steps[behind], all_steps, context.run)
-        ask_again(again, retry, context.run)
-    keep(_dated(recipe, context), context, [step for step in chosen if not _is_done(step, context)])
+    with held(context.run) as lease:
+        context = accepted(recipe, replace(context, lease=lease), all_steps, chosen, fresh)
+        if fresh:
+            _delete_from(chosen[0], all_steps, context.run)
+        if (again := first_with(retry, chosen, context.run)) is not None:
+            behind = [step.stage for step in all_steps].index(again.stage) + 1
+            if behind < len(all_steps):
+                _delete_from(all_steps[behind], all_steps, context.run)
+            ask_again(again, retry, context.run)
+        keep(_dated(recipe, context), context, [step for step in chosen if not _is_done(step, context)])
+        return _run_steps(recipe, context, chosen)
+
+
+def _run_steps(recipe: Recipe, context: Context, chosen: Sequence[Step]) -> list[Outcome]:
     outcomes = []
     with kept_connection(), live_stages([step.stage for step in chosen]) as board:
         for step in chosen:

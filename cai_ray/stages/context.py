@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find, inputs_of
+from cai_ray.artifacts.lease import Lease
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config, ModelConfig
 from cai_ray.constitution.principles import Constitution
@@ -41,6 +42,7 @@ class Context:
     cluster: ClusterConfig
     fingerprints: Mapping[str, str]  # stage -> fingerprint
     contents: Mapping[str, dict[str, str]] = field(default_factory=dict)  # stage -> input from outside, what it is
+    lease: Lease | None = None  # this driver's, while it works on the run
 
     def folder(self, stage: str) -> Storage:
         return self.run / stage
@@ -55,6 +57,7 @@ class Context:
             inputs=inputs_of(*sources),
             row_ids=row_ids,
             contents=self.contents.get(stage),
+            lease=self.lease,
         )
 
     def artifact(self, stage: str) -> Artifact:

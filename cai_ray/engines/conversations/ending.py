@@ -14,17 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cai_ray.config import Config
-from cai_ray.errors import ConfigError, EngineGaveUp, Stopped
+from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken, Stopped
 from cai_ray.rows import ROW_ID
 
 LEFT = "left"  # column of outcomes: an Ending as JSON, null for a row that came to its own end
 STOP_KEY = "cai_ray:stop:"  # in Ray's key-value store, before the job's id
 
+# What a person has to mend comes before what passes.
+ERRORS: dict[str, type[BaseException]] = {
+    "config": ConfigError,
+    "taken": RunIsTaken,
+    "gave_up": EngineGaveUp,
+    "stopped": Stopped,
+}
+
 
 class Ending(Config):
     """Why rows were left."""
 
-    kind: Literal["config", "gave_up", "stopped"]
+    kind: Literal["config", "taken", "gave_up", "stopped"]
     message: str
 
     @classmethod
@@ -33,7 +41,7 @@ class Ending(Config):
 
     def error(self) -> BaseException:
         """What the driver raises."""
-        return {"config": ConfigError, "gave_up": EngineGaveUp, "stopped": Stopped}[self.kind](self.message)
+        return ERRORS[self.kind](self.message)
 
 
 def left_row(row_id: str, ending: Ending) -> dict[str, object]:
@@ -50,7 +58,7 @@ def parted(outcomes: pa.Table) -> tuple[pa.Table, list[Ending]]:
 def raise_first(endings: list[Ending]) -> None:
     """Raise what a person has to mend before what passes; nothing without endings."""
     if endings:
-        raise min(endings, key=lambda ending: ("config", "gave_up", "stopped").index(ending.kind)).error()
+        raise min(endings, key=lambda ending: list(ERRORS).index(ending.kind)).error()
 
 
 def ask_to_stop() -> None:

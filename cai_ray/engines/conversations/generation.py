@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from cai_ray.artifacts import counters as counted
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.lease import Lease
 from cai_ray.artifacts.parts import FileRecord, PartRecord, read_table, records_of, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
@@ -36,7 +37,7 @@ from cai_ray.engines.conversations.ending import (
 )
 from cai_ray.engines.conversations.row_gate import RowGate
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
-from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import seed_for
 from cai_ray.stopping import draining
@@ -259,6 +260,7 @@ class Work:
     done_ids: pa.Array  # units of work that are committed already
     scaling: ScalingConfig
     num_gpus_per_engine: float
+    lease: Lease | None = None  # checked before each part is committed
 
 
 def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
@@ -293,6 +295,11 @@ def _records(work: Work, place: int) -> Dataset:
 
     def commit(batch: pa.Table) -> pa.Table:
         done, endings = parted(batch)
+        if work.lease is not None:
+            try:
+                work.lease.check()
+            except RunIsTaken as taken:
+                done, endings = done.slice(0, 0), [Ending(kind="taken", message=str(taken))]
         record = commit_outcomes(work.folder, job.schema, done).model_dump_json() if done.num_rows else None
         return pa.table(
             {

@@ -98,6 +98,7 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
                     folder=stage.folder,
                     done_ids=stage.done_ids,
                     scaling=asked.scaling,
+                    lease=asked.spec.lease,
                     num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
                 )
             )
