@@ -3,20 +3,26 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
+OTHER_STAMP := $(VENV)/.installed$(if $(GPU),,-gpu)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
+# `make setup GPU=1`: the CUDA stack. One .venv holds one of the two.
+LOCKS := $(if $(GPU),requirements/gpu.lock,requirements/torch-cpu.lock requirements/cpu.lock)
 
 .PHONY: setup quickstart test test-all test-fast check bench clean
 .DELETE_ON_ERROR:
 
-setup: $(STAMP)  ## a .venv from the lock; nothing when current
+setup: $(STAMP)  ## a .venv from the lock; nothing when current. GPU=1: with CUDA
 
-$(STAMP): requirements/cpu.lock requirements/torch-cpu.lock pyproject.toml
-	@echo "Setting up $(VENV) (about two minutes) ..."
+$(STAMP): $(LOCKS) pyproject.toml
+	@test ! -e $(OTHER_STAMP) || { echo "$(VENV) holds the other stack: make clean, or $(if $(GPU),leave out,add) GPU=1"; exit 2; }
+	@echo "Setting up $(VENV) (about two minutes; with CUDA some more) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifndef GPU
 	@$(PIP) install --no-deps --require-hashes -r requirements/torch-cpu.lock \
 		|| $(PIP) install --no-deps --require-hashes --index-url $(TORCH_INDEX) -r requirements/torch-cpu.lock
-	@$(PIP) install --no-deps --require-hashes -r requirements/cpu.lock
+endif
+	@$(PIP) install --no-deps --require-hashes -r $(lastword $(LOCKS))
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
