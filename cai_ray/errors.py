@@ -25,6 +25,10 @@ class EngineGaveUp(RuntimeError):
     """The budget of engine restarts is used up (exit code 75): committed parts stay, a re-run goes on."""
 
 
+class ClusterAway(RuntimeError):
+    """No Ray cluster answers at the address (exit code 75): nothing was begun."""
+
+
 class Stopped(KeyboardInterrupt):
     """SIGTERM or Ctrl-C (exit code 75), by the signal's name: what is committed stays, a re-run goes on."""
 

@@ -46,6 +46,7 @@ FLOORS = (
 # Inside engines/, from the ground up. Folders of one line never import each other, so rollouts and learners meet only
 # in what both know of weights.
 ENGINES = (
+    {"address", "shared_folder"},
     {"cluster", "models", "weights"},
     {"conversations"},
     {"backends"},

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pydantic import Field
 
 from cai_ray.config import Throughput
-from cai_ray.errors import ConfigError
+from cai_ray.engines.address import START, check_address
+from cai_ray.errors import ClusterAway, ConfigError
 from cai_ray.stopping import rehear
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def refuse_unsafe_environment() -> None:
 def connected(config: ClusterConfig) -> Iterator[None]:
     """A connected Ray; one that was started here is stopped afterwards, one that was there stays.
 
-    Inside `kept_connection` it stays until that one ends.
+    Inside `kept_connection` it stays until that one ends. Raises ClusterAway, ConfigError.
     """
     refuse_unsafe_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -52,9 +53,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         _set_up_ray_data()
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(config)
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        _join(address)
     else:
         # A local Ray turns token authentication on by itself and warns of it. Saying so by RAY_AUTH_MODE is
         # too late here: Ray read its environment when it was imported.
@@ -78,6 +79,32 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     with ExitStack() as own:
         (_kept or own).callback(ray.shutdown)
         yield
+
+
+def address_of(config: ClusterConfig) -> str | None:
+    """The cluster to join; None where a Ray is started on this machine."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def _join(address: str) -> None:
+    """Raises ClusterAway, ConfigError."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    check_address(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"the cluster at {address!r} refuses this command's token: {error}; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's"
+        ) from error
+    except ConnectionError as error:
+        raise ClusterAway(f"no Ray cluster at {address!r}: {error}; {START}") from error
+    except RuntimeError as error:
+        if "ersion" not in str(error):
+            raise
+        raise ConfigError(f"the cluster at {address!r} has other versions: {error}; install the same here") from error
 
 
 @contextmanager

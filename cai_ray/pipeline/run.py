@@ -21,12 +21,14 @@ from cai_ray.constitution.draw import check_choice
 from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load as load_constitution
 from cai_ray.constitution.source import resolve
-from cai_ray.engines.cluster import kept_connection
+from cai_ray.engines.cluster import address_of, connected, kept_connection
+from cai_ray.engines.shared_folder import check_shared
 from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.lookup import location
 from cai_ray.pipeline.accepted import accepted, begin
 from cai_ray.pipeline.kept_recipe import earlier_recipe, keep
+from cai_ray.pipeline.output import refuse_package_cache
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.pipeline.retry_dropped import ask_again, first_with
 from cai_ray.pipeline.steps import SECTION_OF, steps
@@ -49,6 +51,7 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
 
     Puts the micro model into the cache when a model's path is "microworld" and it is not there yet. Raises ConfigError.
     """
+    refuse_package_cache(recipe.output)
     run = folder_of(recipe)
     constitution = constitution_of(recipe) if any(step.needs_constitution for step in all_steps) else None
     given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
@@ -205,6 +208,8 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False, retry: Sequ
 def _run_steps(recipe: Recipe, context: Context, chosen: Sequence[Step]) -> list[Outcome]:
     outcomes = []
     with kept_connection(), live_stages([step.stage for step in chosen]) as board:
+        if context.run.is_local and any(step.models and not _is_done(step, context) for step in chosen):
+            _check_nodes(context)
         for step in chosen:
             if board is not None:
                 board.add_task(step.stage, total=None)
@@ -217,6 +222,13 @@ def _run_steps(recipe: Recipe, context: Context, chosen: Sequence[Step]) -> list
                 raise
             _tell(outcomes[-1], board)
     return outcomes
+
+
+def _check_nodes(context: Context) -> None:
+    """That all nodes of a cluster see the run's folder. A Ray that is started here has one node."""
+    if address_of(context.cluster):
+        with connected(context.cluster):
+            check_shared(context.run)
 
 
 def _delete_from(first: Step, all_steps: Sequence[Step], run: Storage) -> None:

@@ -1,8 +1,12 @@
-"""A stand-in for an OpenAI-compatible server, on a port of its own: it answers, refuses, fails or hangs as told."""
+"""A stand-in for an OpenAI-compatible server, on a port of its own: it answers, refuses, fails or hangs as told.
+
+`python -m tests.field.server HOST PORT` serves by itself (on a host of tests/hosts.py), and says what it is asked.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +27,7 @@ class FakeServer:
         refuse: parameters that are refused, with OpenAI's words.
         refuse_words: all requests are refused with these words.
         fail_on: a request with these words in it fails with the status 500, alone.
+        is_told: each request goes to standard output, as a line of JSON.
         delay_s: before each answer, seconds.
         favours: the likeliest token where log-probabilities are asked.
         num_asked: requests for an answer so far, refused ones too.
@@ -34,6 +39,7 @@ class FakeServer:
     refuse: tuple[str, ...] = ()
     refuse_words: str | None = None
     fail_on: str | None = None
+    is_told: bool = False
     delay_s: float = 0.0
     favours: str = "A"
     num_asked: int = 0
@@ -48,6 +54,8 @@ class FakeServer:
             self.num_asked += 1
             number = self.num_asked
             self.bodies.append(body)
+            if self.is_told:
+                print(json.dumps(body), flush=True)
         time.sleep(self.delay_s)
         if self.hang_after is not None and number > self.hang_after:
             time.sleep(3600)
@@ -87,7 +95,7 @@ def _error(message: str, parameter: str | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(**settings: Any) -> Iterator[FakeServer]:
+def serving(host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator[FakeServer]:
     """A FakeServer that answers at its `url` until the end of the block."""
     state = FakeServer(**settings)
 
@@ -118,12 +126,17 @@ def serving(**settings: Any) -> Iterator[FakeServer]:
         def log_message(self, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = ThreadingHTTPServer((host, port), Handler)
     http.daemon_threads = True
     threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    state.url = f"http://127.0.0.1:{http.server_port}/v1"
+    state.url = f"http://{host}:{http.server_port}/v1"
     try:
         yield state
     finally:
         http.shutdown()
         http.server_close()
+
+
+if __name__ == "__main__":
+    with serving(sys.argv[1], int(sys.argv[2]), is_told=True):
+        threading.Event().wait()

@@ -37,6 +37,7 @@ from cai_ray.engines.conversations.ending import (
 )
 from cai_ray.engines.conversations.row_gate import RowGate
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
+from cai_ray.engines.shared_folder import check_seen
 from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import seed_for
@@ -79,8 +80,9 @@ def _outcome_schema(schema: pa.Schema) -> pa.Schema:
 class ConversationActor:
     """One engine and the conversations it holds; `__call__` is Ray Data's async batch function."""
 
-    def __init__(self, job: ConversationJob) -> None:
+    def __init__(self, job: ConversationJob, folder: Storage | None = None) -> None:
         self._job = job
+        self._folder = folder  # where the rows will go
         self._schema = _outcome_schema(job.schema)
         self.backend = job.make_backend()
         self._supervisor = Supervisor(self.backend, job.engine)
@@ -112,6 +114,8 @@ class ConversationActor:
     async def _ready(self) -> RowGate | None:
         """The rows' gate once the engine is up; None when it never will be."""
         try:
+            if self._folder is not None:
+                check_seen(self._folder)
             await self._supervisor.ready()
         except (EngineGaveUp, ConfigError) as error:
             self._end(Ending.of(error))
@@ -317,7 +321,7 @@ def _records(work: Work, place: int) -> Dataset:
         .repartition(target_num_rows_per_block=scaling.rows_per_task)
         .map_batches(
             ConversationActor,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(job, work.folder),
             batch_format="pyarrow",
             batch_size=scaling.rows_per_task,
             compute=ray.data.ActorPoolStrategy(
