@@ -19,6 +19,9 @@ from cai_ray.dropped import DropReason
 from cai_ray.prompt_layouts.records import BadRecord, Record, is_utf8
 
 _QUOTE = '"'
+_DELIMITERS = {"\t": "name it .tsv or set format: tsv", ",": "name it .csv or set format: csv"} | dict.fromkeys(
+    (";", "|"), "write commas, or tabs with format: tsv"
+)
 _MANY_LINES = 5  # behind one another, each just like a record: no cell's text looks like that by chance
 
 
@@ -32,6 +35,7 @@ def read_delimited(stream: BinaryIO, delimiter: str) -> Iterator[Record | BadRec
     lines = _Lines(text)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
+    is_first = True
     while True:
         first = reader.line_num + 1
         lines.taken.clear()
@@ -50,6 +54,9 @@ def read_delimited(stream: BinaryIO, delimiter: str) -> Iterator[Record | BadRec
             if len(set(header)) < len(header):
                 raise ValueError("the header names a column twice")
             continue
+        if is_first:
+            _check_delimiter(header, row, delimiter)
+            is_first = False
         if len(lines.taken) > 1 and _swallows(lines.taken[1:], delimiter, len(header)):
             raise ValueError(
                 f"a quote opened on line {first} spans {len(lines.taken)} lines, each of which looks like a record of "
@@ -61,6 +68,15 @@ def read_delimited(stream: BinaryIO, delimiter: str) -> Iterator[Record | BadRec
             yield BadRecord(DropReason.NOT_UTF8, f"line {first} is not UTF-8")
         else:
             yield dict(zip(header, row, strict=True))
+
+
+def _check_delimiter(header: Sequence[str], row: Sequence[str], delimiter: str) -> None:
+    """Raises ValueError where header and first record are one cell each, and cut alike by another delimiter."""
+    if len(header) > 1 or len(row) > 1:
+        return
+    for other, mend in _DELIMITERS.items():
+        if other != delimiter and 0 < header[0].count(other) == row[0].count(other):
+            raise ValueError(f"its cells are parted by {other!r}; {mend}")
 
 
 class _Lines:

@@ -107,6 +107,9 @@ def _open(filesystem: Any, file: str) -> BinaryIO:
     return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.endswith(".gz") else raw
 
 
+_DECODER = json.JSONDecoder()
+_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+
 # --- Lines -------------------------------------------------------------------------------------------
 
 
@@ -138,12 +141,24 @@ def _read_jsonl(stream: BinaryIO, is_json: bool = False) -> Iterator[Record | Ba
         if isinstance(line, BadRecord):
             yield line
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield BadRecord(DropReason.MALFORMED, f"not a line of JSON: {_reason(error)}")
-        else:
-            yield _as_record(value)
+        yield from _records_of(line)
+
+
+def _records_of(line: str) -> Iterator[Record | BadRecord]:
+    """One, unless line breaks were lost between whole records: then each of them."""
+    values, position = [], _behind_space(line, 0)
+    try:
+        while position < len(line):
+            value, end = _DECODER.raw_decode(line, position)
+            values.append(value)
+            position = _behind_space(line, end)
+    except (ValueError, RecursionError) as error:
+        yield BadRecord(DropReason.MALFORMED, f"not a line of JSON: {_reason(error)}")
+        return
+    if len(values) == 1 or all(isinstance(value, dict) for value in values):
+        yield from map(_as_record, values)
+    else:
+        yield BadRecord(DropReason.MALFORMED, "not a line of JSON: several values, not all of them objects")
 
 
 def _check_is_not_one_value(first: str | BadRecord, second: str | BadRecord | None) -> None:
@@ -155,6 +170,21 @@ def _check_is_not_one_value(first: str | BadRecord, second: str | BadRecord | No
         raise ValueError("it is one JSON array, not a record per line; name it .json or set format: json")
     if start == "{" and isinstance(second, str) and second.lstrip().startswith('"'):
         raise ValueError("it is JSON over several lines, not a record per line; write an array of the records")
+    if second is None and _is_json(start) and _is_columns(json.loads(start)):
+        raise ValueError(
+            "it is one JSON object of columns, not of records; write orient='records', lines=True in pandas"
+        )
+
+
+def _is_columns(value: Any) -> bool:
+    """Whether a JSON value holds a table by columns: lists of texts and the like, equally long, or pandas' mappings."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if columns and all(isinstance(column, dict) and column for column in columns):
+        return all(key.isdecimal() for column in columns for key in column)
+    if not columns or not all(isinstance(column, list) and len(column) > 1 for column in columns):
+        return False
+    is_even = len({len(column) for column in columns}) == 1
+    return is_even and any(all(isinstance(cell, str) for cell in column) for column in columns)
 
 
 def _is_json(text: str) -> bool:
@@ -195,7 +225,6 @@ def _read_json(stream: BinaryIO) -> Iterator[Record | BadRecord]:
         yield from _read_jsonl(cast(BinaryIO, buffered), is_json=True)
         return
     text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape")
-    decoder = json.JSONDecoder()
     window = text.read(_CHUNK_BYTES)
     position = _behind_space(window, _behind_space(window, 0) + 1)
     needs_comma = False
@@ -212,7 +241,7 @@ def _read_json(stream: BinaryIO) -> Iterator[Record | BadRecord]:
             if needs_comma:
                 raise ValueError("two elements of the array have no comma between them")
             try:
-                value, end = decoder.raw_decode(window, position)
+                value, end = _DECODER.raw_decode(window, position)
             except ValueError as error:
                 problem = _reason(error)
         if 0 <= end < len(window):
@@ -224,9 +253,6 @@ def _read_json(stream: BinaryIO) -> Iterator[Record | BadRecord]:
         if not chunk:
             raise ValueError(f"the array breaks off or is not valid JSON: {problem}")
         window, position = window[position:] + chunk, 0
-
-
-_JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def _behind_space(window: str, position: int) -> int:

@@ -92,6 +92,24 @@ def test_a_bad_line_is_one_bad_record(tmp_path: Path) -> None:
     ]
 
 
+def test_records_on_one_line_are_each_counted(tmp_path: Path) -> None:
+    lines = (
+        '{"prompt": "Hi"}{"prompt": "Tea?"}',
+        '{"prompt": "Hi"} "Tea?"',
+        '{"prompt": "Hi"}{"prom',
+        '{"prompt": "Hi"},',
+    )
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    bad = DropReason.MALFORMED
+    assert records(tmp_path / "a.jsonl") == [{"prompt": "Hi"}, {"prompt": "Tea?"}, bad, bad, bad]
+
+
+def test_a_single_record_of_lists_is_no_table(tmp_path: Path) -> None:
+    record = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Tea?"}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    assert records(tmp_path / "a.jsonl") == [record]
+
+
 def test_no_detail_holds_text_of_the_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": secret}\n')
     ((_, bad),) = read_records(str(tmp_path / "a.jsonl"))
@@ -163,6 +181,11 @@ def test_a_json_array_is_cut_right_wherever_the_chunks_end(
         ("a.jsonl.gz", b"no gzip", "cannot be read as jsonl after 0 records"),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "Hi"}\n' * 99, mtime=0)[:-9], "cannot be read as jsonl"),
         ("a.docx", b"x", "unknown suffix '.docx'"),
+        ("a.csv", b"prompt;n\nHi;1\n", "its cells are parted by ';'; write commas"),
+        ("a.csv", b"prompt\tn\nHi\t1\n", "its cells are parted by '\\t'; name it .tsv"),
+        ("a.tsv", b"prompt,n\nHi,1\n", "its cells are parted by ','; name it .csv"),
+        ("a.json", b'{"prompt": {"0": "Hi", "1": "Tea?"}}', "one JSON object of columns"),
+        ("a.json", b'{"prompt": ["Hi", "Tea?"], "n": [1, 2]}', "one JSON object of columns"),
     ],
 )
 def test_a_bad_file_is_one_clear_message(tmp_path: Path, name: str, content: bytes, message: str) -> None:
