@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.config import MICROWORLD, ModelConfig
+from cai_ray.engines.models.setup.adapters import base_of, is_adapter
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 from cai_ray.planning.tokens import microworld_tokenizer
@@ -79,6 +80,8 @@ def shape_of(model: ModelConfig) -> Shape:
     if model.path == MICROWORLD:
         return _microworld()
     folder = Path(location(model.path))
+    if is_adapter(folder):
+        return shape_of(model.model_copy(update={"path": base_of(folder)}))
     if (folder / "config.json").is_file():
         return _from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     for pattern, shape in KNOWN:

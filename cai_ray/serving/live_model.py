@@ -14,6 +14,7 @@ from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.vllm_engine import VllmEngine
 from cai_ray.engines.models.reading import load_renderer, read_config, trained_system_role
 from cai_ray.engines.models.scored_tokens import ScoredTokens
+from cai_ray.engines.models.setup.check import check_setup
 from cai_ray.engines.models.trainable import local_path
 from cai_ray.errors import ConfigError
 from cai_ray.serving.refusals import ApiError, engine_dead
@@ -43,6 +44,7 @@ def ready_to_serve(model: ModelConfig) -> ModelConfig:
             f"the model is served already, at {model.endpoint.base_url}; name weights (a folder, a hub id)"
         )
     model = local_path(model)
+    check_setup("model", model)
     if kind_of(model) == "score":
         role = trained_system_role(read_config(model), model.system_role)
         engine = model.engine.model_copy(update={"extra": CLASSIFIER_ENGINE | model.engine.extra})

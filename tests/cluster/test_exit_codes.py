@@ -121,10 +121,10 @@ def test_a_used_up_restart_budget_is_exit_code_75_and_committed_parts_stay(
     assert all(hashes[record["rows"]["name"]] == record["rows"]["sha256"] for record in committed.values())
 
 
-def test_a_real_engine_that_cannot_start_is_exit_code_75(
+def test_a_real_engine_that_can_never_start_is_exit_code_2_with_its_own_words(
     ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path
 ) -> None:
     result = command(write_recipe(tmp_path, micro_model, prompts, models=engine(num_kv_blocks=2)))
-    assert result.exit_code == EXIT_RETRYABLE, result.output
-    assert "the engine does not start" in one_line(result)
+    assert result.exit_code == EXIT_BAD_INPUT, result.output
+    assert "the engine does not start" in one_line(result) and "KV cache" in one_line(result)
     assert "Traceback" not in result.output

@@ -21,6 +21,7 @@ from cai_ray.engines.backends.vllm_plugin import EXTENSION
 from cai_ray.engines.conversations.asking import EngineDied
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import context_length, load_renderer
+from cai_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 SMALL_WEIGHTS_BYTES = 256 * 2**20
@@ -129,21 +130,32 @@ class VllmEngine:
     async def start(self) -> None:
         """Start the engine; takes seconds on CPU, minutes for large weights.
 
-        Raises asyncio.TimeoutError past `engine.start_limit_s` and whatever vLLM raises.
+        Raises ConfigError where vLLM refuses the settings, asyncio.TimeoutError past `engine.start_limit_s`, and
+        whatever vLLM raises of a core that does not come up.
         """
         import psutil
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._dispose()
         engine_process.use_server()
+        try:
+            arguments = AsyncEngineArgs(**engine_arguments(self.model))
+            config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        except (TypeError, ValueError, NotImplementedError, AssertionError) as error:  # pydantic's are ValueErrors
+            raise ConfigError(f"vLLM refuses the settings of the model at {self.model.path!r}: {error}") from error
         me = psutil.Process()
         before = {child.pid for child in me.children(recursive=True)}
-        # from_engine_args blocks until the engine core answers, on this loop: nothing else could run anyway,
+        # This blocks until the engine core answers, on this loop: nothing else could run anyway,
         # because every conversation needs the engine.
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self.model)))
+        self._engine = AsyncLLM.from_vllm_config(
+            config,
+            enable_log_requests=arguments.enable_log_requests,
+            disable_log_stats=arguments.disable_log_stats,
+        )
         self._processes = [child for child in me.children(recursive=True) if child.pid not in before]
-        config = self._engine.vllm_config
+        config = self._engine.vllm_config  # with what the core has found out
         self.max_model_len = config.model_config.max_model_len
         num_blocks = config.cache_config.num_gpu_blocks
         self.num_kv_tokens = num_blocks * config.cache_config.block_size if num_blocks else None

@@ -20,7 +20,7 @@ from typing import TypeVar
 from cai_ray.config import EngineConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.conversations.asking import Backend, EngineDied
-from cai_ray.engines.conversations.last_words import cannot_run, last_lines, logs, told
+from cai_ray.engines.conversations.last_words import given_up, last_lines, logs, told
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 logger = logging.getLogger(__name__)
@@ -119,9 +119,7 @@ class Supervisor:
         if isinstance(self._failure, EngineGaveUp | ConfigError):
             raise self._failure
         if self._failure is not None:
-            raise EngineGaveUp(
-                f"the engine does not start: {self._failure}\n{told(logs(), last_lines(logs()))}"
-            ) from self._failure
+            raise given_up(f"the engine does not start: {self._failure}") from self._failure
 
     async def _admit(self, row_id: str) -> int:
         """Wait until this row may send; the engine's generation."""
@@ -223,12 +221,7 @@ class Supervisor:
             async with asyncio.timeout(self.config.stall_limit_s):
                 await self.backend.probe()
         except (EngineDied, TimeoutError) as death:
-            paths = logs()
-            lines = last_lines(paths)
-            message = f"the engine starts but answers no request, not one of a single token; {told(paths, lines)}"
-            if cannot_run(lines):
-                raise ConfigError(f"{message}\nChoose another model, dtype or engine setting") from death
-            raise EngineGaveUp(message) from death
+            raise given_up("the engine starts but answers no request, not one of a single token") from death
 
     async def _watch(self) -> None:
         """Kill an engine that has requests and finishes none for `stall_limit_s`."""

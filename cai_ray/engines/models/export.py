@@ -8,13 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from cai_ray.config import ModelConfig
-from cai_ray.engines.models.reading import read_config
-
-ADAPTER = "adapter_config.json"
-
+from cai_ray.engines.models.setup import adapters
 
 # What a checkpoint has beside the model: states to resume from, and the Trainer's own arguments.
 NOT_MODEL = (
@@ -31,37 +26,14 @@ def export_model(checkpoint: Path, folder: Path, model_card: str) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(*NOT_MODEL))
-    if (folder / ADAPTER).exists():
-        _merge_adapters(folder)
+    if adapters.is_adapter(folder):
+        settings = adapters.settings_of(folder)
+        whole = adapters.merged(folder, settings["base_model_name_or_path"], settings.get("revision"))
+        for file in (adapters.CONFIG, adapters.WEIGHTS[0]):
+            (folder / file).unlink()
+        whole.save_pretrained(folder)
     _turn_cache_on(folder / "config.json")
     (folder / "README.md").write_text(model_card, encoding="utf-8")
-
-
-def _merge_adapters(folder: Path) -> None:
-    """Replace the adapters in `folder` by the whole model, in the precision its base is stored in."""
-    import peft
-    import torch
-
-    adapters = folder / "adapter_model.safetensors"
-    config = peft.PeftConfig.from_pretrained(str(folder))
-    stored = read_config(ModelConfig(path=config.base_model_name_or_path, revision=config.revision)).dtype
-    options: dict[str, Any] = {"dtype": torch.float32}
-    auto_class: Any = peft.AutoPeftModelForCausalLM
-    if config.task_type == peft.TaskType.SEQ_CLS:
-        auto_class = peft.AutoPeftModelForSequenceClassification
-        options["num_labels"] = _num_labels(adapters)
-    merged = auto_class.from_pretrained(str(folder), **options).merge_and_unload()
-    for file in (folder / ADAPTER, adapters):
-        file.unlink()
-    merged.to(stored or torch.float32).save_pretrained(folder)
-
-
-def _num_labels(adapters: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(adapters, framework="pt") as tensors:
-        (head,) = (name for name in tensors.keys() if name.endswith("score.weight"))  # noqa: SIM118, no mapping
-        return int(tensors.get_slice(head).get_shape()[0])
 
 
 def _turn_cache_on(config: Path) -> None:

@@ -14,7 +14,8 @@ import pyarrow.fs as pafs
 from cai_ray.artifacts.identity import Input, contents, file_identity, hub_commit, named
 from cai_ray.artifacts.storage import Storage, is_uri
 from cai_ray.config import EngineConfig, ModelConfig
-from cai_ray.engines.models.export import ADAPTER, NOT_MODEL
+from cai_ray.engines.models.export import NOT_MODEL
+from cai_ray.engines.models.setup.adapters import base_of, is_adapter
 from cai_ray.lookup import location
 
 # In a model's folder and none of its business: words for people, and states of the training that made it.
@@ -51,7 +52,7 @@ SPEED_ONLY = frozenset(
 def model_contents(name: str, model: ModelConfig) -> dict[str, str]:
     """Readable name -> identity of everything behind the recipe's model `name`; nothing of an endpoint.
 
-    Raises ConfigError for a template that is not there, OSError for a file that cannot be read.
+    Raises ConfigError for a template or an adapter's base that is not there, OSError for a file that cannot be read.
     """
     if model.endpoint is not None:
         return {}
@@ -111,12 +112,9 @@ def _is_place(path: str) -> bool:
 
 
 def _adapted(path: str) -> str | None:
-    """The model that the adapter in this local folder was trained on; None for a whole model."""
-    file = Path(location(path)).expanduser() / ADAPTER
-    if not file.is_file():
-        return None
-    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    return str(base) if base else None
+    """The model that the adapter in this local folder was trained on; None for a whole model. Raises ConfigError."""
+    folder = Path(location(path)).expanduser()
+    return base_of(folder) if is_adapter(folder) else None
 
 
 def _is_part(folder: str) -> bool:

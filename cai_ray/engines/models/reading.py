@@ -5,30 +5,47 @@ Tested in tests/engines/models/test_answer_tokens.py and tests/engines/models/te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cai_ray.chat import Renderer
 from cai_ray.config import ModelConfig, SystemRole
-from cai_ray.engines.models.files import local_folder
+from cai_ray.engines.models.files import config_folder, local_folder, tokenizer_folder, weights_folder
+from cai_ray.engines.models.setup.adapters import is_adapter, no_base
+from cai_ray.engines.models.setup.context import default_context
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location, searched
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "*.model", "vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.tiktoken",
+)  # fmt: skip
 CONFIG_KEY = "cai_ray"  # in config.json of score models we train: how they read conversations
 
 
-def read(auto_class: Any, model: ModelConfig, what: str, path: str | None = None, **options: Any) -> Any:
+def read(
+    auto_class: Any,
+    model: ModelConfig,
+    what: str,
+    path: str | None = None,
+    place: Callable[[str], str] | None = None,
+    **options: Any,
+) -> Any:
     """`auto_class.from_pretrained` at `path` (None: the model's); a URI's files are fetched once.
+
+    `place`: which folder that is of an adapter's and its base's; None: where the whole model is.
 
     Raises ConfigError when there is no `what` ("model", "tokenizer") at that place.
     """
     path = path or model.path
-    folder = local_folder(path)
+    folder = weights_folder(path, model.trust_remote_code) if place is None else place(path)
     try:
         return auto_class.from_pretrained(
             folder, revision=model.revision, trust_remote_code=model.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
+        if is_adapter(given := Path(local_folder(path))) and not Path(folder).is_dir():
+            raise ConfigError(no_base(given)) from error
         raise ConfigError(
             f"no {what} at {path!r}: {str(error).splitlines()[0]} (give a local folder, a hub id that this machine "
             f"can reach, or 'microworld'; {searched(path)})"
@@ -39,14 +56,22 @@ def read_config(model: ModelConfig, what: str = "model") -> Any:
     """The transformers config. Raises ConfigError when there is none."""
     from transformers import AutoConfig
 
-    return read(AutoConfig, model, what)
+    return read(AutoConfig, model, what, place=config_folder)
 
 
 def read_tokenizer(model: ModelConfig) -> Any:
     """The tokenizer as it is stored. Raises ConfigError when there is none."""
     from transformers import AutoTokenizer
 
-    return read(AutoTokenizer, model, "tokenizer", model.tokenizer)
+    path = model.tokenizer or model.path
+    folder = Path(tokenizer_folder(path))
+    if folder.is_dir() and not model.trust_remote_code and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
+        # transformers would say something of a backend, or make one up that knows no word.
+        raise ConfigError(
+            f"no tokenizer at {path!r}: none of {', '.join(TOKENIZER_FILES)} is in {folder}; copy the model's own "
+            "there or name its folder or hub id as `tokenizer`"
+        )
+    return read(AutoTokenizer, model, "tokenizer", path, tokenizer_folder)
 
 
 def read_chat_template(model: ModelConfig) -> str | None:
@@ -89,9 +114,7 @@ def dtype_of(model: ModelConfig) -> Any:
 
 def context_length(model: ModelConfig, at_most: int | None = None) -> int:
     """The most tokens a language model reads at once, or `at_most`. Raises ConfigError when there is no model."""
-    most = model.max_model_len
-    if most is None:
-        most = int(read_config(model).get_text_config().max_position_embeddings)
+    most = model.max_model_len or default_context(read_config(model))
     return min(at_most or most, most)
 
 

@@ -46,4 +46,24 @@ def test_a_traceback_is_its_last_line() -> None:
         "EngineCore failed to start.",
         "ValueError: The model's max seq len is larger than the KV cache holds.",
     ]
-    assert "Traceback" not in told([], lines)
+
+
+def test_the_cause_is_shown_wherever_it_stands(tmp_path: Path) -> None:
+    """Standard output is the first file, and a library's chatter follows the error."""
+    out, err = tmp_path / "worker.out", tmp_path / "worker.err"
+    frames = '(EngineCore pid=7) ERROR 11-27 09:49:21 [core.py:1512]   File "/a/b.py", line 1, in f\n'
+    frames += "(EngineCore pid=7) ERROR 11-27 09:49:21 [core.py:1512]     return f()\n"
+    cause = "RuntimeError: Unsupported CPU attention configuration: head_dim=16"
+    dead = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore died. See stack trace (above) for the root cause."
+    prefix = "(EngineCore pid=7) ERROR 11-27 09:49:21 [core.py:1512] "
+    out.write_text(f"{frames * 40}{prefix}{cause}\n{frames * 40}{prefix}{dead}\n")
+    err.write_text("".join(f"chatter {k}\n" for k in range(50)))
+    lines = last_lines([out, err])
+    assert cannot_run(lines)
+    assert told([], lines) == f"its last words:\n  {cause}"
+
+
+def test_without_an_error_the_last_lines_are_shown(tmp_path: Path) -> None:
+    log = tmp_path / "worker.err"
+    log.write_text("".join(f"chatter {k}\n" for k in range(50)))
+    assert told([], last_lines([log])).splitlines()[-1] == "  chatter 49"

@@ -34,6 +34,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
     prompts.write_text('{"prompt": "How do I paint a chair?"}\n')
     bare = tmp_path / "classifier"
     bare.mkdir()
+    (bare / "model.safetensors").touch()
     (bare / "config.json").write_text("{}")  # without a tokenizer, and so without a chat template
     return {
         "name": "test",
