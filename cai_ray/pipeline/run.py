@@ -27,7 +27,7 @@ from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.lookup import location
 from cai_ray.pipeline.accepted import accepted, begin
-from cai_ray.pipeline.checked_models import check_weights, checked
+from cai_ray.pipeline.checked_models import check_models
 from cai_ray.pipeline.kept_recipe import earlier_recipe, keep
 from cai_ray.pipeline.output import refuse_package_cache
 from cai_ray.pipeline.recipe import Recipe
@@ -63,8 +63,8 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     prompted = {name for step in all_steps for name in (*step.asks, step.trains)}
     today = _date_of(run)
     for name in sorted(used & prompted):
-        models[name] = checked(name if name in recipe.models else "policy", models[name], today)
-    check_weights(all_steps, models, trained, used - prompted)
+        models[name] = _checked(name if name in recipe.models else "policy", models[name], today)
+    check_models(all_steps, {name: models[name] for name in used}, trained)
     return Context(
         run=run,
         seed=recipe.seed,
@@ -95,6 +95,24 @@ def _trained(given: Mapping[str, ModelConfig], all_steps: Sequence[Step]) -> dic
             base_name = made[step.trains].base_name if step.trains in made else step.trains
             made[step.makes] = Trained(step.stage, base_name, given[base_name])
     return made
+
+
+def _checked(name: str, model: ModelConfig, today: datetime.date) -> ModelConfig:
+    """The model, with the run's date where its prompts show one. Raises ConfigError for one that cannot be asked."""
+    if model.endpoint is not None:
+        from cai_ray.engines.backends.endpoint import check_endpoint
+
+        check_endpoint(model)
+        return model
+    from cai_ray.engines.models.reading import load_renderer
+    from cai_ray.engines.models.thinking import check_thinking
+
+    renderer = load_renderer(model)
+    if not renderer.is_able():  # that the template was edited is told later, where it was; so is what it refuses
+        return model
+    check_thinking(name, model, renderer)
+    is_undated = model.template_date is None and renderer.shows_date()
+    return model.model_copy(update={"template_date": today}) if is_undated else model
 
 
 def _date_of(run: Storage) -> datetime.date:
