@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -66,6 +67,13 @@ class EndpointConfig(Config):
         default_factory=dict,
         description="The server's names of parameters: {max_tokens: max_completion_tokens}; null: left out.",
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        if not re.match(r"https?://[^/\s]", url):
+            raise ValueError(f"{url!r} does not begin with http:// or https:// and a host")
+        return url
 
 
 class EngineConfig(Throughput):

@@ -5,6 +5,7 @@ Tested in tests/cluster/test_exit_codes.py.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -31,6 +32,14 @@ RETRYABLE_RAY_ERRORS = frozenset(
         "RayActorError",
         "WorkerCrashedError",
     }
+)
+# What the machine says of a path that a person gave, and what it may say otherwise another time.
+BAD_PATH = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL}
+)
+PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}
+    | {errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
 )
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +83,10 @@ def exit_code(error: BaseException) -> int | None:
             return EXIT_TOO_MANY_DROPPED
         if isinstance(cause, EngineGaveUp | ClusterAway) or type(cause).__name__ in RETRYABLE_RAY_ERRORS:
             return EXIT_RETRYABLE
+        if isinstance(cause, OSError) and cause.errno in PASSING:
+            return EXIT_RETRYABLE
+        if isinstance(cause, OSError) and cause.errno in BAD_PATH and cause.filename:
+            return EXIT_BAD_INPUT
     return None
 
 

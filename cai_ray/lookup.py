@@ -29,14 +29,16 @@ class Located(str):
 
 
 def location(name: str) -> str:
-    """What to open for this name: a path, a URI or a hub id."""
-    return name.location if isinstance(name, Located) and name.location != name else name
+    """What to open for this name: a path, a URI or a hub id. A home directory (`~`) is written out."""
+    if isinstance(name, Located) and name.location != name:
+        return name.location
+    return os.path.expanduser(name) if name.startswith("~") else name
 
 
 def searched(name: str) -> str:
     """For an error: where a file of this name was looked for."""
     if _is_elsewhere(name):
-        return f"looked for it at {name}"
+        return f"looked for it at {location(name)}"
     beside = f"in {name.folder}, where the recipe is, then " if isinstance(name, Located) else ""
     return f"looked for it {beside}in {os.getcwd()}, the working directory"
 

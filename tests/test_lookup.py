@@ -51,9 +51,15 @@ def test_the_recipes_folder_comes_first_then_the_working_directory(beside: Path)
     assert location(names(beside, path="deep").path) == str(beside / "deep")
     assert location(names(beside, path="b.jsonl").path) == "b.jsonl"
     assert location(names(beside).path) == "microworld"
-    for elsewhere in (str(beside / "deep"), "s3://bucket/deep", "hf://deep", "~/deep"):
+    for elsewhere in (str(beside / "deep"), "s3://bucket/deep", "hf://deep"):
         found = names(beside, path=elsewhere)
         assert not isinstance(found.path, Located) and location(found.path) == elsewhere
+
+
+def test_a_home_directory_is_written_out(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(beside))
+    assert location(names(beside, path="~/deep/a.jsonl").path) == str(beside / "deep/a.jsonl")
+    assert str(beside / "none") in searched("~/none")
 
 
 def test_a_file_is_no_folder(beside: Path) -> None:

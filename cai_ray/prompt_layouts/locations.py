@@ -65,8 +65,8 @@ def _files_at(path: str, filesystem: Any, root: str, format: FileFormat) -> list
         return found
     try:
         info = filesystem.get_file_info(root)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be reached: {error}") from error
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise ConfigError(f"{path!r} cannot be reached: {error}") from error
     if info.type == arrow_fs.FileType.NotFound:
         raise ConfigError(f"{path} does not exist; {searched(path)}")
     if info.type == arrow_fs.FileType.File:

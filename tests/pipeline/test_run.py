@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,6 @@ def test_exit_codes_see_through_wrapping() -> None:
     assert exit_code(RayTaskError(ConfigError("x"))) == 2
     assert exit_code(TooManyDropped("x")) == 3
     assert exit_code(ValueError("a bug")) is None
+    assert exit_code(OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300)) == 2
+    assert exit_code(OSError(errno.ENOSPC, "No space left on device")) == EXIT_RETRYABLE
+    assert exit_code(FileNotFoundError(errno.ENOENT, "No such file", "part.parquet")) is None, "a bug of ours"
