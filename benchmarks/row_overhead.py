@@ -1,4 +1,4 @@
-"""What the pipeline itself costs: 500,000 rows of 2 rounds with a scripted engine that answers at once.
+"""What the pipeline itself costs: a million rows of 2 rounds with two scripted engines that answer at once.
 
 Rows per second through Ray Data, the row coroutines, cleaning, gates and committed parts; and the memory
 of the driver and of Ray's object store from row 100,000 to the end.
@@ -7,6 +7,7 @@ of the driver and of Ray's object store from row 100,000 to the end.
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import sys
 import tempfile
 import threading
@@ -31,8 +32,10 @@ from cai_ray.rows import PROMPT
 from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.revision import revise
 
-NUM_ROWS = 500_000
+NUM_ROWS = 1_000_000
+NUM_ENGINES = 2  # one per core of the machine that this is measured on
 ROWS_PER_PROMPT_FILE = 10_000
+ROWS_PER_PART = 2_048
 ANSWER = (
     "To paint a garden chair, first get a brush and some primer. Sand the wood, then put on two thin coats of paint."
 )
@@ -78,11 +81,20 @@ class MemoryWatch(threading.Thread):
 
 
 def main(num_rows: int = NUM_ROWS) -> None:
-    overrides = ("revise.num_revisions=2", "revise.scaling.rows_per_task=256", "revise.scaling.rows_per_part=2048")
+    scaling = {
+        "rows_per_task": 256,
+        "rows_per_part": ROWS_PER_PART,
+        "min_engines": NUM_ENGINES,
+        "max_engines": NUM_ENGINES,
+    }
+    overrides = ("revise.num_revisions=2", *(f"revise.scaling.{name}={value}" for name, value in scaling.items()))
     with tempfile.TemporaryDirectory() as scratch:
         recipe = microworld_recipe(Path(scratch), "overhead", ensure_model(), 0, overrides)
         context = pipeline.prepare(recipe, steps(recipe))
-        _write_prompts(context, num_rows)
+        # In a process of its own: what it frees would hide what this one grows by.
+        writer = multiprocessing.get_context("fork").Process(target=_write_prompts, args=(context, num_rows))
+        writer.start()
+        writer.join()
         job = dataclasses.replace(
             revise.job_of(recipe.revise, context), make_backend=lambda: ScriptedBackend(answer), expected_tokens=200
         )
@@ -94,19 +106,20 @@ def main(num_rows: int = NUM_ROWS) -> None:
         written = sorted(Path(artifact.folder.path(file.name)).stat().st_mtime for file in artifact.manifest.files)
         first = artifact.manifest.files[0].num_rows
         rate = (artifact.manifest.rows_out - first) / (written[-1] - written[0])
-    at_100k = [s for s in watch.samples if s[1] * 2048 >= min(100_000, num_rows // 5)]
+    at_100k = [s for s in watch.samples if s[1] * ROWS_PER_PART >= min(100_000, num_rows // 5)]
     driver = max(s[2] for s in at_100k) - at_100k[0][2]
     shared = max(s[3] for s in at_100k) - at_100k[0][3]
     print(f"{rate:,.0f} rows/s; from row 100,000 on driver +{driver:.0f} MB, object store +{shared:.0f} MB")
     figures = {
-        "rows_per_s": {"value": round(rate, 1), "target": 2000},
-        "driver_growth_mb": {"value": round(driver, 1), "target": 200},
-        "object_store_growth_mb": {"value": round(shared, 1), "target": 200},
+        "rows_per_s": {"value": round(rate, 1), "target": 5000},
+        "driver_growth_mb": {"value": round(driver, 1), "target": 50},
+        "object_store_growth_mb": {"value": round(shared, 1), "target": 50},
         "driver_mb_at_end": round(watch.samples[-1][2], 1),
         "num_rows": artifact.manifest.rows_in,
         "rounds": 2,
+        "engines": NUM_ENGINES,
     }
-    claim = "500,000 rows of 2 rounds pass at >= 2,000 rows/s with flat memory when the engine answers at once"
+    claim = "a million rows of 2 rounds pass at >= 5,000 rows/s with flat memory when the engines answer at once"
     results_file.write("row_overhead", claim, figures, [0])
 
 

@@ -5,10 +5,11 @@ Each stage must account for every unit exactly once (artifacts/parts.py), so its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import digest, stable_id
@@ -16,21 +17,14 @@ from cai_ray.seeding import digest, stable_id
 
 @dataclass(frozen=True)
 class RowIds:
-    """The columns that tell a row from all others, and how they make its id.
-
-    Attributes:
-        join: the id of one row's values, in the order of `columns`; None where one column is the id itself.
-    """
+    """The columns that tell a row from all others and, joined by "/", make its id, as the functions below do."""
 
     columns: tuple[str, ...]
-    join: Callable[..., str] | None = None
 
     def __call__(self, rows: pa.Table) -> pa.Array:
         """The units that these rows answer: string array [num_rows]. Reads `columns` and nothing else."""
-        if self.join is None:
-            return rows[self.columns[0]].combine_chunks().cast(pa.string())
-        keys = zip(*(rows[name].to_pylist() for name in self.columns), strict=True)
-        return pa.array([self.join(*key) for key in keys], pa.string())
+        parts = [rows[name].combine_chunks().cast(pa.string()) for name in self.columns]
+        return parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "/")
 
 
 def prompt_id_of(messages: list[dict[str, str]], source: str) -> str:
@@ -80,12 +74,12 @@ def match_id_of(policy_a: str, policy_b: str, prompt_id: str, sample_index: int)
 PROMPT_IDS = RowIds(("source_row",))  # one per record read, or per request written
 SHOT_IDS = RowIds((ROW_ID,))
 ASK_IDS = RowIds(("ask_id",))
-REVISION_IDS = RowIds(("prompt_id", "sample_index"), revision_row_id)
+REVISION_IDS = RowIds(("prompt_id", "sample_index"))
 EXAMPLE_IDS = RowIds(("example_id",))
 RESPONSES_IDS = RowIds(("prompt_id",))  # all samples of a prompt are one unit
 PAIR_IDS = RowIds(("pair_id",))  # of pairs, their labels and what is learned of them
-ROLLOUT_IDS = RowIds(("step", "prompt_id", "sample_index"), rollout_row_id)
+ROLLOUT_IDS = RowIds(("step", "prompt_id", "sample_index"))
 ITEM_IDS = RowIds(("item_id",))
-EVALUATION_IDS = RowIds(("policy", "prompt_id", "sample_index"), evaluation_row_id)  # of answers and judgements too
+EVALUATION_IDS = RowIds(("policy", "prompt_id", "sample_index"))  # of answers and judgements too
 MATCH_IDS = RowIds(("match_id",))
-GAME_IDS = RowIds(("policy_a", "policy_b", "prompt_id", "sample_index"), match_id_of)
+GAME_IDS = RowIds(("policy_a", "policy_b", "prompt_id", "sample_index"))

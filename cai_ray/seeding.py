@@ -11,6 +11,7 @@ import json
 import random
 from typing import Any
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 Part = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 
@@ -20,8 +21,7 @@ def digest(*parts: Part, num_bytes: int = 16) -> bytes:
     JSON keeps part boundaries ("a","bc" differs from "ab","c") and types ("1" differs from 1).
     Lone surrogates, which UTF-8 cannot carry, are escaped by JSON itself.
     """
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(canonical.encode("ascii"), digest_size=num_bytes).digest()
+    return hashlib.blake2b(_CANONICAL.encode(parts).encode("ascii"), digest_size=num_bytes).digest()
 
 
 def stable_id(*parts: Part) -> str:

@@ -103,7 +103,7 @@ def use_judge(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
         opened = open_stage(asked.spec)
         assert not isinstance(opened, Artifact)
         units = [row for table in asked.source.tables() for row in asked.job.expand(table).to_pylist()]
-        done = set(opened.done_ids.to_pylist())
+        done = set(opened.done_ids)
         left = [row for row in units if row[ROW_ID] not in done]
         for start in range(0, len(left), PAIRS_PER_PART):
             _label_part(opened.folder, asked.job, left[start : start + PAIRS_PER_PART])

@@ -40,3 +40,13 @@ def test_ids_are_made_of_columns_that_the_rows_have(name: str) -> None:
         assert found.type == pa.string() and len(set(found.to_pylist())) == 3
         for k, one in enumerate(found.to_pylist()):
             assert all(values[column][k] in one for column in ids.columns), "rows that differ have ids that differ"
+
+
+def test_ids_of_tables_are_those_of_single_rows() -> None:
+    table = pa.table(
+        {"policy": ["p"], "policy_a": ["p"], "policy_b": ["q"], "step": [7], "prompt_id": ["x/y"], "sample_index": [3]}
+    )
+    assert row_ids.REVISION_IDS(table).to_pylist() == [row_ids.revision_row_id("x/y", 3)]
+    assert row_ids.EVALUATION_IDS(table).to_pylist() == [row_ids.evaluation_row_id("p", "x/y", 3)]
+    assert row_ids.ROLLOUT_IDS(table).to_pylist() == [row_ids.rollout_row_id(7, "x/y", 3)]
+    assert row_ids.GAME_IDS(table).to_pylist() == [row_ids.match_id_of("p", "q", "x/y", 3)]

@@ -19,11 +19,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 import cai_ray
 from cai_ray.artifacts.identity import changes
+from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.lease import Lease
 from cai_ray.artifacts.metrics_file import elapsed_before
 from cai_ray.artifacts.parts import (
@@ -185,14 +185,14 @@ class OpenStage:
     spec: StageSpec
     plan: Plan
     parts: list[PartRecord] = field(default_factory=list)
-    done_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    done_ids: Ids = field(default_factory=Ids)
     started: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> Storage:
         return self.spec.folder
 
-    def commit(self, input_ids: pa.Array, model_files: tuple[FileRecord, ...] = ()) -> Artifact:
+    def commit(self, input_ids: pa.Array | Ids, model_files: tuple[FileRecord, ...] = ()) -> Artifact:
         """Check conservation over the files themselves and write the manifest.
 
         `input_ids`: every unit of work the stage was given, string array. `model_files`: of a training stage's
@@ -200,6 +200,7 @@ class OpenStage:
         unit; RunIsTaken.
         """
         self._check_lease()
+        input_ids = input_ids if isinstance(input_ids, Ids) else Ids(input_ids)
         parts, accounted = committed_parts(self.folder, self.spec.row_ids)
         check_conservation(input_ids, accounted, self.plan.stage)
         remove_orphans(self.folder, parts)
@@ -255,19 +256,16 @@ def all_left_out(stage: str, left_out: Mapping[str, int]) -> str:
     return f"{stage}: the recipe leaves out all {total:,} rows ({told}); change {settings}"
 
 
-def check_conservation(input_ids: pa.Array, accounted_ids: pa.Array, stage: str) -> None:
+def check_conservation(input_ids: Ids, accounted_ids: Ids, stage: str) -> None:
     """G1: input ids = ids that came out, were dropped or left out, each exactly once. Raises ConservationError."""
     problems = []
     for name, ids in (("input", input_ids), ("output, dropped and left out rows", accounted_ids)):
-        num_repeated = len(ids) - pc.count_distinct(ids).as_py()
-        if num_repeated:
+        if num_repeated := ids.num_repeated():
             problems.append(f"{num_repeated} ids repeat in the {name}")
-    missing = pc.sum(pc.invert(pc.is_in(input_ids, value_set=accounted_ids))).as_py() or 0
-    extra = pc.sum(pc.invert(pc.is_in(accounted_ids, value_set=input_ids))).as_py() or 0
-    if missing:
-        problems.append(f"{missing} input ids came out nowhere")
-    if extra:
-        problems.append(f"{extra} ids came out that never went in")
+    if num_missing := len(input_ids) - len(input_ids.places_in(accounted_ids)):
+        problems.append(f"{num_missing} input ids came out nowhere")
+    if num_extra := len(accounted_ids) - len(accounted_ids.places_in(input_ids)):
+        problems.append(f"{num_extra} ids came out that never went in")
     if problems:
         raise ConservationError(f"stage {stage}: {'; '.join(problems)}. Nothing was committed; parts stay for a re-run")
 

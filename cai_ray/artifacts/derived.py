@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, StageSpec, open_stage
+from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.parts import PartRecord, remove_part, write_part
 from cai_ray.dropped import DROPPED, DropRow, dropped_row
 
@@ -54,7 +55,7 @@ def outcome(row_id: str, make: Callable[[], dict[str, Any]]) -> Outcome:
 class Written:
     """What a pass wrote."""
 
-    row_ids: pa.Array  # every unit that has an outcome, string array
+    row_ids: Ids  # of every unit that has an outcome
     parts: tuple[PartRecord, ...]
 
     @property
@@ -87,13 +88,13 @@ def write_outcomes(opened: OpenStage, batches: Iterable[Sequence[Outcome]], sche
     """Write a part for each batch, in place of all parts of earlier attempts; an empty batch leaves none."""
     for part in opened.parts:
         remove_part(opened.folder, part)
-    row_ids: list[str] = []
+    row_ids = Ids()
     parts = []
     for batch in batches:
         if batch:
             parts.append(_write_part(opened, batch, schema))
-            row_ids += [one.row_id for one in batch]
-    return Written(pa.array(row_ids, pa.string()), tuple(parts))
+            row_ids.add(pa.array([one.row_id for one in batch], pa.string()))
+    return Written(row_ids, tuple(parts))
 
 
 def _write_part(opened: OpenStage, batch: Sequence[Outcome], schema: pa.Schema) -> PartRecord:

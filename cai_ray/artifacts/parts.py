@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.dropped import DROPPED, LeftOutReason
@@ -25,6 +26,7 @@ from cai_ray.row_ids import RowIds
 from cai_ray.seeding import stable_id
 
 DROPPED_ROWS, LEFT_OUT_ROWS = "dropped", "left_out"  # folders inside the stage's own
+READERS = 16  # threads that read parts
 _LEFT_OUT = pa.array(map(str, LeftOutReason), pa.string())
 
 
@@ -106,12 +108,6 @@ def _by_reason(gone: pa.Table) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(gone["reason"]).to_pylist()}
 
 
-def _is_whole(folder: Storage, file: FileRecord) -> bool:
-    if folder.size_bytes(file.name) != file.size_bytes:
-        return False
-    return hashlib.sha256(folder.read(file.name)).hexdigest() == file.sha256
-
-
 def begun_parts(folder: Storage) -> list[PartRecord]:
     """The parts that an unfinished stage's records name, damaged records left out; the files are not looked at."""
     records = (_parsed(folder, name) for name in folder.names("records", ".json"))
@@ -125,76 +121,83 @@ def _parsed(folder: Storage, name: str) -> PartRecord | None:
         return None
 
 
-def _read_record(folder: Storage, name: str) -> PartRecord | None:
-    """The record, or None when it or a file of its part is damaged: its rows are then made again."""
-    record = _parsed(folder, name)
-    if record is None:
-        return None
-    return record if all(_is_whole(folder, file) for file in record.files) else None
-
-
 def read_table(folder: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A committed Parquet file, whole."""
     with folder.filesystem.open_input_file(folder.path(name)) as file:
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
-def part_row_ids(folder: Storage, record: PartRecord, row_ids: RowIds) -> pa.Array:
-    """The units of work that a part accounts for."""
-    ids: list[pa.Array] = []
-    if record.rows:
-        ids.append(row_ids(read_table(folder, record.rows.name, row_ids.columns)))
-    for gone in (record.dropped, record.left_out):
-        if gone:
-            ids.append(_flat(read_table(folder, gone.name, ["row_id"])["row_id"]))
-    return pa.concat_arrays(ids) if ids else pa.array([], pa.string())
-
-
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks().cast(pa.string())
 
 
-def committed_parts(folder: Storage, row_ids: RowIds) -> tuple[list[PartRecord], pa.Array]:
-    """All parts that count, each row in exactly one of them, and the ids they account for.
+def committed_parts(folder: Storage, row_ids: RowIds) -> tuple[list[PartRecord], Ids]:
+    """All parts that count, each row in exactly one of them, and the ids they account for, with their part's place.
 
     Damaged parts lose their record. When two parts claim a row (a block was cut differently after a
     node was lost), the part that comes first by name keeps it and the other is written again without.
     """
-    names = folder.names("records", ".json")
-    with ThreadPoolExecutor(16) as threads:
-        records = list(threads.map(lambda name: _read_record(folder, name), names))
-    parts: dict[str, PartRecord] = {}
-    seen = pa.array([], pa.string())
-    pending: list[pa.Array] = []
-    claimed: set[str] = set()
-    for name, record in zip(names, records, strict=True):
-        if record is None:
-            folder.delete(name)
-            continue
-        if record.name in parts:
-            continue  # an overlapping part before it was rewritten to just these rows, over this one
-        ids = part_row_ids(folder, record, row_ids)
-        fresh = [row_id for row_id in ids.to_pylist() if row_id not in claimed]
-        if len(fresh) < len(ids):
-            record = without_rows(folder, record, set(fresh), row_ids)
-            ids = pa.array(fresh, pa.string())
-        if record is None:
-            continue
-        claimed.update(fresh)
-        parts[record.name] = record
-        pending.append(ids)
-    if pending:
-        seen = pa.concat_arrays(pending)
-    return list(parts.values()), seen
+    while True:
+        parts, ids = _whole_parts(folder, row_ids)
+        contested = ids.found_elsewhere()
+        if not contested:
+            return parts, ids
+        written: set[str] = set()
+        for place, lost in sorted(contested.items()):
+            if parts[place].name in written:
+                continue  # an overlapping part was rewritten to just these rows, over this one: looked at anew
+            rewritten = without_rows(folder, parts[place], lost, row_ids)
+            if rewritten is not None:
+                written.add(rewritten.name)
 
 
-def without_rows(folder: Storage, record: PartRecord, keep: set[str], row_ids: RowIds) -> PartRecord | None:
-    """Replace a part by one that holds only the units in `keep`; None when nothing is left."""
+def _whole_parts(folder: Storage, row_ids: RowIds) -> tuple[list[PartRecord], Ids]:
+    """The parts that are not damaged, by name, and their ids. A few parts at a time are in memory."""
+    parts: list[PartRecord] = []
+    ids = Ids()
+    with ThreadPoolExecutor(READERS) as threads:
+        names = folder.names("records", ".json")
+        for start in range(0, len(names), 4 * READERS):
+            some = names[start : start + 4 * READERS]
+            for name, read in zip(some, threads.map(lambda name: _read_part(folder, name, row_ids), some), strict=True):
+                if read is None:
+                    folder.delete(name)
+                    continue
+                record, found = read
+                for array in found:
+                    ids.add(array, len(parts))
+                parts.append(record)
+    return parts, ids
+
+
+def _read_part(folder: Storage, name: str, row_ids: RowIds) -> tuple[PartRecord, list[pa.Array]] | None:
+    """The record and the units of work that it accounts for; None when it or a file is damaged: its rows are then made
+    again."""
+    record = _parsed(folder, name)
+    if record is None:
+        return None
+    found = []
+    for file in record.files:
+        if folder.size_bytes(file.name) != file.size_bytes:
+            return None
+        content = folder.read(file.name)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            return None
+        kept = pq.ParquetFile(pa.BufferReader(content))
+        if file is record.rows:
+            found.append(row_ids(kept.read(columns=list(row_ids.columns))))
+        else:
+            found.append(_flat(kept.read(columns=["row_id"])["row_id"]))
+    return record, found
+
+
+def without_rows(folder: Storage, record: PartRecord, lost: set[str], row_ids: RowIds) -> PartRecord | None:
+    """Replace a part by one that holds none of the units in `lost`; None when nothing is left."""
     rows, gone = part_tables(folder, record)
-    wanted = pa.array(sorted(keep), pa.string())
+    unwanted = pa.array(sorted(lost), pa.string())
     if rows is not None:
-        rows = rows.filter(pc.is_in(row_ids(rows), value_set=wanted))
-    gone = gone.filter(pc.is_in(gone["row_id"], value_set=wanted))
+        rows = rows.filter(pc.invert(pc.is_in(row_ids(rows), value_set=unwanted)))
+    gone = gone.filter(pc.invert(pc.is_in(gone["row_id"], value_set=unwanted)))
     return replace_part(folder, record, rows, gone, row_ids)
 
 

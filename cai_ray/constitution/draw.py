@@ -73,10 +73,12 @@ def draw(
     if choice.method == "contextual" and (similarities is None or len(similarities) != len(principles)):
         got = "none" if similarities is None else str(len(similarities))
         raise ValueError(f"contextual choice needs {len(principles)} similarities, one per principle, got {got}")
-    # Equal similarities (0, where no word is shared) are ordered anew for each row, or the file's first principles
-    # would get all of them.
-    shuffle = rng_for(run_seed, stage, row_id, "principle/ties")
-    ties = [shuffle.random() for _ in principles]
+    ties: list[float] = []
+    if choice.method == "contextual":
+        # Equal similarities (0, where no word is shared) are ordered anew for each row, or the file's first principles
+        # would get all of them.
+        shuffle = rng_for(run_seed, stage, row_id, "principle/ties")
+        ties = [shuffle.random() for _ in principles]
     drawn: list[int] = []
     for k in range(num_rounds):
         left = [i for i in range(len(principles)) if choice.replacement or i not in drawn]

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from pydantic import Field
 
@@ -127,8 +128,17 @@ def kept_connection() -> Iterator[None]:
 def _set_up_ray_data() -> None:
     """One progress display and one error message, ours; Ray Data's own stay in its log file."""
     import ray
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class ForgetBlocks(ExecutionCallback):  # type: ignore[misc]  # untyped
+        """Ray Data keeps a record of every block for its statistics: kilobytes each in the driver, read by nobody."""
+
+        def on_execution_step(self, executor: Any) -> None:
+            for operator in executor._topology:
+                getattr(operator, "_output_blocks_stats", []).clear()
 
     context = ray.data.DataContext.get_current()
+    context.custom_execution_callback_classes = [ForgetBlocks]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Ray's own wrapper of a worker's error loses what it wraps on the way here, and with it the exit code.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact, check_conservation, find
+from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.storage import Storage
 from cai_ray.errors import ConfigError, ConservationError
 from tests.artifacts.stage_folders import ids, open_, opened, part
@@ -64,4 +65,4 @@ def test_the_duration_counts_earlier_attempts(folder: Storage) -> None:
 
 def test_conservation_counts_repeated_input() -> None:
     with pytest.raises(ConservationError, match="1 ids repeat in the input"):
-        check_conservation(ids("a", "a"), ids("a"), "revise")
+        check_conservation(Ids(ids("a", "a")), Ids(ids("a")), "revise")

@@ -133,7 +133,7 @@ def test_what_a_pass_wrote_can_be_asked(root: Storage) -> None:
     assert not isinstance(opened, Artifact)
     lost = Outcome("b", DropRow(DropReason.TIE, "why"), {"tokens": 2})
     written = write_outcomes(opened, [[Outcome("a", row("a"), {"tokens": 1})], [], [lost]], SCHEMA)
-    assert written.row_ids.to_pylist() == ["a", "b"]
+    assert sorted(written.row_ids) == ["a", "b"]
     assert [part.num_rows for part in written.parts] == [1, 0]
     assert (written.counters, written.gone_by_reason) == ({"tokens": 3}, {"tie": 1})
 

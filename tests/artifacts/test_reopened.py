@@ -24,7 +24,7 @@ def test_the_dropped_rows_are_open_again(tmp_path: Path, is_finished: bool) -> N
     assert reopen(folder, IDS, ["empty"]) == 2
     assert find(folder) is None
     again = opened(folder)
-    assert sorted(again.done_ids.to_pylist()) == ["a", "b"] and again.plan.attempts == 2
+    assert sorted(again.done_ids) == ["a", "b"] and again.plan.attempts == 2
     part(folder, ["c"], ("d",))
     manifest = again.commit(ids("a", "b", "c", "d")).manifest
     assert (manifest.rows_out, manifest.rows_dropped, manifest.attempts) == (3, {"empty": 1}, 2)

@@ -8,6 +8,7 @@ parts, so that its memory does not grow with the rows.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import traceback
 from collections import Counter
@@ -19,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cai_ray.artifacts import counters as counted
-from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.lease import Lease
-from cai_ray.artifacts.parts import FileRecord, PartRecord, read_table, records_of, write_part
+from cai_ray.artifacts.parts import PartRecord, records_of, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
@@ -37,6 +37,7 @@ from cai_ray.engines.conversations.ending import (
 )
 from cai_ray.engines.conversations.row_gate import RowGate
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
+from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
 from cai_ray.engines.shared_folder import check_seen
 from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
 from cai_ray.rows import ROW_ID
@@ -46,7 +47,6 @@ from cai_ray.stopping import draining
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-ROWS_PER_READ = 4096  # that one task reads and cuts up for the engines
 STOP_POLL_S = 1.0
 
 
@@ -58,7 +58,7 @@ class ConversationJob:
     seed: int
     schema: pa.Schema  # of the rows that come out
     converse: Callable[[dict[str, Any], Ask], Awaitable[dict[str, Any]]]  # one row's dialogue; may raise DropRow
-    expand: Callable[[pa.Table], pa.Table]  # input rows -> units of work with a `row_id` column
+    expand: Expand
     make_backend: Callable[[], Backend]
     engine: EngineConfig
     expected_tokens: int  # a conversation's final context as a first guess, tokens
@@ -121,6 +121,8 @@ class ConversationActor:
             self._end(Ending.of(error))
             return None
         if self._gate is None:
+            gc.collect()
+            gc.freeze()  # an engine's libraries stay: the collector would look through them for every few rows
             self._gate = RowGate(
                 self.backend.max_concurrent_rows,
                 self.backend.num_kv_tokens,
@@ -226,28 +228,6 @@ def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> Part
     )
 
 
-def reading_tasks(files: Sequence[FileRecord]) -> list[pa.Table]:
-    """What each reading task reads, a column `file` of names: whole files, until they hold ROWS_PER_READ rows.
-
-    Tasks as many as the rows need: each may start a process, which takes seconds, and one reads faster than any engine.
-    """
-    tasks: list[list[str]] = [[]]
-    num_rows = 0
-    for file in files:
-        if num_rows >= ROWS_PER_READ:
-            tasks.append([])
-            num_rows = 0
-        tasks[-1].append(file.name)
-        num_rows += file.num_rows
-    return [pa.table({"file": pa.array(names, pa.string())}) for names in tasks]
-
-
-def new_units(source: Storage, file: str, expand: Callable[[pa.Table], pa.Table], done_ids: pa.Array) -> pa.Table:
-    """The units of work of an input file that no committed part accounts for (anti-join, G3)."""
-    units = expand(read_table(source, file))
-    return units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=done_ids))) if len(done_ids) else units
-
-
 def tasks_in_flight(engine: EngineConfig, scaling: ScalingConfig) -> int:
     """Batches handed to one engine at a time: half as many rows again as it can hold open, so that it never waits."""
     most_rows = engine.rows_in_flight or round(1.1 * engine.max_num_seqs)
@@ -259,9 +239,9 @@ class Work:
     """A job, and where its rows come from and go to."""
 
     job: ConversationJob
-    source: Artifact
+    source: Storage
+    files: Sequence[FileLeft]  # of the source: what is not committed yet
     folder: Storage
-    done_ids: pa.Array  # units of work that are committed already
     scaling: ScalingConfig
     num_gpus_per_engine: float
     lease: Lease | None = None  # checked before each part is committed
@@ -289,22 +269,20 @@ def _records(work: Work, place: int) -> Dataset:
     import ray
 
     job, scaling = work.job, work.scaling
-    source, expand = work.source.folder, job.expand
+    source, folder, expand, lease = work.source, work.folder, job.expand, work.lease
     num_tasks = tasks_in_flight(job.engine, scaling)
-    done_reference = ray.put(work.done_ids)
 
-    def read(files: pa.Table) -> Iterator[pa.Table]:
-        for file in files["file"].to_pylist():
-            yield new_units(source, file, expand, ray.get(done_reference))
+    def read(task: pa.Table) -> Iterator[pa.Table]:
+        return read_units(source, task, expand)
 
     def commit(batch: pa.Table) -> pa.Table:
         done, endings = parted(batch)
-        if work.lease is not None:
+        if lease is not None:
             try:
-                work.lease.check()
+                lease.check()
             except RunIsTaken as taken:
                 done, endings = done.slice(0, 0), [Ending(kind="taken", message=str(taken))]
-        record = commit_outcomes(work.folder, job.schema, done).model_dump_json() if done.num_rows else None
+        record = commit_outcomes(folder, job.schema, done).model_dump_json() if done.num_rows else None
         return pa.table(
             {
                 "place": [place],
@@ -316,12 +294,12 @@ def _records(work: Work, place: int) -> Dataset:
     return (
         # Not `read_parquet`, which looks at the files first, in processes of its own, and makes sixteen blocks and more
         # of any size. One operator, because `map_batches` and `repartition` with the same resources become one.
-        ray.data.from_blocks(reading_tasks(work.source.manifest.files))
+        ray.data.from_blocks(reading_tasks(work.files))
         .map_batches(read, batch_format="pyarrow", batch_size=1)
         .repartition(target_num_rows_per_block=scaling.rows_per_task)
         .map_batches(
             ConversationActor,
-            fn_constructor_args=(job, work.folder),
+            fn_constructor_args=(job, folder),
             batch_format="pyarrow",
             batch_size=scaling.rows_per_task,
             compute=ray.data.ActorPoolStrategy(

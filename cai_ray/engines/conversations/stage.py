@@ -10,17 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from cai_ray.artifacts.artifact import Artifact, OpenStage, StageSpec, open_stage
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.engines.conversations.generation import ConversationJob, Work, converse_all
+from cai_ray.engines.conversations.units import Units, left_of, units_of
 from cai_ray.progress.stage import StageProgress
-from cai_ray.rows import ROW_ID
 
 logger = logging.getLogger(__name__)
 
@@ -64,46 +61,43 @@ class _Begun:
 
     asked: Conversations
     stage: OpenStage
-    unit_ids: pa.Array
-
-    @property
-    def num_done(self) -> int:
-        """Units of work that are committed already."""
-        return pc.sum(pc.is_in(self.unit_ids, value_set=self.stage.done_ids)).as_py() or 0
+    units: Units
 
     def commit(self) -> Artifact:
         if self.asked.settle is not None:
             self.asked.settle(self.stage)
-        return self.stage.commit(self.unit_ids)
+        return self.stage.commit(self.units.ids)
 
 
 def _open(asked: Conversations) -> _Begun | Artifact:
     opened = open_stage(asked.spec)
-    return opened if isinstance(opened, Artifact) else _Begun(asked, opened, input_unit_ids(asked))
+    return opened if isinstance(opened, Artifact) else _Begun(asked, opened, units_asked(asked))
 
 
 def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
     """What is left of the units of work, all at once. Starts nothing where nothing is left."""
-    left = [(one, num_done) for one in begun if (num_done := one.num_done) < len(one.unit_ids)]
+    left = [(one, files) for one in begun if (files := left_of(one.units, one.stage.done_ids))]
     if not left:
         return
     with connected(cluster), ExitStack() as shown:
         works, lines = [], []
-        for one, num_done in left:
+        for one, files in left:
             asked, stage, model = one.asked, one.stage, one.asked.model
             works.append(
                 Work(
                     job=asked.job,
-                    source=asked.source,
+                    source=asked.source.folder,
+                    files=files,
                     folder=stage.folder,
-                    done_ids=stage.done_ids,
                     scaling=asked.scaling,
                     lease=asked.spec.lease,
                     num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
                 )
             )
+            num_units = len(one.units.ids)
+            num_done = num_units - sum(file.num_left for file in files)
             line = StageProgress(
-                stage.folder, asked.spec.stage, stage.plan.attempts, len(one.unit_ids), num_done, name=asked.name
+                stage.folder, asked.spec.stage, stage.plan.attempts, num_units, num_done, name=asked.name
             )
             lines.append(shown.enter_context(line))
         for place, part in converse_all(works):
@@ -111,11 +105,9 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
             _warn_of_errors(part)
 
 
-def input_unit_ids(asked: Conversations) -> pa.Array:
-    """Every unit of work the input asks for, string array."""
-    tables = asked.source.tables(asked.unit_columns)
-    arrays = [asked.job.expand(table)[ROW_ID].combine_chunks() for table in tables]
-    return pa.concat_arrays(arrays).cast(pa.string()) if arrays else pa.array([], pa.string())
+def units_asked(asked: Conversations) -> Units:
+    """Every unit of work the input asks for."""
+    return units_of(asked.source, asked.unit_columns, asked.job.expand)
 
 
 def _warn_of_errors(part: PartRecord) -> None:

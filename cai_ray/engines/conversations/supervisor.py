@@ -14,7 +14,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from cai_ray.config import EngineConfig
@@ -85,12 +85,15 @@ class Supervisor:
         """
         try:
             while True:
-                with clock.paused():
-                    generation = await self._admit(row_id)
+                if self._is_open_to(row_id):  # nearly always: no lock, and no timer moved
+                    self._in_flight.add(row_id)
+                    generation = self._generation
+                else:
+                    with clock.paused():
+                        generation = await self._admit(row_id)
                 try:
-                    async with self._sending(row_id):
-                        result = await send()
-                except EngineDied as death:
+                    result = await send()
+                except EngineDied as death:  # still counted as in flight: _bury needs to know who was
                     self._bury(generation)
                     if row_id in self._verdicts:
                         raise DropRow(
@@ -129,25 +132,18 @@ class Supervisor:
                 if not self._up:
                     if self._starting is None:
                         self._starting = asyncio.ensure_future(self._start())
-                elif not self._suspects or row_id in self._probing:
+                elif self._is_open_to(row_id):
                     self._in_flight.add(row_id)
                     return self._generation
                 await self._changed.wait()
 
-    @contextlib.asynccontextmanager
-    async def _sending(self, row_id: str) -> AsyncIterator[None]:
-        try:
-            yield
-        except EngineDied:
-            raise  # still counted as in flight: _bury needs to know who was
-        except BaseException:
-            self._in_flight.discard(row_id)
-            raise
-        else:
-            self._in_flight.discard(row_id)
+    def _is_open_to(self, row_id: str) -> bool:
+        return self._up and self._failure is None and (not self._suspects or row_id in self._probing)
 
     async def _leave(self, row_id: str) -> None:
         self._in_flight.discard(row_id)
+        if not self._suspects and not self._probing:
+            return  # nobody waits for this
         if row_id in self._probing or row_id in self._suspects:
             self._probing.discard(row_id)
             self._suspects.pop(row_id, None)

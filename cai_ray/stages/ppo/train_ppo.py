@@ -121,7 +121,7 @@ def learn(
 def train(training: Training) -> tuple[FileRecord, ...]:
     """All steps that are left, and the model saved. A lost learner costs what came after the last snapshot."""
     config, machines = training.config, training.machines
-    snapshot, carried = newest(training, set(training.opened.done_ids.to_pylist()))
+    snapshot, carried = newest(training, set(training.opened.done_ids))
     bring_up = machines.start
     while True:
         try:

@@ -10,10 +10,9 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import pyarrow as pa
-
 from cai_ray.artifacts.artifact import Artifact, OpenStage
 from cai_ray.artifacts.derived import Outcome, batched, outcome, write_outcomes
+from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DropRow, LeftOutReason
 from cai_ray.errors import ConfigError
@@ -33,13 +32,13 @@ class WrittenPairs:
     """What `write_pairs` did.
 
     Attributes:
-        input_ids: every comparison that was read, string array.
+        input_ids: of every comparison that was read.
         num_train: training examples, each pair as often as it is seen.
         num_eval: pairs.
     """
 
     files: PairFiles
-    input_ids: pa.Array
+    input_ids: Ids
     num_train: int
     num_eval: int
 

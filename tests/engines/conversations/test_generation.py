@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cai_ray.artifacts.parts import FileRecord, read_table, write_part
+from cai_ray.artifacts.parts import read_table
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.ending import parted, raise_first
@@ -21,8 +21,6 @@ from cai_ray.engines.conversations.generation import (
     ConversationActor,
     ConversationJob,
     commit_outcomes,
-    new_units,
-    reading_tasks,
     tasks_in_flight,
 )
 from cai_ray.errors import ConfigError, EngineGaveUp
@@ -127,34 +125,3 @@ def test_an_engine_always_has_rows_waiting() -> None:
     engine = EngineConfig(max_num_seqs=128)
     assert tasks_in_flight(engine, ScalingConfig(rows_per_task=32)) * 32 >= 1.5 * 1.1 * 128
     assert tasks_in_flight(EngineConfig(rows_in_flight=4), ScalingConfig(rows_per_task=32)) == 2
-
-
-def files_of(*num_rows: int) -> list[FileRecord]:
-    return [FileRecord(name=f"part-{k}", num_rows=n, size_bytes=0, sha256="") for k, n in enumerate(num_rows)]
-
-
-def test_as_many_tasks_read_as_the_rows_need() -> None:
-    def names(*num_rows: int) -> list[list[str]]:
-        return [task["file"].to_pylist() for task in reading_tasks(files_of(*num_rows))]
-
-    assert names(40) == [["part-0"]]
-    assert names(*[256] * 10) == [[f"part-{k}" for k in range(10)]]
-    assert names(5000, 256, 256) == [["part-0"], ["part-1", "part-2"]]
-    assert len(names(*[10_000] * 50)) == 50
-    assert names() == [[]], "an artifact without rows is read too, and gives none"
-
-
-def test_what_is_committed_is_not_done_again(tmp_path: Any) -> None:
-    folder = Storage(str(tmp_path))
-    record = write_part(folder, pa.table({"id": ["a", "b", "c"]}), DROPPED.empty_table(), ["a", "b", "c"])
-    assert record.rows is not None
-
-    def expand(table: pa.Table) -> pa.Table:
-        return table.append_column("row_id", table["id"])
-
-    def left(*done: str) -> list[str]:
-        return new_units(folder, record.rows.name, expand, pa.array(done, pa.string()))["row_id"].to_pylist()
-
-    assert left() == ["a", "b", "c"]
-    assert left("b", "elsewhere") == ["a", "c"]
-    assert left("a", "b", "c") == []

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact, open_stage
@@ -22,11 +21,12 @@ from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.ending import parted, raise_first
 from cai_ray.engines.conversations.generation import ConversationActor, commit_outcomes
-from cai_ray.engines.conversations.stage import Conversations, input_unit_ids
+from cai_ray.engines.conversations.stage import Conversations, units_asked
+from cai_ray.engines.conversations.units import left_of, read_units, reading_tasks
 from cai_ray.fingerprint import settings
 from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.row_ids import PROMPT_IDS, prompt_id_of
-from cai_ray.rows import PROMPT, ROW_ID
+from cai_ray.rows import PROMPT
 from cai_ray.seeding import stable_id
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.context import Context
@@ -116,15 +116,15 @@ def converse_here(asked: Conversations, cluster: ClusterConfig) -> Artifact:
         return opened
     job = asked.job
     actor = ConversationActor(job)
-    for table in asked.source.tables():
-        units = job.expand(table)
-        left = units.filter(pc.invert(pc.is_in(units[ROW_ID], value_set=opened.done_ids)))
-        for start in range(0, left.num_rows, 3):
-            for outcomes in asyncio.run(_batch(actor, left.slice(start, 3))):
-                done, endings = parted(outcomes)
-                commit_outcomes(opened.folder, job.schema, done)
-                raise_first(endings)
-    return opened.commit(input_unit_ids(asked))
+    units = units_asked(asked)
+    for task in reading_tasks(left_of(units, opened.done_ids)):
+        for left in read_units(asked.source.folder, task, job.expand):
+            for start in range(0, left.num_rows, 3):
+                for outcomes in asyncio.run(_batch(actor, left.slice(start, 3))):
+                    done, endings = parted(outcomes)
+                    commit_outcomes(opened.folder, job.schema, done)
+                    raise_first(endings)
+    return opened.commit(units.ids)
 
 
 def together_here(asked: Sequence[Conversations], cluster: ClusterConfig) -> list[Artifact]:
