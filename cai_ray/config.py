@@ -102,6 +102,7 @@ class EngineConfig(Throughput):
     stall_limit_s: float = Field(600.0, gt=0, description="No request finished for so long: the engine hangs.")
     start_limit_s: float = Field(1200.0, gt=0, description="An engine must be up by then.")
     max_restarts: int = Field(16, ge=0, description="Engine restarts per actor before the stage gives up.")
+    export_metrics: bool = Field(False, description="vLLM's own metrics on Ray's metrics ports, as `ray_vllm_...`.")
     extra: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments, by vLLM's names.")
 
 

@@ -12,6 +12,7 @@ from cai_ray.artifacts.counters import OUTPUT_TOKENS
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.artifacts.storage import Storage
+from cai_ray.progress.exported import Exported
 from cai_ray.progress.line import LiveLine
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class StageProgress(LiveLine):
         self._counters: Counter[str] = Counter()
         self._started = self._measured = time.monotonic()
         self._metrics = MetricsFile(folder, attempt, time.time())
+        self._exported = Exported.of(folder, stage)
 
     def __enter__(self) -> Self:
         if self._num_before and not self._progress:
@@ -57,6 +59,7 @@ class StageProgress(LiveLine):
         self._num_rows += part.num_rows
         self._num_dropped += part.num_dropped
         self._counters.update(part.counters)
+        self._exported.count(part)
         self._show()
         if time.monotonic() - self._measured > METRICS_EVERY_S:
             self._measure()

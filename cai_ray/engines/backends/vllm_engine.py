@@ -137,6 +137,7 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         self._dispose()
         engine_process.use_server()
@@ -153,6 +154,7 @@ class VllmEngine:
             config,
             enable_log_requests=arguments.enable_log_requests,
             disable_log_stats=arguments.disable_log_stats,
+            stat_loggers=[RayPrometheusStatLogger] if self.model.engine.export_metrics else None,
         )
         self._processes = [child for child in me.children(recursive=True) if child.pid not in before]
         config = self._engine.vllm_config  # with what the core has found out

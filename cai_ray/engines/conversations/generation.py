@@ -40,6 +40,7 @@ from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
 from cai_ray.engines.shared_folder import check_seen
 from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
+from cai_ray.progress.exported import Exported
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import seed_for
 from cai_ray.stopping import draining
@@ -83,6 +84,7 @@ class ConversationActor:
     def __init__(self, job: ConversationJob, folder: Storage | None = None) -> None:
         self._job = job
         self._folder = folder  # where the rows will go
+        self._exported = Exported.of(folder, job.stage) if folder else None
         self._schema = _outcome_schema(job.schema)
         self.backend = job.make_backend()
         self._supervisor = Supervisor(self.backend, job.engine)
@@ -106,6 +108,8 @@ class ConversationActor:
             self._under_way.difference_update(tasks)
             outcomes = [self._outcome(row, end) for row, end in zip(rows, ends, strict=True)]
         new_starts = self._supervisor.num_starts - self._num_starts_reported
+        if self._exported:
+            self._exported.restarted(new_starts - (new_starts > 0 and not self._num_starts_reported))
         self._num_starts_reported += new_starts
         if new_starts and outcomes:
             outcomes[0]["counters"].append((counted.ENGINE_STARTS, new_starts))
@@ -128,6 +132,7 @@ class ConversationActor:
                 self.backend.num_kv_tokens,
                 self._job.expected_tokens,
                 self._job.engine.rows_in_flight,
+                self._exported.in_flight if self._exported else None,
             )
         return self._gate
 

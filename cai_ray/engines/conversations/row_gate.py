@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
@@ -18,8 +18,15 @@ class RowGate:
     """
 
     def __init__(
-        self, max_rows: int, num_kv_tokens: int | None, expected_tokens: int, fixed: int | None = None
+        self,
+        max_rows: int,
+        num_kv_tokens: int | None,
+        expected_tokens: int,
+        fixed: int | None = None,
+        told: Callable[[int], None] | None = None,
     ) -> None:
+        """`told`: hears how many conversations are open whenever that changes."""
+        self._told = told or (lambda num_open: None)
         self._max_rows = max_rows
         self._num_kv_tokens = num_kv_tokens
         self._fixed = fixed
@@ -50,10 +57,12 @@ class RowGate:
                 raise
         else:
             self._num_open += 1
+        self._told(self._num_open)
         try:
             yield
         finally:
             self._release()
+            self._told(self._num_open)
 
     def _release(self) -> None:
         self._num_open -= 1

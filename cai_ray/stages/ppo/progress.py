@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.metrics import training_keys as keys
+from cai_ray.progress.exported import Exported
 from cai_ray.progress.line import LiveLine
 
 
@@ -37,9 +39,10 @@ class Phases:
 class PpoProgress(LiveLine):
     """Shows one line per step."""
 
-    def __init__(self, stage: str, num_steps: int) -> None:
+    def __init__(self, folder: Storage, stage: str, num_steps: int) -> None:
         super().__init__(stage, "starting learners and engines", num_steps)
         self._num_steps = num_steps
+        self._exported = Exported.of(folder, stage)
 
     def show_measured(self, step: int, measured: Mapping[str, float]) -> None:
         line = (
@@ -47,3 +50,4 @@ class PpoProgress(LiveLine):
             f"{measured[keys.EPISODES_PER_S]:,.1f} episodes/s"
         )
         self.show_step(step, self._num_steps, line)
+        self._exported.ppo_step(measured[keys.SCORE], measured[keys.KL])

@@ -167,7 +167,7 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
         write_part(folder, ROLLOUT.empty_table(), dropped, ids)
     sweep(folder)
     attempt = begin(folder)
-    with connected(context.cluster), PpoProgress(STAGE, config.num_steps) as progress:
+    with connected(context.cluster), PpoProgress(folder, STAGE, config.num_steps) as progress:
         machines = build_machines(config, context, models)
         metrics = MetricsFile(folder, attempt.number, attempt.started_at)
         training = Training(config, opened, models, turns, attempt, machines, metrics, progress, texts, refresh)

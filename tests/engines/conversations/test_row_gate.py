@@ -68,3 +68,19 @@ def test_a_cancelled_wait_gives_its_place_back() -> None:
         assert await asyncio.wait_for(wait(), 60) == "in"
 
     asyncio.run(scenario())
+
+
+def test_whoever_watches_hears_how_many_are_open() -> None:
+    async def scenario() -> list[int]:
+        heard: list[int] = []
+        gate = RowGate(2, None, 1, told=heard.append)
+
+        async def row() -> None:
+            async with gate.row():
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(row() for _ in range(3)))
+        return heard
+
+    heard = asyncio.run(scenario())
+    assert max(heard) == 2 and heard[-1] == 0
