@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from cai_ray.commands import config, constitution, microworld, recipes
+from cai_ray.commands import config, constitution, doctor, microworld, recipes, submit
 from cai_ray.commands.arguments import Overrides, RecipeName, load_recipe
 from cai_ray.commands.terminal import console, only_our_words
 from cai_ray.exits import edge
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 for group in (recipes, config, constitution, microworld):
     app.add_typer(group.app)
+for command in (submit.submit, doctor.doctor):
+    app.command()(command)
 CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. quickstart:sl_cai.'
 
 

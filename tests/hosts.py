@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +56,8 @@ class Hosts:
     Attributes:
         folder: what belongs to them, outside of every host's private folders.
         token: of the Ray cluster; every command is given its path.
+        keys: further environment variables of every command.
+        port: the last one that a test took for a server of its own.
     """
 
     folder: Path
@@ -61,6 +65,8 @@ class Hosts:
     tag: str
     token: str
     inits: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    port: int = 8400
 
     def address(self, name: str) -> str:
         return f"192.0.2.{self.names.index(name) + 1}"
@@ -80,6 +86,7 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "HF_HUB_OFFLINE": "1",
+            **self.keys,
         }
 
     def command(self, name: str, command: Sequence[str], cwd: Path | None = None) -> list[str]:
@@ -110,6 +117,10 @@ class Hosts:
                 stderr=stream,
                 stdin=subprocess.DEVNULL,
             )
+
+    def send(self, number: signal.Signals, process: subprocess.Popen[bytes]) -> None:
+        """A signal to what `start` has left running; it would not get past the way into the namespaces."""
+        psutil.Process(process.pid).children()[0].send_signal(number)
 
     def start_head(self, *options: str, num_cpus: int = 0) -> None:
         """Ray's head on the first host, with the dashboard that jobs are submitted to."""

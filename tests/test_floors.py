@@ -40,6 +40,7 @@ FLOORS = (
     {"serving"},
     {"pipeline"},
     {"planning"},
+    {"submission", "doctor"},
     {"commands"},
     {"cli"},
 )

@@ -20,6 +20,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TextIO, TypeVar
 
+import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -46,6 +47,8 @@ def only_our_words(command: Callable[P, T]) -> Callable[P, T]:
             with open(descriptor, "w", buffering=1, encoding="utf-8", errors="replace") as log, _apart(log):
                 try:
                     return command(*args, **kwargs)
+                except typer.Exit:  # an end that was told already
+                    raise
                 except BaseException:
                     log.write(traceback.format_exc())
                     raise

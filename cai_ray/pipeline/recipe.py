@@ -89,6 +89,11 @@ def find(name: str | Path) -> Path:
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, by path or name, and apply `key=value` overrides. Raises ConfigError with every mistake in it."""
+    return build(read(path, overrides), str(path))
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe says, with the overrides and its own folder. Raises ConfigError where that is no mapping."""
     source = find(path)
     try:
         text = source.read_text(encoding="utf-8")
@@ -103,7 +108,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     folder = data.get(FOLDER) or ""
     if isinstance(folder, str):  # anything else is a mistake that `build` explains
         data[FOLDER] = os.path.abspath(source.parent / folder)
-    return build(data, str(path))
+    return data
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A stand-in for an OpenAI-compatible server, on a port of its own: it answers, refuses, fails or hangs as told.
 
-`python -m tests.field.server HOST PORT` serves by itself (on a host of tests/hosts.py), and says what it is asked.
+`python -m tests.field.server HOST PORT DELAY_S` serves by itself, on a host of tests/hosts.py, and says what it is
+asked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class FakeServer:
         refuse: parameters that are refused, with OpenAI's words.
         refuse_words: all requests are refused with these words.
         fail_on: a request with these words in it fails with the status 500, alone.
-        is_told: each request goes to standard output, as a line of JSON.
+        is_told: each request goes to standard output, as a line of JSON, with its key.
         delay_s: before each answer, seconds.
         favours: the likeliest token where log-probabilities are asked.
         num_asked: requests for an answer so far, refused ones too.
@@ -54,8 +55,6 @@ class FakeServer:
             self.num_asked += 1
             number = self.num_asked
             self.bodies.append(body)
-            if self.is_told:
-                print(json.dumps(body), flush=True)
         time.sleep(self.delay_s)
         if self.hang_after is not None and number > self.hang_after:
             time.sleep(3600)
@@ -108,6 +107,8 @@ def serving(host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+            if state.is_told:
+                print(json.dumps({**body, "authorization": self.headers.get("Authorization")}), flush=True)
             self._say(*state.answer(body))
 
         def _say(self, status: int, reply: dict[str, Any]) -> None:
@@ -138,5 +139,5 @@ def serving(host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator
 
 
 if __name__ == "__main__":
-    with serving(sys.argv[1], int(sys.argv[2]), is_told=True):
+    with serving(sys.argv[1], int(sys.argv[2]), delay_s=float(sys.argv[3]), is_told=True):
         threading.Event().wait()

@@ -34,7 +34,7 @@ def test_a_folder_that_one_node_does_not_see_is_refused(tmp_path: Path) -> None:
         recipe = endpoint_recipe(shared, server, 8, cluster={"address": head}, output=str(own))
         run = ("python", "-m", "cai_ray.cli", "run", str(recipe), "--until", "revise")
         log = tmp_path / "server-log"
-        up.start("head", "python", "-m", "tests.field.server", up.address("head"), "8399", log=log)
+        up.start("head", "python", "-m", "tests.field.server", up.address("head"), "8399", "0", log=log)
         refused = up.run("head", *run)
         assert refused.returncode == EXIT_BAD_INPUT, refused.stderr
         told = refused.stderr.splitlines()[-1]
