@@ -9,7 +9,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # `make setup GPU=1`: the CUDA stack. One .venv holds one of the two.
 LOCKS := $(if $(GPU),requirements/gpu.lock,requirements/torch-cpu.lock requirements/cpu.lock)
 
-.PHONY: setup quickstart test test-all test-fast check bench clean
+.PHONY: setup quickstart test test-all test-cluster test-fast check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## a .venv from the lock; nothing when current. GPU=1: with CUDA
@@ -35,6 +35,9 @@ test: setup  ## all but the long tests: the pure ones on every core, then real R
 
 test-all: setup  ## every test
 	$(BIN)/python -m pytest
+
+test-cluster: setup  ## clusters of several hosts on this machine, in network namespaces; needs root
+	$(BIN)/python -m pytest -m hosts --durations=15
 
 test-fast: setup  ## the pure tests, a minute on two cores
 	$(BIN)/python -m pytest -m "not slow" -q -n logical

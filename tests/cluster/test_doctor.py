@@ -11,7 +11,7 @@ from tests.field.endpoint_runs import endpoint_recipe
 from tests.field.server import FakeServer
 from tests.hosts import GCS_PORT, hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.timeout(600)]
 DOCTOR = ("python", "-m", "cai_ray.cli", "doctor")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +17,17 @@ from typing import Any
 
 import pytest
 
+from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.storage import Storage
 from cai_ray.exits import EXIT_BAD_INPUT, EXIT_RETRYABLE
 from tests.field.endpoint_runs import command, committed, endpoint_recipe
 from tests.field.server import FakeServer, serving
 from tests.hosts import Hosts, hosts
 from tests.runs import draws, stage, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.timeout(900)]
 NUM_PROMPTS = 40
+STAGES = ("load_prompts", "revise")
 REVISED: dict[str, Any] = {"num_revisions": 2, "scaling": {"rows_per_task": 2, "rows_per_part": 2, "max_engines": 2}}
 CANARY = "canary-7c1e"
 SUBMIT = ("python", "-m", "cai_ray.cli", "submit")
@@ -80,6 +85,35 @@ def test_a_submitted_run_is_the_run_at_home(up: Hosts, tmp_path: Path) -> None:
     wrong = up.run("one", *SUBMIT, str(recipe), "--address", up.dashboard, "--set", "seed=6", timeout=300)
     assert wrong.returncode == EXIT_BAD_INPUT, wrong.stdout + wrong.stderr
     assert "was made with other settings" in wrong.stdout
+
+
+def test_the_quickstart_is_the_same_over_hosts(up: Hosts, tmp_path: Path) -> None:
+    few = ("--until", "revise", "--limit", "6", "--set", "revise.num_revisions=1")
+    here = subprocess.run(
+        [sys.executable, "-m", "cai_ray.cli", "run", "quickstart", *few, "--set", f"output={tmp_path / 'home'}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert here.returncode == 0, here.stderr
+    there = ("quickstart", *few, "--set", f"output={tmp_path / 'there'}", "--address", up.dashboard)
+    ended = up.run("two", *SUBMIT, *there, timeout=400)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    artifacts = [{name: found(tmp_path / run / "quickstart" / name) for name in STAGES} for run in ("home", "there")]
+    home, over_hosts = artifacts
+    assert sorted_rows(over_hosts["load_prompts"]) == sorted_rows(home["load_prompts"])
+    assert draws(over_hosts["revise"]) == draws(home["revise"]) and len(draws(home["revise"])) > 3
+    assert over_hosts["revise"].manifest.fingerprint == home["revise"].manifest.fingerprint
+
+
+def found(folder: Path) -> Artifact:
+    artifact = find(Storage(str(folder)))
+    assert artifact is not None
+    return artifact
+
+
+def sorted_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    return sorted(artifact.rows(), key=lambda row: row["prompt_id"])
 
 
 def num_answered(log: Path) -> int:

@@ -23,6 +23,7 @@ def test_a_node_that_joined_since_says_what_it_does_not_see(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.hosts
 @pytest.mark.timeout(600)
 def test_a_folder_that_one_node_does_not_see_is_refused(tmp_path: Path) -> None:
     shared, own = tmp_path / "shared", tmp_path / "own"
