@@ -71,11 +71,11 @@ REVISION = pa.schema(
 # One training example of supervised fine-tuning.
 SFT_EXAMPLE = pa.schema(
     [
-        pa.field("example_id", pa.string(), nullable=False),  # "<prompt_id>/<sample_index>/<revision_index or helpful>"
+        pa.field("example_id", pa.string(), nullable=False),  # example_id_of(...); of your own: "<set>:<record number>"
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("messages", pa.list_(MESSAGE), nullable=False),  # ends in role "assistant": what is learned
-        pa.field("source", pa.string(), nullable=False),  # "revised" | "helpful"
-        pa.field("revision_index", pa.int32()),  # 0 is the first revision; null for "helpful"
+        pa.field("source", pa.string(), nullable=False),  # "revised" | "helpful" | "own"
+        pa.field("revision_index", pa.int32()),  # 0 is the first revision; null for "helpful" and "own"
         pa.field("weight", pa.float64(), nullable=False),  # expected times per epoch, > 0
         pa.field("split", pa.string(), nullable=False),  # "train" | "eval", decided by prompt
     ]
@@ -102,7 +102,7 @@ RESPONSES = pa.schema(
 # Two answers to one prompt, to be compared. Which is A was drawn.
 PAIR = pa.schema(
     [
-        pa.field("pair_id", pa.string(), nullable=False),  # pair_id_of(prompt_id, i, j), i < j sample indices
+        pa.field("pair_id", pa.string(), nullable=False),  # pair_id_of(prompt_id, i, j), i < j; or "<set>:<record>"
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("messages", pa.list_(MESSAGE), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
@@ -110,9 +110,9 @@ PAIR = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("response_a", pa.string(), nullable=False),
         pa.field("response_b", pa.string(), nullable=False),
-        pa.field("temperature_a", pa.float64(), nullable=False),
+        pa.field("temperature_a", pa.float64(), nullable=False),  # NaN: nobody knows, the pair was not sampled here
         pa.field("temperature_b", pa.float64(), nullable=False),
-        pa.field("policy", pa.string(), nullable=False),  # name of the model that answered
+        pa.field("policy", pa.string(), nullable=False),  # name of the model that answered, or of the set
     ]
 )
 

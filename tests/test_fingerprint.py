@@ -7,7 +7,7 @@ from pathlib import Path
 from cai_ray.config import EngineConfig, ModelConfig
 from cai_ray.fingerprint import fingerprint, local_files, model_settings, names_and_sizes, settings
 from cai_ray.stages.inputs.load_prompts import input_identity
-from cai_ray.stages.inputs.prompt_sources import Config
+from cai_ray.stages.prompt_sources import Config
 
 
 def test_the_formula_stays_because_runs_on_disk_were_made_with_it() -> None:

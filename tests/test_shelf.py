@@ -27,6 +27,6 @@ def test_a_name_is_a_path_only_where_it_looks_like_one(tmp_path: Path, monkeypat
 
 
 def test_advice_names_the_nearest_and_all() -> None:
-    assert shelf.advice("recipe", "quikstart").startswith("did you mean quickstart? there are: gemma-2-9b, ")
+    assert shelf.advice("recipe", "quikstart").startswith("did you mean quickstart? there are: dpo-own-pairs, ")
     assert shelf.advice("recipe", "elsewhere/quickstart.yaml").startswith("did you mean quickstart?")
     assert shelf.advice("constitution", "zzz").startswith("there are: bare-refusals, ")

@@ -22,6 +22,7 @@ Overrides = Annotated[
 
 def load_recipe(recipe: str, overrides: list[str] | None, limit: int | None = None) -> Recipe:
     """Raises ConfigError with every mistake in it."""
-    from cai_ray.pipeline.recipe import load
+    from cai_ray.pipeline.recipe import limited, load
 
-    return load(recipe, [*(overrides or []), *([f"prompts.limit={limit}"] if limit else [])])
+    loaded = load(recipe, overrides or [])
+    return loaded if limit is None else limited(loaded, limit)

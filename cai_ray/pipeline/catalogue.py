@@ -18,8 +18,8 @@ class RecipeLine(Config):
     name: str
     what: str  # the first sentence of its comment
     models: tuple[str, ...]  # hub ids, folders, or the names that servers know
-    prompts: str  # how many, or "all" of its files
-    rounds: int  # of revision
+    prompts: str  # how many, or "all" of its files; "-": it has none
+    rounds: int  # of revision; 0: it revises nothing
 
 
 class AblationLine(Config):
@@ -69,7 +69,7 @@ def _recipe_line(name: str, file: Path) -> RecipeLine:
         what=_first_sentence(file),
         models=models,
         prompts=_prompts(recipe),
-        rounds=recipe.revise.num_revisions,
+        rounds=recipe.revise.num_revisions if recipe.revise is not None else 0,
     )
 
 
@@ -88,8 +88,9 @@ def _end_of_comment(lines: list[str]) -> int:
 
 
 def _prompts(recipe: Recipe) -> str:
-    counts = [
-        source.num_prompts if source.path == "microworld" else source.limit for source in recipe.prompts.all_sources()
-    ]
+    config = recipe.prompts or (recipe.ppo.prompts if recipe.ppo is not None else None)
+    if config is None:
+        return "-"
+    counts = [source.num_prompts if source.path == "microworld" else source.limit for source in config.all_sources()]
     known = [count for count in counts if count is not None]
     return f"{sum(known):,}" if len(known) == len(counts) else "all"

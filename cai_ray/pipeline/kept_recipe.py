@@ -32,7 +32,7 @@ def merge(
     new: dict[str, Any], earlier: dict[str, Any], untouched: set[str], working: Sequence[Step], context: Context
 ) -> dict[str, Any]:
     """The resolved recipe, with `earlier` words for stages that are `untouched` and for what only they use."""
-    sections = {SECTION_OF[stage] for stage in untouched}
+    sections = {SECTION_OF[stage] for stage in untouched} - {SECTION_OF[step.stage] for step in working}
     if untouched and not any(step.needs_constitution for step in working):
         sections.add("constitution")
     merged = new | {name: earlier[name] for name in sections if name in earlier}

@@ -9,7 +9,7 @@ from cai_ray.config import MICROWORLD, ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 from cai_ray.pipeline.recipe import Recipe, load
-from cai_ray.pipeline.run import FEEDBACK, folder_of
+from cai_ray.pipeline.run import folder_of
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
 
@@ -40,7 +40,7 @@ def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
 
 def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
     """The model as the run's own stages would ask it."""
-    given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
+    given = recipe.asked_models
     made = {step.makes: step for step in steps(recipe) if step.makes is not None}
     base = name
     while base in made:  # a trained model may descend from a trained one

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cai_ray import shelf
 from cai_ray.config import Config, ModelConfig
@@ -25,15 +25,25 @@ from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
 from cai_ray.stages.evaluation.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.evaluation.score_rounds import Config as ScoreRoundsConfig
 from cai_ray.stages.inputs.expand_prompts import Config as ExpandConfig
-from cai_ray.stages.inputs.prompt_sources import Config as PromptsConfig
 from cai_ray.stages.ppo.config import Config as PpoConfig
 from cai_ray.stages.preferences.label_comparisons import Config as LabelsConfig
 from cai_ray.stages.preferences.sample_pairs import Config as PairsConfig
 from cai_ray.stages.preferences.train_dpo import Config as DpoConfig
 from cai_ray.stages.preferences.train_preference_model import Config as PreferenceModelConfig
+from cai_ray.stages.prompt_sources import Config as PromptsConfig
 from cai_ray.stages.report.write_report import Config as ReportConfig
 from cai_ray.stages.revision.revise import Config as ReviseConfig
 from cai_ray.stages.supervised.train_sft import Config as SftConfig
+
+FEEDBACK = "feedback"  # the labeller's name; the policy labels where the recipe names no other
+# Section -> its key for what a stage can be given in place of what the stages before it make.
+OWN_DATA = {
+    "sft": "examples",
+    "labels": "pairs",
+    "preference_model": "preferences",
+    "dpo": "preferences",
+    "ppo": "prompts",
+}
 
 
 class Recipe(Config):
@@ -46,9 +56,13 @@ class Recipe(Config):
     constitution: InputFile | None = Field("microworld", description="A constitution that comes along, or a YAML file.")
     models: dict[str, ModelConfig] = Field(default_factory=lambda: {"policy": ModelConfig()})
     cluster: ClusterConfig = ClusterConfig()
-    prompts: PromptsConfig = PromptsConfig()
+    prompts: PromptsConfig | None = Field(
+        PromptsConfig(), description="Where prompts come from; null, and the default beside data of your own: none."
+    )
     expand: ExpandConfig | None = Field(None, description="Write new prompts from these; null: do not.")
-    revise: ReviseConfig = ReviseConfig()
+    revise: ReviseConfig | None = Field(
+        ReviseConfig(), description="Answer, critique, revise; null, and the default beside data of your own: do not."
+    )
     sft: SftConfig | None = Field(None, description="Fine-tune the policy on revisions; makes the model `sl_cai`.")
     pairs: PairsConfig | None = Field(None, description="Sample answers of `sl_cai` and pair them.")
     labels: LabelsConfig | None = Field(None, description="Have the feedback model compare the pairs.")
@@ -66,12 +80,30 @@ class Recipe(Config):
     evaluate: EvaluateConfig | None = Field(None, description="Answer held-out prompts with several policies, scored.")
     report: ReportConfig | None = Field(None, description="Show it all on one page; comes last.")
 
-    @field_validator("models")
+    @model_validator(mode="before")
     @classmethod
-    def _some_model(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
-        if "policy" not in models:
-            raise ValueError(f"models has {', '.join(models) or 'nothing'} and no `policy`; add it")
-        return models
+    def _begin_with_own_data(cls, data: Any) -> Any:
+        """A recipe that brings data for a later stage has no other prompts and no revisions than it says."""
+        if isinstance(data, dict) and any(_given(data, section, key) for section, key in OWN_DATA.items()):
+            return {"prompts": None, "revise": None, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _some_model(self) -> Recipe:
+        if not self.models or (self.revise is not None and "policy" not in self.models):
+            raise ValueError(f"models has {', '.join(self.models) or 'nothing'} and no `policy`; add it")
+        return self
+
+    @property
+    def asked_models(self) -> dict[str, ModelConfig]:
+        """Its models by name, and the feedback model, which is the policy where the recipe names no other."""
+        policy = self.models.get("policy")
+        return {**self.models, FEEDBACK: self.models.get(FEEDBACK, policy)} if policy is not None else self.models
+
+
+def _given(data: dict[str, Any], section: str, key: str) -> bool:
+    found = data.get(section)
+    return bool(found.get(key)) if isinstance(found, dict) else bool(getattr(found, key, None))
 
 
 def find(name: str | Path) -> Path:
@@ -109,6 +141,20 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(folder, str):  # anything else is a mistake that `build` explains
         data[FOLDER] = os.path.abspath(source.parent / folder)
     return data
+
+
+def limited(recipe: Recipe, limit: int) -> Recipe:
+    """For a trial: at most `limit` prompts, and as many records of each set of the recipe's own data."""
+    changes: dict[str, Any] = {}
+    if recipe.prompts is not None:
+        changes["prompts"] = recipe.prompts.model_copy(update={"limit": limit})
+    for section, key in OWN_DATA.items():
+        config = getattr(recipe, section)
+        if own := getattr(config, key, None):
+            sets = own if isinstance(own, tuple) else (own,)
+            less = tuple(one.model_copy(update={"limit": min(limit, one.limit or limit)}) for one in sets)
+            changes[section] = config.model_copy(update={key: less if isinstance(own, tuple) else less[0]})
+    return recipe.model_copy(update=changes)
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -163,8 +209,10 @@ def _explain(mistake: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"{where}: unknown key; {hint}"
-    value = json.dumps(mistake["input"], default=str)
     rule = mistake["msg"].removeprefix("Value error, ")
+    if not where:  # of the recipe as a whole
+        return str(rule)
+    value = json.dumps(mistake["input"], default=str)
     return f"{where} = {value if len(value) <= 80 else value[:77] + '...'}: {rule}"
 
 

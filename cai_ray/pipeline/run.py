@@ -40,7 +40,6 @@ from cai_ray.stages.report import write_report as report
 from cai_ray.stages.step import Step
 
 logger = logging.getLogger(__name__)
-FEEDBACK = "feedback"  # the labeller's name; the policy labels where the recipe names no other
 
 
 def folder_of(recipe: Recipe) -> Storage:
@@ -55,7 +54,7 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     refuse_package_cache(recipe.output)
     run = folder_of(recipe)
     constitution = constitution_of(recipe) if any(step.needs_constitution for step in all_steps) else None
-    given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
+    given = recipe.asked_models
     trained = _trained(given, all_steps)
     run.make()
     used = {name for step in all_steps for name in step.models} - set(trained)
@@ -137,8 +136,9 @@ def constitution_of(recipe: Recipe) -> Constitution:
         raise ConfigError("the recipe names no constitution; set `constitution` to a name or a YAML file")
     try:
         constitution = load_constitution(resolve(recipe.constitution))
-        subset = constitution.only(recipe.revise.principle_ids) if recipe.revise.principle_ids else constitution
-        check_choice(subset, recipe.revise.principles, recipe.revise.num_revisions)
+        if (revise := recipe.revise) is not None:
+            subset = constitution.only(revise.principle_ids) if revise.principle_ids else constitution
+            check_choice(subset, revise.principles, revise.num_revisions)
     except ConstitutionError as error:
         raise ConfigError(str(error)) from error
     return constitution

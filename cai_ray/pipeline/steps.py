@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline.recipe import Recipe
+from cai_ray.pipeline.recipe import OWN_DATA, Recipe
 from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
 from cai_ray.stages.inputs import expand_prompts, load_prompts
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.refresh.config import RefreshSources
-from cai_ray.stages.preferences import label_comparisons, sample_pairs, train_dpo, train_preference_model
+from cai_ray.stages.preferences import (
+    label_comparisons,
+    load_pairs,
+    sample_pairs,
+    train_dpo,
+    train_preference_model,
+)
+from cai_ray.stages.preferences.train_on_pairs import PairTraining
 from cai_ray.stages.report import write_report
 from cai_ray.stages.revision import revise
 from cai_ray.stages.step import Step
@@ -27,10 +34,12 @@ SECTION_OF = {
     revise.STAGE: "revise",
     train_sft.STAGE: "sft",
     sample_pairs.STAGE: "pairs",
+    load_pairs.STAGE: "labels",
     label_comparisons.STAGE: "labels",
     train_preference_model.STAGE: "preference_model",
     score_rounds.STAGE: "score_rounds",
     train_dpo.STAGE: "dpo",
+    load_prompts.PPO_PROMPTS: "ppo",
     train_ppo.STAGE: "ppo",
     multiple_choice.STAGE: "multiple_choice",
     evaluate.STAGE: "evaluate",
@@ -41,18 +50,28 @@ SECTION_OF = {
 def steps(recipe: Recipe) -> list[Step]:
     """The stages that this recipe runs, in order: those whose section it has. Raises ConfigError."""
     prompts = load_prompts.STAGE if recipe.expand is None else expand_prompts.STAGE
-    labels = label_comparisons.STAGE
+    sft, labelling, dpo, ppo = recipe.sft, recipe.labels, recipe.dpo, recipe.ppo
+    labels = label_comparisons.STAGE if labelling else None
+    own_pairs = labelling.pairs if labelling else ()
+    if own_pairs and recipe.pairs:
+        raise ConfigError("labels.pairs stands in place of the section pairs, and this recipe has both; remove one")
     wanted = (
-        load_prompts.step(recipe.prompts),
+        load_prompts.step(recipe.prompts) if recipe.prompts else None,
         expand_prompts.step(recipe.expand, load_prompts.STAGE) if recipe.expand else None,
-        revise.step(recipe.revise, prompts),
-        train_sft.step(recipe.sft, revise.STAGE) if recipe.sft else None,
+        revise.step(recipe.revise, prompts) if recipe.revise else None,
+        train_sft.step(sft, None if sft.examples and not recipe.revise else revise.STAGE) if sft else None,
         sample_pairs.step(recipe.pairs, prompts) if recipe.pairs else None,
-        label_comparisons.step(recipe.labels, sample_pairs.STAGE) if recipe.labels else None,
-        train_preference_model.step(recipe.preference_model, labels) if recipe.preference_model else None,
+        _load_pairs(labelling) if labelling and own_pairs else None,
+        label_comparisons.step(labelling, load_pairs.STAGE if own_pairs else sample_pairs.STAGE) if labelling else None,
+        train_preference_model.step(recipe.preference_model, _labels(labels, recipe.preference_model))
+        if recipe.preference_model
+        else None,
         score_rounds.step(recipe.score_rounds, revise.STAGE) if recipe.score_rounds else None,
-        train_dpo.step(recipe.dpo, labels) if recipe.dpo else None,
-        train_ppo.step(recipe.ppo, prompts, _refresh(recipe, recipe.ppo)) if recipe.ppo else None,
+        train_dpo.step(dpo, _labels(labels, dpo)) if dpo else None,
+        load_prompts.step(ppo.prompts, load_prompts.PPO_PROMPTS) if ppo and ppo.prompts else None,
+        train_ppo.step(ppo, load_prompts.PPO_PROMPTS if ppo.prompts else prompts, _refresh(recipe, ppo))
+        if ppo
+        else None,
         multiple_choice.step(recipe.multiple_choice) if recipe.multiple_choice else None,
         evaluate.step(recipe.evaluate, prompts) if recipe.evaluate else None,
     )
@@ -61,6 +80,16 @@ def steps(recipe: Recipe) -> list[Step]:
         found.append(write_report.step(recipe.report, tuple(step.stage for step in found)))
     _check_reads(found)
     return found
+
+
+def _load_pairs(labelling: label_comparisons.Config) -> Step:
+    config = load_pairs.Config(sources=labelling.pairs, max_dropped_fraction=labelling.max_dropped_fraction)
+    return load_pairs.step(config)
+
+
+def _labels(stage: str | None, config: PairTraining) -> str | None:
+    """The stage whose labels are learned; None where the config brings preferences and the recipe labels nothing."""
+    return stage if config.preferences else label_comparisons.STAGE
 
 
 def _refresh(recipe: Recipe, config: train_ppo.Config) -> RefreshSources | None:
@@ -100,9 +129,11 @@ def _check_reads(found: Sequence[Step]) -> None:
         before = {other.stage for other in found[:position]}
         for stage in step.reads:
             if stage not in before:
+                section = SECTION_OF[step.stage]
+                own = f", or bring your own: {section}.{OWN_DATA[section]}" if section in OWN_DATA else ""
                 raise ConfigError(
                     f"{step.stage} reads what {stage} writes, and this recipe has no {stage}; add its section "
-                    f"({SECTION_OF.get(stage, stage)})"
+                    f"({SECTION_OF.get(stage, stage)}){own}"
                 )
 
 

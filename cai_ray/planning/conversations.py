@@ -11,6 +11,7 @@ from itertools import islice
 from cai_ray.dropped import DropRow
 from cai_ray.errors import ConfigError
 from cai_ray.planning.judges import plan_judge
+from cai_ray.planning.own_sets import pairs_to_label
 from cai_ray.planning.stand_in_engine import Sample, Usages, converse
 from cai_ray.planning.work import StagePlan, side_by_side, together
 from cai_ray.planning.world import World, config_of, each, prompts_of
@@ -19,7 +20,7 @@ from cai_ray.rows import PAIR, PROMPT
 from cai_ray.stages import sampled_responses
 from cai_ray.stages.evaluation import evaluate, multiple_choice
 from cai_ray.stages.inputs import expand_prompts, load_prompts
-from cai_ray.stages.preferences import label_comparisons, sample_pairs
+from cai_ray.stages.preferences import label_comparisons, load_pairs, sample_pairs
 from cai_ray.stages.revision import revise
 from cai_ray.stages.step import Step
 
@@ -29,7 +30,13 @@ IDENTICAL_IN_MICROWORLD = 0.06  # measured on 128 pairs of SL-CAI; longer answer
 
 
 def plan_load(step: Step, world: World) -> StagePlan:
-    found = world.written[step.stage] = prompts_of(world)
+    found = world.written[step.stage] = prompts_of(config_of(step, load_prompts.Config), world)
+    return StagePlan(step.stage, found.num_rows, found.num_rows)
+
+
+def plan_load_pairs(step: Step, world: World) -> StagePlan:
+    config = config_of(step, load_pairs.Config)
+    found = world.written[step.stage] = pairs_to_label(config, world)
     return StagePlan(step.stage, found.num_rows, found.num_rows)
 
 
@@ -154,6 +161,8 @@ def _mean(values: Iterable[int]) -> float:
 
 PLANNERS = {
     load_prompts.STAGE: plan_load,
+    load_prompts.PPO_PROMPTS: plan_load,
+    load_pairs.STAGE: plan_load_pairs,
     expand_prompts.STAGE: plan_expand,
     revise.STAGE: plan_revise,
     sample_pairs.STAGE: plan_pairs,

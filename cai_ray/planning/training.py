@@ -6,25 +6,20 @@ Tested in tests/planning/test_plan.py.
 from __future__ import annotations
 
 import math
-import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cai_ray.artifacts.derived import Outcome
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropRow
 from cai_ray.engines.training.arguments import plan_batches
-from cai_ray.errors import ConfigError
+from cai_ray.planning.own_sets import examples_of, preference_set
 from cai_ray.planning.stand_in_engine import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
-from cai_ray.planning.world import PlannedModel, World, config_of, each, stratified
+from cai_ray.planning.world import PlannedModel, World, config_of, each
 from cai_ray.stages.preferences import train_dpo, train_preference_model
-from cai_ray.stages.preferences.comparisons import (
-    Comparison,
-    HelpfulPairsConfig,
-    PairOptions,
-    comparisons,
-    training_pair,
-)
+from cai_ray.stages.preferences.comparisons import PairOptions, comparisons, training_pair
 from cai_ray.stages.step import Step
 from cai_ray.stages.supervised import train_sft
 from cai_ray.stages.supervised.examples import examples
@@ -37,14 +32,13 @@ def plan_sft(step: Step, world: World) -> StagePlan:
     learned: list[tuple[int, float]] = []  # tokens of an example, and how often it is learned per epoch
     held_out: list[tuple[int, float]] = []
     rows_in = 0.0
-    for row, weight in each(world.written[step.reads[0]]):
-        for made in examples(row, config, world.recipe.seed):
-            rows_in += weight
-            length = 0 if made.drop else len(model.counter.answer(made.row["messages"]))
-            if not 0 < length <= limit:
-                continue
-            into = learned if made.row["split"] == "train" else held_out
-            into.append((length, weight * (made.row["weight"] if into is learned else 1)))
+    for made, weight in _examples(step, config, world):
+        rows_in += weight
+        length = 0 if made.drop else len(model.counter.answer(made.row["messages"]))
+        if not 0 < length <= limit:
+            continue
+        into = learned if made.row["split"] == "train" else held_out
+        into.append((length, weight * (made.row["weight"] if into is learned else 1)))
     world.trained(step.makes or "sl_cai", config.model)
     training = _Training(model, config.optim, config.lora, config.workers, config.eval_examples)
     if config.packing:
@@ -53,6 +47,16 @@ def plan_sft(step: Step, world: World) -> StagePlan:
     else:
         tokens, work = training.run(learned, held_out, world)
     return StagePlan(step.stage, rows_in, _number(learned) + _number(held_out), trained_tokens=tokens, work=work)
+
+
+def _examples(step: Step, config: train_sft.Config, world: World) -> Iterator[tuple[Outcome, float]]:
+    """Of the revisions and of the config's own sets, with what each stands for."""
+    for row, weight in each(world.written[step.reads[0]]) if step.reads else ():
+        for made in examples(row, config, world.recipe.seed):
+            yield made, weight
+    for source in config.examples:
+        for row, weight in each(examples_of(source, config.eval_fraction, world)):
+            yield row["made"], weight
 
 
 def plan_preference_model(step: Step, world: World) -> StagePlan:
@@ -85,8 +89,8 @@ def _plan_on_pairs(
     learned: list[tuple[int, float]] = []
     held_out: list[tuple[int, float]] = []
     rows_in = 0.0
-    labelled = _labelled(world.written[step.reads[0]], options)
-    for sample in (labelled, *(_human_pairs(source, world) for source in options.helpful_pairs)):
+    labelled = [_labelled(world.written[step.reads[0]], options)] if step.reads else []
+    for sample in (*labelled, *(preference_set(source, world) for source in options.sets)):
         rows_in += sample.num_rows
         for row, weight in each(sample):
             try:
@@ -104,46 +108,8 @@ def _plan_on_pairs(
 
 def _labelled(sample: Sample, options: PairOptions) -> Sample:
     """Preference rows, each in `comparison`."""
-    found = comparisons(options.model_copy(update={"helpful_pairs": ()}), sample.rows, 0)
+    found = comparisons(options.model_copy(update={"helpful_pairs": (), "preferences": ()}), sample.rows, 0)
     return Sample([{"comparison": one} for one in found], sample.weights)
-
-
-def _human_pairs(source: HelpfulPairsConfig, world: World) -> Sample:
-    """A set of human pairs, each in `comparison`; made up where it cannot be read here."""
-    options = PairOptions(helpful_pairs=(source,))
-    try:
-        if source.path.startswith("hf://"):
-            raise ConfigError(f"{source.path} is not read for a plan")
-        found = ({"comparison": one} for one in comparisons(options, [], world.recipe.seed))
-        return stratified(found, ())
-    except ConfigError:
-        if source.limit is None:
-            raise
-    assumed = world.hardware.assumptions
-    world.notes.append(
-        f"{source.source} was not read: {source.limit:,} pairs (its limit) of {assumed.prompt_tokens} + "
-        f"2 x {assumed.pair_answer_tokens} tokens"
-    )
-    return Sample([{"comparison": _made_up_pair(source, world, k)} for k in range(32)], [source.limit / 32] * 32)
-
-
-def _made_up_pair(source: HelpfulPairsConfig, world: World, number: int) -> Comparison:
-    assumed, counter, rng = world.hardware.assumptions, world.model("policy").counter, random.Random(number)
-    asked, chosen, rejected = (
-        counter.reply(rng, tokens)[0]
-        for tokens in (assumed.prompt_tokens, assumed.pair_answer_tokens, assumed.pair_answer_tokens)
-    )
-    return Comparison(
-        pair_id=f"{source.source}:{number}",
-        prompt_id=str(number),
-        messages=[{"role": "user", "content": asked}],
-        chosen=chosen,
-        rejected=rejected,
-        prob_chosen=1.0,
-        label_source="human",
-        weight=source.weight,
-        is_test=source.split == "test",
-    )
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,12 @@ from cai_ray.prompt_layouts.mixture import mixture_sizes
 from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
-from cai_ray.stages.inputs.prompt_sources import Config as PromptsConfig
-from cai_ray.stages.inputs.prompt_sources import PromptSourceConfig
 from cai_ray.stages.inputs.sources import load
+from cai_ray.stages.prompt_sources import Config as PromptsConfig
+from cai_ray.stages.prompt_sources import PromptSourceConfig
 from cai_ray.stages.step import Step
 
 SAMPLED = 48  # rows per kind and split of a prompt set that are worked out in full
-FEEDBACK = "feedback"
 ENDPOINT_CONTEXT = 131072
 
 
@@ -77,6 +76,11 @@ class World:
         self.used.add(name)
         return self.models[name]
 
+    @property
+    def writer(self) -> PlannedModel:
+        """Whose words stand in for texts that are not here: the policy's, or the first model's."""
+        return self.models.get("policy") or next(iter(self.models.values()))
+
     def engines(self, used: Usages, model: PlannedModel, max_engines: int) -> Work:
         """The work of asking a model; an endpoint's is somebody else's."""
         if model.config.endpoint is not None:
@@ -115,8 +119,10 @@ class World:
 
 def world_of(recipe: Recipe, hardware: Hardware, constitution: Constitution | None) -> World:
     """Before the first stage."""
-    given = {**recipe.models, FEEDBACK: recipe.models.get(FEEDBACK, recipe.models["policy"])}
-    in_microworld = all(source.path == MICROWORLD for source in recipe.prompts.all_sources())
+    given = recipe.asked_models
+    prompts = [recipe.prompts, recipe.ppo.prompts if recipe.ppo is not None else None]
+    sources = [source for config in prompts if config is not None for source in config.all_sources()]
+    in_microworld = bool(sources) and all(source.path == MICROWORLD for source in sources)
     counters: dict[str, Counter] = {}
     models = {}
     for name, config in given.items():
@@ -192,9 +198,9 @@ def of_artifact(artifact: Artifact) -> Sample:
     return stratified(artifact.rows(), by, artifact.manifest.rows_out)
 
 
-def prompts_of(world: World) -> Sample:
+def prompts_of(config: PromptsConfig, world: World) -> Sample:
     """The rows that load_prompts would write: read where the files are here, else made up from `limit`."""
-    config, seed = world.recipe.prompts, world.recipe.seed
+    seed = world.recipe.seed
     sources = config.all_sources()
     samples = [_source(world, source, seed) for source in sources]
     counts = [round(sample.num_rows) for sample in samples]
@@ -227,7 +233,7 @@ def _source(world: World, source: PromptSourceConfig, seed: int) -> Sample:
 
 def _made_up(world: World, source: PromptSourceConfig) -> Sample:
     assert source.limit is not None
-    counter = world.model("policy").counter
+    counter = world.writer.counter
     num = min(SAMPLED, source.limit)
     in_test = round(num * source.test_fraction) if source.test_fraction else num * (source.split == "test")
     rows = []

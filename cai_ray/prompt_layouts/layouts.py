@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts import conversations, prompt_sets
+from cai_ray.prompt_layouts.readings import bound_columns, columns_of, listed
 from cai_ray.prompt_layouts.records import Fields, ParsedPrompt, ParseOptions
 
 LayoutName = Literal[
@@ -127,30 +128,14 @@ def bind_layout(
     optional field off. Raises ConfigError on an unknown layout or field and on a missing column.
     """
     given = dict(columns or {})
-    present = list(dict.fromkeys(column for record in sample for column in record))
+    present = columns_of(sample)
     because = "named in the recipe"
     if name == "auto":
         name, because = _sniff(sample, present, given)
     if name not in LAYOUTS:
         raise ConfigError(f"layout={name!r} is unknown; choose one of auto, {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
-    known = {**layout.required, **layout.optional}
-    for field, column in given.items():
-        if field not in known:
-            raise ConfigError(f"columns: layout {name} has no field {field!r}; it has {', '.join(known)}")
-        if column is None and field in layout.required:
-            raise ConfigError(f"columns: layout {name} needs a column for {field!r}; name one")
-        if column is not None and column not in present:
-            raise ConfigError(f"columns.{field}={column!r}: no such column; the set has {_listed(present)}")
-    bound: dict[str, str | None] = {}
-    for field, candidates in known.items():
-        found = given[field] if field in given else next((c for c in candidates if c in present), None)
-        if found is None and field in layout.required:
-            raise ConfigError(
-                f"layout {name} needs a column for {field!r} ({' or '.join(candidates)}); the set has "
-                f"{_listed(present)}; set columns: {{{field}: <column>}}"
-            )
-        bound[field] = found
+    bound = bound_columns(name, layout.required, layout.optional, present, given)
     return BoundLayout(name, layout, bound, options or ParseOptions(), because)
 
 
@@ -169,7 +154,7 @@ def _sniff(
     column = next((column for column in (*_TEXT_COLUMNS, "conversation") if column in present), None)
     if column is None:
         raise ConfigError(
-            f"no known layout has the columns {_listed(present)}; name the prompt's column, "
+            f"no known layout has the columns {listed(present)}; name the prompt's column, "
             f"columns: {{prompt: <column>}}, or a layout ({', '.join(LAYOUTS)})"
         )
     return _by_value(sample, column)
@@ -188,7 +173,3 @@ def _by_value(sample: Iterable[Mapping[str, Any]], column: str) -> tuple[str, st
                 return "sharegpt", f"column {column} holds from/value turns"
             return "messages", f"column {column} holds role/content turns"
     return "text", f"column {column}"
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(repr(column) for column in columns[:20]) + (", ..." if len(columns) > 20 else "") or "no columns"

@@ -6,9 +6,11 @@ Tested in tests/field/test_16_contamination.py.
 from __future__ import annotations
 
 from cai_ray.artifacts.artifact import find
+from cai_ray.dropped import DropRow, LeftOutReason
 from cai_ray.row_ids import text_key
 from cai_ray.stages.context import Context
 
+BARRED = DropRow(LeftOutReason.HELD_OUT, "the run's prompts hold the same text in split test")
 _STAGES = ("load_prompts", "expand_prompts")  # that write the run's prompts
 
 

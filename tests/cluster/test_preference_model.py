@@ -23,7 +23,7 @@ from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.scoring import Scorer
 from cai_ray.stages.context import Context
 from cai_ray.stages.preferences import train_dpo, train_preference_model
-from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig
+from cai_ray.stages.preferences.pair_sources import HelpfulPairsConfig
 from cai_ray.stages.preferences.preference_model_summary import summarise, table
 from tests.label_artifacts import STAGE, context, label
 from tests.tiny_policy import save_tiny_policy

@@ -10,10 +10,11 @@ from cai_ray.artifacts.derived import derive
 from cai_ray.row_ids import PAIR_IDS, PROMPT_IDS
 from cai_ray.rows import PROMPT
 from cai_ray.stages.held_out import held_out_texts
-from cai_ray.stages.inputs.prompt_sources import Config
 from cai_ray.stages.inputs.sources import load
-from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig, PairOptions
+from cai_ray.stages.preferences.comparisons import PairOptions
+from cai_ray.stages.preferences.pair_sources import HelpfulPairsConfig
 from cai_ray.stages.preferences.training_pairs import write_pairs
+from cai_ray.stages.prompt_sources import Config
 from tests.field.load_prompts_runs import write_jsonl
 from tests.finished_stages import spec_of
 from tests.label_artifacts import STAGE, context, label

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cai_ray.artifacts.derived import Outcome
-from cai_ray.stages.inputs.prompt_sources import Config
 from cai_ray.stages.inputs.sources import load
+from cai_ray.stages.prompt_sources import Config
 from tests.field.load_prompts_runs import load_prompts, manifest_of, write_jsonl, write_recipe
 
 TEXTS = [{"prompt": f"Which tea suits hour {k}?"} for k in range(200)]

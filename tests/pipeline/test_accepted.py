@@ -202,7 +202,7 @@ def test_every_name_of_a_file_in_a_recipe_is_among_them() -> None:
 
     assert names(Recipe, set()) == {
         *("recipe.constitution", "config.path", "config.tokenizer", "config.chat_template", "prompt_sources.path"),
-        *("comparisons.path", "pretraining.path", "multiple_choice.path"),
+        *("pair_sources.path", "own_examples.path", "pretraining.path", "multiple_choice.path"),
         *("yes_no.template", "guard.template", "similarity.references", "reward.backbone"),
     }
 

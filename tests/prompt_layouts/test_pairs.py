@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from cai_ray.chat import messages_to_transcript
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.errors import ConfigError
+from cai_ray.prompt_layouts.examples import EXAMPLES
 from cai_ray.prompt_layouts.files import read_records
-from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
+from cai_ray.prompt_layouts.pairs import JUDGED, PAIRS, ParsedPair
+from cai_ray.prompt_layouts.readings import Reading, bound_columns, read_by
 from cai_ray.prompt_layouts.records import Fields
 from tests.published import published
 
@@ -30,7 +35,17 @@ def said(text: str) -> dict[str, str]:
 
 
 def parse(record: dict[str, Any], columns: dict[str, str | None] | None = None) -> ParsedPair:
-    return parse_pair(Fields(record, bind_pair_columns([record], columns)))
+    reading = JUDGED["chosen_rejected"]
+    names = bound_columns("chosen_rejected", reading.required, reading.optional, list(record), columns or {})
+    return reading.parse(Fields(record, names))
+
+
+def read(folder: Path, records: list[Any], readings: Mapping[str, Reading[Any]] = PAIRS, **options: Any) -> list[Any]:
+    """What a file of these records says, drops as their reasons."""
+    file = folder / "set.jsonl"
+    file.write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in records))
+    found = read_by(str(file), "auto", None, readings, options.get("layout", "auto"), options.get("columns", {}))
+    return [(number, one.reason if isinstance(one, DropRow) else one) for number, one in found]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +97,89 @@ def test_no_pair(record: dict[str, Any], reason: DropReason) -> None:
 def test_columns() -> None:
     record = {"question": "q", "better": "a", "worse": "b"}
     assert parse(record, {"prompt": "question", "chosen": "better", "rejected": "worse"}).chosen == "a"
-    with pytest.raises(ConfigError, match=r"pairs need a column 'chosen'.*'question'"):
-        bind_pair_columns([record])
+    with pytest.raises(ConfigError, match=r"needs a column for 'chosen'.*'question'.*columns: {chosen: <column>}"):
+        parse(record)
     with pytest.raises(ConfigError, match="no such column"):
-        bind_pair_columns([record], {"chosen": "best"})
+        parse(record, {"chosen": "best"})
     with pytest.raises(ConfigError, match="no field 'winner'"):
-        bind_pair_columns([record], {"winner": "better"})
+        parse(record, {"winner": "better"})
+
+
+Q = [{"role": "user", "content": "Q"}]
+
+
+def test_ultrafeedback_gives_the_best_and_the_worst_answer(tmp_path: Path) -> None:
+    rated = [
+        {"response": "so-so", "fine-grained_score": 3.5, "overall_score": 10},
+        {"response": "bad", "fine-grained_score": 1.25, "overall_score": 2.0},
+        {"response": "good", "fine-grained_score": 4.75, "overall_score": 8.5},
+        {"response": "unrated", "overall_score": "N/A"},
+    ]
+    same = [{"response": "one", "overall_score": 3}, {"response": "two", "overall_score": 3}]
+    records = [
+        {"instruction": "Q", "completions": rated},
+        "{broken",
+        {"instruction": "Q", "completions": rated[:1]},
+        {"instruction": "Q", "completions": same},
+    ]
+    assert read(tmp_path, records) == [
+        (0, ParsedPair(Q, "good", "bad")),
+        (1, DropReason.MALFORMED),
+        (2, DropReason.MALFORMED),
+        (3, ParsedPair(Q, "one", "two", 0.5)),
+    ]
+
+
+def test_helpsteer_gathers_the_answers_of_a_prompt(tmp_path: Path) -> None:
+    def rated(prompt: str, response: str, helpfulness: Any) -> dict[str, Any]:
+        return {"prompt": prompt, "response": response, "helpfulness": helpfulness, "verbosity": 2}
+
+    records = [
+        *(rated("Q", text, number) for text, number in (("a", 1), ("b", 4), ("c", 2))),
+        rated("Alone", "a", 3),
+        "{broken",
+        *(rated("Q", text, number) for text, number in (("x", 0), ("y", None), ("z", 2))),
+    ]
+    assert read(tmp_path, records) == [
+        (0, ParsedPair(Q, "b", "a")),
+        (3, DropReason.MALFORMED),
+        (4, DropReason.MALFORMED),
+        (5, ParsedPair(Q, "z", "x")),
+    ]
+    assert [one for _, one in read(tmp_path, records[:3], EXAMPLES)] == [[*Q, said("b")]]
+
+
+def test_helpsteer_preferences_are_signed(tmp_path: Path) -> None:
+    two = {"prompt": "Q", "response_1": "a", "response_2": "b"}
+    three = {"context": [*PROMPT], "response1": "This.", "response2": "That.", "overall_preference": -2}
+    found = read(tmp_path, [{**two, "preference_strength": strength} for strength in (-1, 3, 0, None)])
+    assert [one for _, one in found] == [
+        ParsedPair(Q, "a", "b"),
+        ParsedPair(Q, "b", "a"),
+        ParsedPair(Q, "a", "b", 0.5),
+        DropReason.MALFORMED,
+    ]
+    assert read(tmp_path, [three]) == [(0, EXPECTED)]
+
+
+def test_answers_without_a_verdict_are_pairs_to_label_and_no_preferences(tmp_path: Path) -> None:
+    record = {"prompt": "Q", "response_a": "a", "response_b": "b"}
+    assert read(tmp_path, [record]) == [(0, ParsedPair(Q, "a", "b", None))]
+    with pytest.raises(ConfigError, match=r"set\.jsonl: layout chosen_rejected needs a column for 'chosen'.*helpsteer"):
+        read(tmp_path, [record], JUDGED)
+
+
+def test_cai_conversation_harmless(tmp_path: Path) -> None:
+    sides = {"chosen": [*Q, said("kind")], "rejected": [*Q, said("rude")]}
+    record = {"index": 1, "prompt": "Q", "init_response": "rude", "messages": [*Q, said("kind")], **sides}
+    assert read(tmp_path, [record]) == [(0, ParsedPair(Q, "kind", "rude"))]
+    assert read(tmp_path, [record], EXAMPLES) == [(0, [*Q, said("kind")])]
+
+
+def test_probabilities_of_an_exported_label(tmp_path: Path) -> None:
+    record = {"prompt": Q, "chosen": [said("a")], "rejected": [said("b")]}
+    found = read(tmp_path, [{**record, "prob_chosen": prob} for prob in (0.75, 0.2)])
+    assert [one for _, one in found] == [ParsedPair(Q, "a", "b", 0.75), DropReason.MALFORMED]
 
 
 contents = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20).map(

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -24,15 +24,15 @@ from cai_ray.errors import ConfigError
 from cai_ray.prompt_layouts.files import BadRecord, Record, read_records
 from cai_ray.prompt_layouts.layouts import BoundLayout, bind_layout, parse_record
 from cai_ray.prompt_layouts.mixture import mixture_key, mixture_sizes, smallest
+from cai_ray.prompt_layouts.readings import looked_ahead
 from cai_ray.prompt_layouts.records import ParsedPrompt, ParseOptions
 from cai_ray.quality.gates import near_duplicates_of_signatures, signature
 from cai_ray.row_ids import prompt_id_of, text_key
 from cai_ray.seeding import digest
-from cai_ray.stages.inputs.prompt_sources import Config, PromptSourceConfig
 from cai_ray.stages.inputs.sides import Sides
+from cai_ray.stages.prompt_sources import Config, PromptSourceConfig
 
 STAGE = "load_prompts"
-_SAMPLE_RECORDS = 100  # read ahead to find the layout and its columns
 _log = logging.getLogger(__name__)
 
 
@@ -79,19 +79,13 @@ def _read_source(source: PromptSourceConfig, seed: int) -> Iterator[Outcome]:
     )
     seen: set[bytes] = set()
     num_prompts = 0
-    bound: BoundLayout | None = None
-    while batch := list(islice(records, _SAMPLE_RECORDS)):
-        sample = [record for _, record in batch if isinstance(record, dict)]
-        if bound is None and sample:
-            bound = _bind(source, sample)
-        # Once the layout is known the rest streams; batches with nothing readable in them need none.
-        for number, record in chain(batch, records) if bound else batch:
-            row_id = f"{source.source}:{number}"
-            loaded = outcome(row_id, partial(_prompt_row, source, row_id, record, bound, seen))
-            yield loaded
-            num_prompts += loaded.drop is None
-            if num_prompts == source.limit:
-                return
+    for number, record, bound in looked_ahead(records, partial(_bind, source)):
+        row_id = f"{source.source}:{number}"
+        loaded = outcome(row_id, partial(_prompt_row, source, row_id, record, bound, seen))
+        yield loaded
+        num_prompts += loaded.drop is None
+        if num_prompts == source.limit:
+            return
 
 
 def _bind(source: PromptSourceConfig, sample: list[Record]) -> BoundLayout:

@@ -15,6 +15,7 @@ from cai_ray.engines.rollouts.engines import RolloutConfig
 from cai_ray.stages.ppo.pretraining import STAGE as STAGE
 from cai_ray.stages.ppo.pretraining import PretrainingConfig
 from cai_ray.stages.ppo.refresh.config import RefreshConfig
+from cai_ray.stages.prompt_sources import Config as PromptsConfig
 
 
 class ProofConfig(Throughput):
@@ -31,6 +32,11 @@ class Config(StageConfig):
 
     model: str = Field("sl_cai", description="Which model to start from; a frozen copy of it is the reference.")
     preference_model: str = Field("preference_model", description="Which model scores the answers.")
+    prompts: PromptsConfig | None = Field(
+        None,
+        exclude_if=lambda prompts: prompts is None,  # a run without them is the run that it was before there were any
+        description="Prompts for PPO alone, of split train; null: those of the section prompts.",
+    )
     num_steps: int = Field(100, ge=1, description="Times that fresh answers are sampled and learned from.")
     prompts_per_step: int = Field(128, ge=1, description="Drawn without replacement until all have had their turn.")
     samples_per_prompt: int = Field(1, ge=1, le=256, description="Answers per prompt and step.")

@@ -127,7 +127,7 @@ def check_enough(chosen: Chosen, source: Artifact, config: Config) -> None:
     num_dropped, total = len(chosen.dropped), len(chosen.dropped) + len(chosen.prompts)
     if not total:
         raise ConfigError(
-            f'{source.folder.shown} holds no prompt of split "train" to learn from; lower prompts.test_fraction'
+            f'{source.folder.shown} holds no prompt of split "train" to learn from; lower its test_fraction'
         )
     if num_dropped > config.max_dropped_fraction * total or num_dropped == total:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Comparisons -> training pairs: AI labels of harmlessness and human choices of helpfulness, in one kind of row.
+"""Comparisons -> training pairs: AI labels, human choices of helpfulness and sets of your own, in one kind of row.
 
 Every comparison that is read ends exactly once, as a training pair or as a Dropped row. Pure: files and models are
 elsewhere.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -18,51 +17,21 @@ from cai_ray.chat import Message, split_thinking
 from cai_ray.config import MICROWORLD, ThinkingConfig
 from cai_ray.config import Config as BaseConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.errors import ConfigError
-from cai_ray.fingerprint import names_and_sizes
-from cai_ray.lookup import InputPath
-from cai_ray.prompt_layouts.files import BadRecord, read_records
-from cai_ray.prompt_layouts.locations import FileFormat
-from cai_ray.prompt_layouts.pairs import bind_pair_columns, parse_pair
-from cai_ray.prompt_layouts.records import Fields
+from cai_ray.prompt_layouts.pairs import ParsedPair
 from cai_ray.quality.thoughts import without_thoughts
 from cai_ray.row_ids import prompt_id_of
 from cai_ray.seeding import digest
+from cai_ray.stages.preferences.pair_sources import (
+    HelpfulPairsConfig,
+    PreferenceSetConfig,
+    check_names,
+    pairs_files,
+    pairs_identity,
+    read_pairs,
+)
 
 # (messages, answer) -> the tokens a model is given first, and those it learns to say or is scored on.
 Encode = Callable[[list[Message], str], tuple[list[int], list[int]]]
-_SAMPLE_RECORDS = 100  # read ahead to find the columns
-
-
-class HelpfulPairsConfig(BaseConfig):
-    """One set of human comparisons."""
-
-    path: InputPath = Field(
-        MICROWORLD,
-        min_length=1,
-        description='File, folder, glob, pyarrow URI, "hf://org/name[:config[:split]]", or "microworld".',
-    )
-    format: FileFormat = Field("auto", description="File format; auto goes by the suffix.")
-    name: str | None = Field(None, min_length=1, description="Names the pairs' ids; null: the path's last part.")
-    columns: dict[str, str | None] = Field(
-        default_factory=dict, description="Field (prompt, chosen, rejected) -> column, where the names differ."
-    )
-    weight: float = Field(1.0, gt=0, description="How often each pair is seen per epoch, on average.")
-    split: Literal["train", "test"] = Field("train", description='"test": all of it is for evaluation only.')
-    limit: int | None = Field(None, ge=1, description="Read this many records, the first ones.")
-    num_pairs: int = Field(2000, ge=1, description='Pairs to make; path "microworld" only.')
-
-    @property
-    def source(self) -> str:
-        """The name on the pairs' ids."""
-        last = self.path.rstrip("/").rsplit("/", 1)[-1]
-        return self.name or last.removesuffix(".gz").rsplit(".", 1)[0] or last
-
-    @model_validator(mode="after")
-    def _microworld_only(self) -> HelpfulPairsConfig:
-        if self.path != MICROWORLD and self.num_pairs != type(self).model_fields["num_pairs"].default:
-            raise ValueError(f'num_pairs is for path "{MICROWORLD}", not for {self.path!r}; use limit')
-        return self
 
 
 class PairOptions(BaseConfig):
@@ -73,6 +42,11 @@ class PairOptions(BaseConfig):
     )
     ai_weight: float = Field(1.0, gt=0, description="How often each AI-labelled pair is seen per epoch, on average.")
     helpful_pairs: tuple[HelpfulPairsConfig, ...] = Field((), description="Human choices of helpfulness to mix in.")
+    preferences: tuple[PreferenceSetConfig, ...] = Field(
+        (),
+        exclude_if=lambda sets: not sets,  # a run without them is the run that it was before there were any
+        description="Preferences of your own: in place of the section labels, or beside it where the recipe has one.",
+    )
     eval_fraction: float = Field(
         0.05, ge=0.0, lt=1.0, description="Share of the train split's prompts kept for evaluation, by hash."
     )
@@ -86,14 +60,14 @@ class PairOptions(BaseConfig):
         ThinkingConfig(), description="Reasoning at the start of an answer is taken off: it is never scored."
     )
 
+    @property
+    def sets(self) -> tuple[HelpfulPairsConfig, ...]:
+        """Every set of pairs from outside the run."""
+        return (*self.preferences, *self.helpful_pairs)
+
     @model_validator(mode="after")
     def _names_differ(self) -> PairOptions:
-        names = [source.source for source in self.helpful_pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"two of helpful_pairs are called {name!r}, and pair ids need different ones; set `name`"
-                )
+        check_names(self.sets, "preferences and helpful_pairs" if self.preferences else "helpful_pairs")
         return self
 
 
@@ -118,7 +92,7 @@ class Comparison:
 
 
 def comparisons(options: PairOptions, labels: Iterable[dict[str, Any]], seed: int) -> Iterator[Comparison]:
-    """All comparisons: the Preference rows `labels`, then each set of human pairs. Raises ConfigError, see `_human`."""
+    """All comparisons: the Preference rows `labels`, then each set of pairs. Raises ConfigError, see `read_pairs`."""
     for row in labels:
         yield Comparison(
             pair_id=row["pair_id"],
@@ -131,8 +105,8 @@ def comparisons(options: PairOptions, labels: Iterable[dict[str, Any]], seed: in
             weight=options.ai_weight,
             is_test=row["split"] == "test",
         )
-    for source in options.helpful_pairs:
-        yield from _microworld(source, seed) if source.path == MICROWORLD else _human(source)
+    for source in options.sets:
+        yield from _microworld(source, seed) if source.path == MICROWORLD else _read(source)
 
 
 def training_pair(
@@ -181,17 +155,13 @@ def split_of(comparison: Comparison, eval_fraction: float, seed: int) -> Literal
 
 
 def input_identity(options: PairOptions) -> dict[str, Any]:
-    """For the fingerprint: name and size of each local file of human pairs."""
-    return {source.source: names_and_sizes(source.path) for source in options.helpful_pairs}
+    """For the fingerprint: name and size of each local file of pairs."""
+    return pairs_identity(options.sets)
 
 
 def input_files(options: PairOptions) -> list[Input]:
-    """What the human pairs are read from."""
-    return [
-        Input(source.path, f"helpful pairs {source.source}", source.format)
-        for source in options.helpful_pairs
-        if source.path != MICROWORLD
-    ]
+    """What the sets of pairs are read from."""
+    return pairs_files(options.helpful_pairs, "helpful pairs") + pairs_files(options.preferences, "preferences")
 
 
 def _spoken(text: str, thinking: ThinkingConfig) -> str:
@@ -203,53 +173,26 @@ def _microworld(source: HelpfulPairsConfig, seed: int) -> Iterator[Comparison]:
 
     for number, pair in enumerate(sample_helpful_pairs(source.num_pairs, seed)[: source.limit]):
         messages = list(pair.messages)
-        yield _chosen_by_human(source, number, messages, pair.chosen, pair.rejected, pair.split == "test")
+        yield _of_set(source, number, ParsedPair(messages, pair.chosen, pair.rejected), pair.split == "test")
 
 
-def _human(source: HelpfulPairsConfig) -> Iterator[Comparison]:
-    """Raises ConfigError when the set cannot be read or has no columns `chosen` and `rejected`."""
-    records = islice(read_records(source.path, source.format), source.limit)
-    columns: dict[str, str | None] | None = None
-    while batch := list(islice(records, _SAMPLE_RECORDS)):
-        sample = [record for _, record in batch if isinstance(record, dict)]
-        if columns is None and sample:
-            try:
-                columns = bind_pair_columns(sample, source.columns)
-            except ConfigError as error:
-                raise ConfigError(f"{source.path}: {error}") from None
-        for number, record in chain(batch, records) if columns else batch:
-            yield _parsed(source, number, record, columns or {})
+def _read(source: HelpfulPairsConfig) -> Iterator[Comparison]:
+    for number, found in read_pairs(source):
+        yield _of_set(source, number, found, source.split == "test")
 
 
-def _parsed(
-    source: HelpfulPairsConfig, number: int, record: dict[str, Any] | BadRecord, columns: dict[str, str | None]
-) -> Comparison:
-    try:
-        if isinstance(record, BadRecord):
-            raise DropRow(record.reason, record.detail)
-        pair = parse_pair(Fields(record, columns))
-    except DropRow as drop:
-        return _chosen_by_human(source, number, [], "", "", False, drop)
-    return _chosen_by_human(source, number, pair.messages, pair.chosen, pair.rejected, source.split == "test")
-
-
-def _chosen_by_human(
-    source: HelpfulPairsConfig,
-    number: int,
-    messages: list[Message],
-    chosen: str,
-    rejected: str,
-    is_test: bool,
-    problem: DropRow | None = None,
-) -> Comparison:
+def _of_set(source: HelpfulPairsConfig, number: int, found: ParsedPair | DropRow, is_test: bool) -> Comparison:
+    pair, problem = (found, None) if isinstance(found, ParsedPair) else (ParsedPair([], "", ""), found)
+    if pair.prob_chosen == 0.5:
+        problem = DropRow(DropReason.TIE, "the set says that neither answer is better")
     return Comparison(
         pair_id=f"{source.source}:{number}",
-        prompt_id=prompt_id_of(messages, source.source),
-        messages=messages,
-        chosen=chosen,
-        rejected=rejected,
-        prob_chosen=1.0,
-        label_source="human",
+        prompt_id=prompt_id_of(pair.messages, source.source),
+        messages=pair.messages,
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        prob_chosen=pair.prob_chosen or 0.5,
+        label_source=source.label_source if isinstance(source, PreferenceSetConfig) else "human",
         weight=source.weight,
         is_test=is_test,
         problem=problem,

@@ -42,6 +42,7 @@ from cai_ray.seeding import rng_for
 from cai_ray.stages.context import Context
 from cai_ray.stages.exports import export_comparisons, export_preferences
 from cai_ray.stages.preferences import label_summary
+from cai_ray.stages.preferences.pair_sources import PairSetConfig, check_names
 from cai_ray.stages.step import Step, shown
 
 STAGE = "label_comparisons"
@@ -53,6 +54,11 @@ class Config(StageConfig):
     """The recipe's section `labels`."""
 
     model: str = Field("feedback", description="Which of the recipe's models compares.")
+    pairs: tuple[PairSetConfig, ...] = Field(
+        (),
+        exclude_if=lambda sets: not sets,  # a run without them is the run that it was before there were any
+        description="Pairs of your own to label, in place of the section pairs.",
+    )
     principles_per_pair: int = Field(
         1, ge=1, description="Principles drawn per pair, all different; labels are their mean. The paper draws 1."
     )
@@ -83,6 +89,7 @@ class Config(StageConfig):
 
     @model_validator(mode="after")
     def _sensible(self) -> Config:
+        check_names(self.pairs, "pairs")
         if self.principles.method == "contextual":
             raise ValueError('principles.method "contextual" is for revision; use random, weighted or round_robin')
         if self.principles.replacement and self.principles_per_pair > 1:

@@ -124,8 +124,8 @@ def job_of(config: Config, context: Context, model: ModelConfig, pairs: WrittenP
     )
 
 
-def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Train on the labels of `source_stage`, and on human pairs where the config has some."""
+def run(config: Config, context: Context, source_stage: str | None) -> Artifact:
+    """Train on the labels of `source_stage`, where the run makes some, and the pairs that the config brings."""
 
     def prepare(model: ModelConfig) -> tuple[Encode, Callable[[WrittenPairs], TrainingJob]]:
         tokens = AnswerTokens(load_renderer(model), model.thinking)
@@ -134,7 +134,7 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     return train_on_pairs(STAGE, config, context, source_stage, prepare)
 
 
-def step(config: Config, source_stage: str) -> Step:
+def step(config: Config, source_stage: str | None) -> Step:
     """Of a run; makes the model `dpo`."""
     return Step(
         STAGE,
@@ -142,7 +142,7 @@ def step(config: Config, source_stage: str) -> Step:
         lambda context: run(config, context, source_stage),
         trains=config.model,
         makes="dpo",
-        reads=(source_stage,),
+        reads=(source_stage,) if source_stage is not None else (),
         identity=lambda: input_identity(config),
         files=lambda: input_files(config),
     )

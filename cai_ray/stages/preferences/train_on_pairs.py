@@ -32,10 +32,12 @@ class PairTraining(StageConfig, PairOptions):
 Prepare = Callable[[ModelConfig], tuple[Encode, Callable[[WrittenPairs], TrainingJob]]]
 
 
-def train_on_pairs(stage: str, config: PairTraining, context: Context, source_stage: str, prepare: Prepare) -> Artifact:
-    """Train on the labels of `source_stage`, and on human pairs where the config has some."""
-    labels = context.artifact(source_stage)
-    opened = open_stage(context.spec(stage, config, PAIR_IDS, labels))
+def train_on_pairs(
+    stage: str, config: PairTraining, context: Context, source_stage: str | None, prepare: Prepare
+) -> Artifact:
+    """Train on the labels of `source_stage`, where the run makes some, and on the pairs that the config brings."""
+    labels = context.artifact(source_stage) if source_stage is not None else None
+    opened = open_stage(context.spec(stage, config, PAIR_IDS, *([labels] if labels is not None else [])))
     if isinstance(opened, Artifact):
         return opened
     model = local_path(context.model(config.model))

@@ -191,8 +191,8 @@ def job_of(config: Config, context: Context, model: ModelConfig, end_token: str,
     )
 
 
-def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Train on the labels of `source_stage` and the human pairs of the config."""
+def run(config: Config, context: Context, source_stage: str | None) -> Artifact:
+    """Train on the labels of `source_stage`, where the run makes some, and the pairs that the config brings."""
 
     def prepare(model: ModelConfig) -> tuple[Encode, Callable[[WrittenPairs], TrainingJob]]:
         tokens = ScoredTokens(model, load_tokenizer(model))
@@ -201,7 +201,7 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     return train_on_pairs(STAGE, config, context, source_stage, prepare)
 
 
-def step(config: Config, source_stage: str) -> Step:
+def step(config: Config, source_stage: str | None) -> Step:
     """Of a run; makes the model `preference_model`."""
     return Step(
         STAGE,
@@ -209,7 +209,7 @@ def step(config: Config, source_stage: str) -> Step:
         lambda context: run(config, context, source_stage),
         trains=config.model,
         makes=MADE,
-        reads=(source_stage,),
+        reads=(source_stage,) if source_stage is not None else (),
         identity=lambda: input_identity(config),
         files=lambda: input_files(config),
         summary=shown(PreferenceModelSummary, preference_model_summary.summarise, preference_model_summary.table),

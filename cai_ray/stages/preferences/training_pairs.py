@@ -14,17 +14,14 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage
 from cai_ray.artifacts.derived import Outcome, batched, outcome, write_outcomes
 from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.storage import Storage
-from cai_ray.dropped import DropRow, LeftOutReason
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import text_key
 from cai_ray.rows import TRAINING_PAIR
+from cai_ray.stages.held_out import BARRED
 from cai_ray.stages.pair_files import PairFiles, times_seen
 from cai_ray.stages.preferences.comparisons import Encode, PairOptions, comparisons, training_pair
 
 _LABEL_COLUMNS = ("pair_id", "prompt_id", "messages", "chosen", "rejected", "prob_chosen", "split")
-
-
-_BARRED = DropRow(LeftOutReason.HELD_OUT, "the run's prompts hold the same text in split test")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class WrittenPairs:
 def write_pairs(
     opened: OpenStage,
     options: PairOptions,
-    labels: Artifact,
+    labels: Artifact | None,
     encode: Encode,
     max_length: int,
     seed: int,
@@ -60,10 +57,11 @@ def write_pairs(
     num: Counter[str] = Counter()
 
     def ends() -> Iterator[Outcome]:
-        for found in comparisons(options, labels.rows(_LABEL_COLUMNS), seed):
+        rows = labels.rows(_LABEL_COLUMNS) if labels is not None else ()
+        for found in comparisons(options, rows, seed):
             make = partial(training_pair, found, options, encode, max_length, seed)
             is_barred = not found.is_test and text_key(found.messages) in held_out
-            made = Outcome(found.pair_id, _BARRED) if is_barred else outcome(found.pair_id, make)
+            made = Outcome(found.pair_id, BARRED) if is_barred else outcome(found.pair_id, make)
             if made.drop is None:
                 is_train = made.row["split"] == "train"
                 num[made.row["split"]] += times_seen(made.row_id, made.row["weight"], seed) if is_train else 1
@@ -73,7 +71,7 @@ def write_pairs(
     if not num["train"]:
         raise ConfigError(
             f"{opened.plan.stage}: of {len(written.row_ids)} comparisons {num['eval']} are for evaluation and none is "
-            f"left to train on; see {opened.folder.shown}/dropped, lower eval_fraction, or label more pairs"
+            f"left to train on; see {opened.folder.shown}/dropped, lower eval_fraction, or bring more pairs"
         )
     # Absolute: a worker's working directory is another one.
     folder = Storage(opened.folder.path()) if opened.folder.is_local else opened.folder

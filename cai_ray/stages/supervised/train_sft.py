@@ -7,16 +7,16 @@ prompts, by supervised fine-tuning with the loss on the answers only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.counters import TRAINED_TOKENS
-from cai_ray.artifacts.derived import Outcome, write_outcomes
+from cai_ray.artifacts.derived import Outcome, batched, write_outcomes
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropReason, DropRow, LeftOutReason
@@ -37,6 +37,7 @@ from cai_ray.row_ids import EXAMPLE_IDS
 from cai_ray.rows import SFT_EXAMPLE
 from cai_ray.stages.context import Context
 from cai_ray.stages.exports import export_sft
+from cai_ray.stages.held_out import held_out_texts
 from cai_ray.stages.step import Step
 from cai_ray.stages.supervised.examples import STAGE as STAGE
 from cai_ray.stages.supervised.examples import (
@@ -46,12 +47,18 @@ from cai_ray.stages.supervised.examples import (
     schedule,
     unit_ids,
 )
+from cai_ray.stages.supervised.own_examples import ExampleSetConfig, input_files, input_identity, own_examples
 
 
 class Config(ExampleOptions):
     """The recipe's section `sft`."""
 
     model: str = Field("policy", description="Which of the recipe's models the training starts from.")
+    examples: tuple[ExampleSetConfig, ...] = Field(
+        (),
+        exclude_if=lambda sets: not sets,  # a run without them is the run that it was before there were any
+        description="Examples of your own: in place of the section revise, or beside it where the recipe has one.",
+    )
     max_length: int | None = Field(
         None, ge=8, description="Tokens of prompt and answer; longer examples are dropped. Null: the model's context."
     )
@@ -63,6 +70,13 @@ class Config(ExampleOptions):
     optim: OptimConfig = OptimConfig()
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters; null: every weight.")
     workers: WorkersConfig = WorkersConfig()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Config:
+        names = [source.source for source in self.examples]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two of examples are called {twice[0]!r}, and their ids need different ones; set `name`")
+        return self
 
 
 @dataclass(frozen=True)
@@ -133,21 +147,34 @@ def _ids_and_weights(table: pa.Table) -> tuple[list[str], list[float]]:
 
 
 def write_examples(
-    opened: OpenStage, source: Artifact, options: ExampleOptions, tokenise: AnswerTokens, max_length: int, seed: int
+    opened: OpenStage,
+    source: Artifact | None,
+    config: Config,
+    tokenise: AnswerTokens,
+    max_length: int,
+    seed: int,
+    held_out: Container[bytes] = frozenset(),
 ) -> tuple[pa.Array, Counter[str]]:
-    """Every Revision row's examples as parts and token files; the units there are, and how many ended how.
+    """Every Revision row's examples, and the config's own, as parts and token files; the units, and how they ended.
 
     Written anew by every attempt: the training reads just what this attempt wrote.
     """
     ids: list[str] = []
 
-    def ends(files: TokenFiles) -> Iterator[list[Outcome]]:
-        for table in source.tables():
+    def made() -> Iterator[list[Outcome]]:
+        for table in source.tables() if source is not None else ():
             revisions = table.to_pylist()
-            ids.extend(unit for row in revisions for unit in unit_ids(row, options))
-            made = [_fitting(made, tokenise, max_length) for row in revisions for made in examples(row, options, seed)]
-            files.write((example.row["split"], tokens) for example, tokens in made if tokens is not None)
-            yield [example for example, _ in made]
+            ids.extend(unit for row in revisions for unit in unit_ids(row, config))
+            yield [one for row in revisions for one in examples(row, config, seed)]
+        for batch in batched(own_examples(config.examples, config.eval_fraction, held_out, seed)):
+            ids.extend(one.row_id for one in batch)
+            yield batch
+
+    def ends(files: TokenFiles) -> Iterator[list[Outcome]]:
+        for batch in made():
+            fitting = [_fitting(one, tokenise, max_length) for one in batch]
+            files.write((example.row["split"], tokens) for example, tokens in fitting if tokens is not None)
+            yield [example for example, _ in fitting]
 
     with TokenFiles(opened.folder) as files:
         written = write_outcomes(opened, ends(files), SFT_EXAMPLE)
@@ -192,6 +219,8 @@ def job_of(config: Config, context: Context, model: ModelConfig, max_length: int
 def _nothing_left(config: Config, counts: Counter[str], max_length: int) -> str:
     filters = {
         LeftOutReason.FLAG: f"exclude_flags={list(config.exclude_flags)}",
+        LeftOutReason.HELD_OUT: "the run's own test prompts",
+        DropReason.MALFORMED: "records that do not end in an answer",
         DropReason.TOO_LONG: f"max_length={max_length}",
         DropReason.EMPTY: "empty answers",
     }
@@ -212,12 +241,14 @@ def model_card(config: Config, model: ModelConfig, counts: Counter[str]) -> str:
     """README.md of the saved model."""
     how = "low-rank adapters, merged" if config.lora else "every weight"
     name = model.path.rstrip("/").rsplit("/", 1)[-1]
+    learned = "its own revisions and helpful answers (Bai et al. 2022, section 3)"
+    if config.examples:
+        learned = f"the examples of {', '.join(source.source for source in config.examples)}"
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
         "tags: [constitutional-ai, sft, cai_ray]\n---\n\n"
         "# SL-CAI policy\n\n"
-        f"`{name}` after supervised fine-tuning on its own revisions and helpful answers "
-        "(Bai et al. 2022, section 3), made with cai_ray.\n\n"
+        f"`{name}` after supervised fine-tuning on {learned}, made with cai_ray.\n\n"
         f"- examples: {counts['num_train']} to learn, {counts['num_eval']} held out by prompt\n"
         f"- revisions: {config.revision_index}, weight {config.revised_weight:g}; helpful answers: weight "
         f"{config.helpful_weight:g}\n"
@@ -226,23 +257,24 @@ def model_card(config: Config, model: ModelConfig, counts: Counter[str]) -> str:
     )
 
 
-def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Make the examples of `source_stage`'s revisions and train on them."""
-    source = context.artifact(source_stage)
+def run(config: Config, context: Context, source_stage: str | None) -> Artifact:
+    """Make the examples of `source_stage`'s revisions, where the run makes some, and of the config's sets; train."""
+    source = context.artifact(source_stage) if source_stage is not None else None
     model = local_path(context.model(config.model))
-    opened = open_stage(context.spec(STAGE, config, EXAMPLE_IDS, source))
+    opened = open_stage(context.spec(STAGE, config, EXAMPLE_IDS, *([source] if source is not None else [])))
     if isinstance(opened, Artifact):
         return opened
     max_length = context_length(model, config.max_length)
     tokenise = AnswerTokens(load_renderer(model), model.thinking)
-    ids, counts = write_examples(opened, source, config, tokenise, max_length, context.seed)
+    held_out = held_out_texts(context) if config.examples else frozenset()
+    ids, counts = write_examples(opened, source, config, tokenise, max_length, context.seed, held_out)
     trained = train(job_of(config, context, model, max_length, counts), context.cluster)
     artifact = opened.commit(ids, trained.files)
     delete_tokens(opened.folder)
     return artifact
 
 
-def step(config: Config, source_stage: str) -> Step:
+def step(config: Config, source_stage: str | None) -> Step:
     """Of a run; makes the model `sl_cai`."""
     return Step(
         STAGE,
@@ -250,6 +282,8 @@ def step(config: Config, source_stage: str) -> Step:
         lambda context: run(config, context, source_stage),
         trains=config.model,
         makes="sl_cai",
-        reads=(source_stage,),
+        reads=(source_stage,) if source_stage is not None else (),
+        identity=lambda: input_identity(config.examples),
+        files=lambda: input_files(config.examples),
         exports={"sft": export_sft},
     )

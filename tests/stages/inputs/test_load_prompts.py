@@ -18,8 +18,8 @@ from cai_ray.dropped import DROPPED, DropReason, LeftOutReason, dropped_row
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import prompt_id_of
 from cai_ray.rows import PROMPT
-from cai_ray.stages.inputs.prompt_sources import Config
 from cai_ray.stages.inputs.sources import STAGE, load
+from cai_ray.stages.prompt_sources import Config
 from tests.published import published
 
 

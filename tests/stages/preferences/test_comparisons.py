@@ -20,13 +20,13 @@ from cai_ray.rows import TRAINING_PAIR
 from cai_ray.stages.pair_files import times_seen
 from cai_ray.stages.preferences.comparisons import (
     Comparison,
-    HelpfulPairsConfig,
     PairOptions,
     comparisons,
     input_identity,
     split_of,
     training_pair,
 )
+from cai_ray.stages.preferences.pair_sources import HelpfulPairsConfig
 
 QUESTION = [{"role": "user", "content": "How do I bake bread?"}]
 
@@ -120,7 +120,7 @@ def test_a_limit_and_a_test_set(tmp_path: Path) -> None:
 
 
 def test_a_set_without_pairs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"h\.jsonl: pairs need a column 'chosen'"):
+    with pytest.raises(ConfigError, match=r"h\.jsonl: layout chosen_rejected needs a column for 'chosen'"):
         human(tmp_path / "h.jsonl", [{"prompt": "only"}])
 
 

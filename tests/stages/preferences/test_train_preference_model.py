@@ -22,7 +22,8 @@ from cai_ray.errors import ConfigError
 from cai_ray.row_ids import PAIR_IDS
 from cai_ray.rows import EVAL_SCORE, EVAL_SCORES
 from cai_ray.stages.pair_files import PairFiles
-from cai_ray.stages.preferences.comparisons import HelpfulPairsConfig, PairOptions
+from cai_ray.stages.preferences.comparisons import PairOptions
+from cai_ray.stages.preferences.pair_sources import HelpfulPairsConfig
 from cai_ray.stages.preferences.preference_model_summary import (
     source_scores,
     summarise,
