@@ -36,7 +36,11 @@ def test_sets_that_are_not_here_are_as_large_as_their_limits() -> None:
 
 def test_sets_that_are_here_are_read(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps({"prompt": f"Q{k}", "chosen": "a", "rejected": "b"}) + "\n" for k in range(70)))
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": f"Q{k}", "chosen": f"Yes, {k}.", "rejected": f"No, {k}."}) + "\n" for k in range(70)
+        )
+    )
     here = [{"path": str(file)}]
     sections = {"sft": {"examples": here}, "labels": {"pairs": here}, "dpo": {"preferences": here, "model": "policy"}}
     found = rows_in(build({"name": "x", "models": MODELS, **sections}, "x"))
