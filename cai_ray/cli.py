@@ -102,7 +102,7 @@ def status(
     """Where each stage of a recipe's run stands."""
     from cai_ray.pipeline import run as pipeline
 
-    loaded = load_recipe(recipe, set_)
+    loaded = load_recipe(recipe, set_, as_written=True)
     stages = pipeline.status(loaded)
     if as_json:
         body = {"run": pipeline.folder_of(loaded).location, "stages": [stage.model_dump() for stage in stages]}
@@ -147,7 +147,7 @@ def preview(
     from cai_ray.pipeline import run as pipeline
     from cai_ray.pipeline.preview import print_dialogues
 
-    loaded = load_recipe(recipe, set_)
+    loaded = load_recipe(recipe, set_, as_written=True)
     print_dialogues(pipeline.folder_of(loaded), rows, console)
 
 
@@ -162,7 +162,8 @@ def report(
     """Show what a run has done so far on one page; also as Markdown and JSON."""
     from cai_ray.pipeline import run as pipeline
 
-    loaded = load_recipe(recipe, [*(set_ or []), *(["report.redact=true"] if redact else [])])
+    overrides = [*(set_ or []), *(["report.redact=true"] if redact else [])]
+    loaded = load_recipe(recipe, overrides, as_written=True)
     for file in pipeline.write_report(loaded, output):
         console.print(file, soft_wrap=True, highlight=False, markup=False)
 

@@ -34,11 +34,19 @@ class Throughput(Config):
 
 
 class SamplingConfig(Config):
-    """How one request samples. Log-probabilities are nats."""
+    """How one request samples. Log-probabilities are nats.
+
+    Where a recipe does not say it, all but `max_tokens` and `stop` come from the model's generation_config.json
+    (pipeline/model_sampling.py); the defaults here are for models that have nothing to say.
+    """
 
     temperature: float = Field(1.0, ge=0.0, le=5.0, description="0 is greedy. The paper samples at 1.")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="Nucleus mass; below 1 costs 1.5-2.5x on CPU.")
     top_k: int = Field(0, ge=0, description="Keep the k most likely tokens; 0 keeps all.")
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="Least probability, as a share of the likeliest token's; 0 keeps all."
+    )
+    repetition_penalty: float = Field(1.0, gt=0.0, description="Of tokens that were there before; 1 is none.")
     max_tokens: int = Field(256, ge=1, description="Most new tokens per answer.")
     stop: tuple[str, ...] = Field((), description="Strings that end an answer; not part of it.")
 
@@ -204,6 +212,24 @@ class WorkersConfig(Throughput):
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (), description="Metrics go to metrics.jsonl always, and here too."
     )
+
+
+class ProofConfig(Throughput):
+    """Before and while a model is trained, it is compared with the engine that samples from it. Changes no results.
+
+    `proof: off` in a recipe is `sequences: 0`.
+    """
+
+    sequences: int = Field(4, ge=0, description="Answers compared; 0: none, and a learner that errs goes unseen.")
+    tolerance: float | None = Field(
+        None, gt=0, description="Nats per token; null: 0.001 on CPUs (float32), 0.1 on GPUs (bfloat16)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch(cls, given: Any) -> Any:
+        """YAML reads `off` as false."""
+        return {"sequences": 0} if given is False or given == "off" else given
 
 
 class StageConfig(Config):

@@ -71,6 +71,7 @@ class DropReason(StrEnum):
     BOILERPLATE = "boilerplate", "mostly stock phrases"
     NOT_IMPROVED = "not_improved", "the revision scores no better"
     META_COMMENTARY = "meta_commentary", "the answer speaks of its own revision"
+    INCOHERENT = "incoherent", "words that the model itself finds unlikely"
 
 
 class LeftOutReason(StrEnum):

@@ -20,7 +20,12 @@ from cai_ray.seeding import stable_id
 NOT_RESULTS = frozenset({"max_dropped_fraction"})
 
 # Fields younger than the runs that people have: left out where they say nothing, so that those runs stay finished.
-NEWCOMERS = frozenset({"chat_template_kwargs", "template_date", "think_marks"})
+NEWCOMERS = frozenset(
+    {
+        *("chat_template_kwargs", "template_date", "think_marks"),
+        *("min_p", "repetition_penalty", "incoherent", "incoherent_below"),
+    }
+)
 
 
 def settings(config: BaseModel) -> dict[str, Any]:

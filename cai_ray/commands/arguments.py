@@ -20,9 +20,9 @@ Overrides = Annotated[
 ]
 
 
-def load_recipe(recipe: str, overrides: list[str] | None, limit: int | None = None) -> Recipe:
-    """Raises ConfigError with every mistake in it."""
-    from cai_ray.pipeline.recipe import limited, load
+def load_recipe(recipe: str, overrides: list[str] | None, limit: int | None = None, as_written: bool = False) -> Recipe:
+    """Raises ConfigError with every mistake in it. `as_written`: for who only looks at files, no model is looked at."""
+    from cai_ray.pipeline.recipe import limited, load, written
 
-    loaded = load(recipe, overrides or [])
+    loaded = (written if as_written else load)(recipe, overrides or [])
     return loaded if limit is None else limited(loaded, limit)

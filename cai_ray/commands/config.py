@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from cai_ray.commands.arguments import Overrides, RecipeName, load_recipe
+from cai_ray.commands.arguments import Overrides, RecipeName
 from cai_ray.exits import edge
 
 app = typer.Typer(name="config", help="Look at a recipe's keys.", no_args_is_help=True)
@@ -24,7 +24,11 @@ def schema() -> None:
 @app.command("show")
 @edge
 def show(recipe: RecipeName, set_: Overrides = None) -> None:
-    """The resolved recipe, every default spelt out."""
-    from cai_ray.pipeline.recipe import dump
+    """The resolved recipe, every default spelt out; what comes from a model's generation_config.json says so."""
+    from cai_ray.pipeline.model_sampling import told, with_model_sampling
+    from cai_ray.pipeline.recipe import dump, written
 
-    print(dump(load_recipe(recipe, set_)), end="")
+    as_written = written(recipe, set_ or [])
+    for line in told(as_written):
+        print(f"# {line}")
+    print(dump(with_model_sampling(as_written)), end="")

@@ -9,7 +9,7 @@ from cai_ray import shelf
 from cai_ray.config import Config, ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.ablations import load_ablation
-from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.recipe import Recipe, written
 
 
 class RecipeLine(Config):
@@ -62,7 +62,7 @@ def copy(name: str, to: Path | None = None) -> Path:
 
 
 def _recipe_line(name: str, file: Path) -> RecipeLine:
-    recipe = load(file)
+    recipe = written(file)
     models = tuple(dict.fromkeys(_name_of(model) for model in recipe.models.values()))
     return RecipeLine(
         name=name,

@@ -8,7 +8,7 @@ from cai_ray import shelf
 from cai_ray.config import MICROWORLD, ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
-from cai_ray.pipeline.recipe import Recipe, load
+from cai_ray.pipeline.recipe import Recipe, written
 from cai_ray.pipeline.run import folder_of
 from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import MODEL_FOLDER, Context, Trained
@@ -22,7 +22,7 @@ def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
     """
     recipe, colon, name = checkpoint.rpartition(":")
     if colon and "://" not in checkpoint and not Path(checkpoint).is_dir():
-        return name, _of_recipe(load(recipe), name)
+        return name, _of_recipe(written(recipe), name)
     if checkpoint.endswith(shelf.SUFFIXES) or checkpoint in shelf.available("recipe"):
         raise ConfigError(f"{checkpoint!r} is a recipe; say which of its models: {checkpoint}:sl_cai")
     if checkpoint == MICROWORLD:

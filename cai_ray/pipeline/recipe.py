@@ -21,6 +21,7 @@ from cai_ray.config import Config, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import FOLDER, InputFile
+from cai_ray.pipeline.model_sampling import with_model_sampling
 from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
 from cai_ray.stages.evaluation.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.evaluation.score_rounds import Config as ScoreRoundsConfig
@@ -120,6 +121,11 @@ def find(name: str | Path) -> Path:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe as it is run: as it is written, and sampling as its models' makers do where it says nothing."""
+    return with_model_sampling(written(path, overrides))
+
+
+def written(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, by path or name, and apply `key=value` overrides. Raises ConfigError with every mistake in it."""
     return build(read(path, overrides), str(path))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -59,6 +60,14 @@ class GatesConfig(Config):
     meta_commentary: Gate = Field("flag", description="The text still speaks of its own revision after cleaning.")
     not_improved: Gate = Field("off", description="A scorer finds the revision no better than the answer before it.")
     min_improvement: float = Field(0.0, description="Scores must rise by more than this, in the scorer's unit.")
+    incoherent: Gate = Field(
+        "off",
+        description="The model itself finds its answer, critique or revision unlikely: word salad. Needs an engine of "
+        "ours, and log-probabilities of every row.",
+    )
+    incoherent_below: float = Field(
+        -2.5, lt=0.0, description="Mean log-probability per token, nats, at temperature 1, that counts as incoherent."
+    )
     near_duplicate: Gate = Field("off", description="The text nearly repeats another one of the data set.")
     near_duplicate_jaccard: float = Field(
         0.8, gt=0.0, le=1.0, description="Jaccard similarity of the word 5-shingles that counts as near duplicate."
@@ -115,6 +124,19 @@ def row_gates(
             detail = f"score rose by {gain:.4g}, not by more than {config.min_improvement}"
             flags.append(Flag(DropReason.NOT_IMPROVED, config.not_improved == "drop", detail))
     return flags
+
+
+def incoherent_flag(logprobs: Sequence[float] | None, config: GatesConfig) -> Flag | None:
+    """The gate's word on one text by its tokens' log-probabilities, nats; None where it has none to say."""
+    if config.incoherent == "off" or not logprobs or not is_incoherent(logprobs, config.incoherent_below):
+        return None
+    detail = f"{fmean(logprobs):.2f} nats per token, below {config.incoherent_below:g}"
+    return Flag(DropReason.INCOHERENT, config.incoherent == "drop", detail)
+
+
+def is_incoherent(logprobs: Sequence[float], below: float) -> bool:
+    """Whether the mean of these, nats per token, is below `below`; needs at least one."""
+    return fmean(logprobs) < below
 
 
 def is_no_op(before: str, after: str, threshold: float) -> bool:

@@ -5,6 +5,7 @@ Tested in tests/stages/preferences/test_train_preference_model.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -52,6 +53,12 @@ class PairFiles:
         """The split's pairs, each once: what is learned of them, without their texts."""
         tables = [read_table(self.folder, name, LEARNED_COLUMNS) for name in self.names]
         return pa.concat_tables(tables).filter(pc.field("split") == split)
+
+    def answers(self) -> Iterator[tuple[list[int], list[int]]]:
+        """(prompt ids, answer ids) of the chosen training answers; a whole conversation is what follows its start."""
+        pairs = self.pairs("train")
+        for prompt, chosen in zip(pairs["prompt_tokens"].to_pylist(), pairs["chosen_tokens"].to_pylist(), strict=True):
+            yield (prompt, chosen) if prompt else (chosen[:1], chosen[1:])
 
     def order(self, pairs: pa.Table) -> list[int]:
         """Positions in `pairs`, each as often as the pair is seen in an epoch."""

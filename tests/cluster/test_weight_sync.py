@@ -15,8 +15,9 @@ import pytest
 
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
+from cai_ray.engines.models.agreement import TOLERANCE
 from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines, spread
-from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync, WeightSyncFailed
+from cai_ray.engines.rollouts.sync import WeightSync, WeightSyncFailed
 from cai_ray.engines.weights.sender import WeightSender
 from cai_ray.errors import ConfigError, EngineGaveUp
 from tests.runs import wait_for

@@ -48,7 +48,9 @@ class ScriptedEngine:
         else:
             text, reason = whole[: params.max_tokens], None
             finish = "stop" if len(whole) < params.max_tokens else "length"
-        output = SimpleNamespace(text=text, token_ids=[*text.encode()], finish_reason=finish, stop_reason=reason)
+        output = SimpleNamespace(
+            text=text, token_ids=[*text.encode()], finish_reason=finish, stop_reason=reason, logprobs=None
+        )
         return SimpleNamespace(outputs=[output], num_cached_tokens=0)
 
 

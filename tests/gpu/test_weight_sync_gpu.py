@@ -10,8 +10,9 @@ import pytest
 
 from cai_ray.algorithms.episodes import EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
+from cai_ray.engines.models.agreement import TOLERANCE
 from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines
-from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync, WeightSyncFailed
+from cai_ray.engines.rollouts.sync import WeightSync, WeightSyncFailed
 from tests.small_policies import SmallLearners, save_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

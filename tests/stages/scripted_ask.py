@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
-from cai_ray.engines.conversations.asking import Completion
+from cai_ray.engines.conversations.asking import Completion, Usage
 
 
 class ScriptedAsk:
@@ -18,6 +18,7 @@ class ScriptedAsk:
     ) -> None:
         self.script, self.logprobs = script, logprobs
         self.max_model_len = max_model_len
+        self.usage = Usage()
         self.asked: list[list[Message]] = []
         self.samplings: list[SamplingConfig] = []
         self.compared: list[list[Message]] = []

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.conversations.asking import Counts, Guard
+from cai_ray.engines.conversations.asking import Counts, Guard, Unasked
 from cai_ray.engines.models.classifier import InputForm, LoadedClassifier
 from cai_ray.engines.models.classifier_inputs import Encoded, Reader
 from cai_ray.engines.models.load_classifier import load_classifier
@@ -36,7 +36,7 @@ class _Waiting:
     answer: asyncio.Future[list[float]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class ClassifierBackend:
+class ClassifierBackend(Unasked):
     """One classifier on a GPU where there is one. Raises ConfigError in `start` when `model` is none."""
 
     max_concurrent_rows = MAX_OPEN_ROWS

@@ -38,8 +38,9 @@ from cai_ray.engines.backends.endpoint_replies import (
     option_logprobs,
     read_reply,
 )
-from cai_ray.engines.conversations.asking import Completion, Counts, Guard
+from cai_ray.engines.conversations.asking import Completion, Counts, Guard, Unasked
 from cai_ray.engines.conversations.outage import Outage
+from cai_ray.engines.models.thinking import QUESTION, SHORT, check_first_answer
 from cai_ray.errors import ConfigError
 from cai_ray.markup import THINK_MARKS, TRANSCRIPT, Markup, longest_first
 
@@ -100,7 +101,7 @@ def check_endpoint(model: ModelConfig) -> None:
     api_key(model.endpoint)
 
 
-class EndpointBackend:
+class EndpointBackend(Unasked):
     """The client of one server. Raises ConfigError at once when the key is missing."""
 
     num_kv_tokens: int | None = None
@@ -147,8 +148,15 @@ class EndpointBackend:
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EndpointConversation:
         return EndpointConversation(self, seed_of, guard)
 
-    async def probe(self) -> None:
-        """Nothing: a server is not started here."""
+    async def first_answer(self, guard: Guard) -> str | None:
+        """Asked where the recipe says that the model thinks: elsewhere each request may cost, and marks are cleaned."""
+        thinking = self.model.thinking
+        if thinking is None:
+            return None
+        reply = await EndpointConversation(self, lambda number: 0, guard).short_reply()
+        if reply.thinking is not None:  # split off by the server
+            return None
+        return check_first_answer(self.endpoint.base_url, thinking, reply.text, reply.finish_reason != "length")
 
     async def check_answers(self) -> None:
         """Raises EngineGaveUp when the server answers nobody: a row whose time is up is then not to blame."""
@@ -230,7 +238,9 @@ class EndpointConversation(Counts):
             options["seed"] = self._seed_of(number)
         if sampling.top_p < 1:
             options["top_p"] = sampling.top_p
-        extra = {"top_k": sampling.top_k} if sampling.top_k > 0 else {}
+        # Not OpenAI's; vLLM and its like know them.
+        known_to_some = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        extra = {name: given for name, off in known_to_some.items() if (given := getattr(sampling, name)) != off}
         stop = stop_strings(sampling.stop, self._backend.model.format)
         plain = options | ({"stop": list(stop)} if stop else {})
         more = options | {"max_tokens": sampling.max_tokens + thinking.max_tokens} if thinking else plain
@@ -254,6 +264,11 @@ class EndpointConversation(Counts):
         )
         self.account(completion)
         return completion
+
+    async def short_reply(self) -> Reply:
+        """To QUESTION, as the server gives it."""
+        options = {"max_tokens": SHORT.max_tokens, "temperature": SHORT.temperature}
+        return read_reply((await self._send(QUESTION, options, {}))[0])
 
     async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
         """Log-probabilities (nats) of each option as the next token, by one token and its likeliest rivals.

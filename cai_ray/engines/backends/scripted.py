@@ -11,13 +11,13 @@ from typing import Any
 
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
-from cai_ray.engines.conversations.asking import Completion, Counts, Guard
+from cai_ray.engines.conversations.asking import Completion, Counts, Guard, Unasked
 
 # (row id, messages, seed) -> the answer; may be a coroutine function, may raise DropRow or EngineDied
 Script = Callable[[str, Sequence[Message], int], str | Awaitable[str]]
 
 
-class ScriptedBackend:
+class ScriptedBackend(Unasked):
     """Answers at once, or as the script says. Tokens are counted as words."""
 
     max_concurrent_rows = 1024
@@ -34,12 +34,6 @@ class ScriptedBackend:
 
     def kill(self) -> None:
         self.num_kills += 1
-
-    async def probe(self) -> None:
-        """A script always answers."""
-
-    async def check_answers(self) -> None:
-        """A script that answers nobody is a test's own."""
 
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> ScriptedConversation:
         return ScriptedConversation(self, row_id, seed_of, guard)

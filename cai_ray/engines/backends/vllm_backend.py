@@ -11,13 +11,22 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.dialogue_tokens import DialogueTokens
 from cai_ray.engines.backends.vllm_engine import VllmEngine, request_params
 from cai_ray.engines.conversations.asking import Completion, Counts, Guard
+from cai_ray.engines.conversations.sampled import Sampled
+from cai_ray.engines.models.thinking import QUESTION, SHORT, check_first_answer, may_think
 
 
 class VllmBackend(VllmEngine):
     """A VllmEngine that answers rows."""
 
-    async def check_answers(self) -> None:
-        """Nothing to ask: the supervisor ends an engine that answers nobody."""
+    async def first_answer(self, guard: Guard) -> str | None:
+        model, renderer = self.model, self.renderer
+        if not may_think(model, renderer):
+            return None
+        ids = renderer.encode(renderer.text(QUESTION))
+        params = request_params(SHORT, SHORT.max_tokens)
+        reply = (await guard(lambda: self.generate(ids, params, "first answer"))).outputs[0]
+        text = renderer.tokenizer.decode(reply.token_ids, skip_special_tokens=False)  # a mark may be a control token
+        return check_first_answer(model.path, model.thinking, text, reply.finish_reason != "length")
 
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> VllmConversation:
         return VllmConversation(self, row_id, seed_of, guard)
@@ -55,12 +64,11 @@ class VllmConversation(Counts):
             # Phase one thinks within its own budget and is closed for the model if need be; phase two answers.
             opened = thinking_config.opened_by_template
             opening = 0 if opened else len(self._backend.renderer.encode(thinking_config.open, is_start=False)) + 1
-            first = SamplingConfig(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=max(thinking_config.max_tokens, opening),  # enough to see whether it thinks at all
-                stop=(thinking_config.close,),
+            first = sampling.model_copy(
+                update={
+                    "max_tokens": max(thinking_config.max_tokens, opening),  # enough to see whether it thinks at all
+                    "stop": (thinking_config.close,),
+                }
             )
             result = await self._generate(ids, first, seed)
             reply = result.outputs[0]
@@ -86,6 +94,7 @@ class VllmConversation(Counts):
             num_output_tokens=num_output_tokens,
             num_neutralised=num_neutralised,
             thinking=thinking,
+            logprobs=_logprobs_of(reply),
         )
         self.account(completion)
         return completion
@@ -101,8 +110,14 @@ class VllmConversation(Counts):
             self._room(ids),
             stop=list(stop_strings(sampling.stop, self._backend.model.format)),
             seed=seed if sampling.temperature > 0 else None,
+            **({"logprobs": 0, "flat_logprobs": True} if self.wants_logprobs else {}),  # the sampled token's only
         )
-        return await self._send(ids, params)
+        result = await self._send(ids, params)
+        reply = result.outputs[0]
+        logprobs = _logprobs_of(reply)
+        if self.sampled is None and logprobs:
+            self.sampled = Sampled(tuple(ids), tuple(reply.token_ids), logprobs)
+        return result
 
     def _room(self, ids: Sequence[int]) -> int:
         room = self.max_model_len - len(ids)
@@ -134,6 +149,10 @@ class VllmConversation(Counts):
         self.account_read(len(ids), result.num_cached_tokens or 0, num_output_tokens=1)
         position = result.outputs[0].logprobs[0]
         return [position[token_id].logprob for token_id in option_ids]
+
+
+def _logprobs_of(reply: Any) -> tuple[float, ...] | None:
+    return None if reply.logprobs is None else tuple(reply.logprobs.logprobs)
 
 
 def _answers_at_once(reply: Any, config: ThinkingConfig) -> bool:

@@ -18,7 +18,7 @@ from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends import engine_process
 from cai_ray.engines.backends.vllm_plugin import EXTENSION
-from cai_ray.engines.conversations.asking import EngineDied
+from cai_ray.engines.conversations.asking import EngineDied, Unasked
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import context_length, load_renderer
 from cai_ray.errors import ConfigError
@@ -105,6 +105,8 @@ def request_params(sampling: SamplingConfig | None = None, room: int = 1, **opti
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
             "max_tokens": min(sampling.max_tokens, room),
             "stop": list(sampling.stop),
             **options,
@@ -112,7 +114,7 @@ def request_params(sampling: SamplingConfig | None = None, room: int = 1, **opti
     return SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **options)
 
 
-class VllmEngine:
+class VllmEngine(Unasked):
     """A restartable AsyncLLM. All its methods run on one event loop."""
 
     def __init__(self, model: ModelConfig) -> None:

@@ -8,12 +8,14 @@ Tested in tests/engines/conversations/test_generation.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
+from cai_ray.engines.conversations.sampled import Sampled
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Completion:
     num_output_tokens: int = 0
     num_neutralised: int = 0  # control tokens defused in the prompt's contents
     thinking: str | None = None
+    # Of the answer's tokens, nats, at temperature 1 and before any cut; None where they were not wanted or not given.
+    logprobs: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Usage:
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)  # what the row's dialogue counts besides
 
     def add(self, completion: Completion) -> None:
         self.num_requests += 1
@@ -74,6 +79,8 @@ class Counts:
         self.usage = Usage()
         self.num_context_tokens = 0  # prompt and answer of the longest request so far
         self.num_shared_tokens = 0  # of these, the prefix that the cache already held when the conversation began
+        self.wants_logprobs = False  # of the answers' tokens; they cost an engine time
+        self.sampled: Sampled | None = None  # the first answer, where log-probabilities were wanted and given
 
     def account(self, completion: Completion) -> None:
         """One answered request."""
@@ -111,6 +118,12 @@ class Backend(Protocol):
     async def probe(self) -> None:
         """One harmless request of one token. Raises EngineDied when even that kills the engine."""
 
+    async def first_answer(self, guard: Guard) -> str | None:
+        """One short answer before all others, where it tells whether the model thinks as the recipe says.
+
+        The counter of what it leaves open; None: nothing. Raises ConfigError where it contradicts the recipe.
+        """
+
     async def check_answers(self) -> None:
         """After a row's time was up: raises EngineGaveUp when nobody is answered, whatever the row."""
 
@@ -118,8 +131,24 @@ class Backend(Protocol):
         """A conversation whose request k samples with seed_of(k); every request goes through `guard`."""
 
 
+class Unasked:
+    """What a Backend does that has nothing to be asked besides its rows; those that have override it."""
+
+    async def probe(self) -> None:
+        """It starts by answering."""
+
+    async def check_answers(self) -> None:
+        """The supervisor ends an engine that answers nobody."""
+
+    async def first_answer(self, guard: Guard) -> str | None:
+        """It does not think."""
+        return None
+
+
 class Conversation(Ask, Protocol):
     """An Ask that keeps `Counts`."""
 
     num_context_tokens: int
     num_shared_tokens: int
+    wants_logprobs: bool
+    sampled: Sampled | None

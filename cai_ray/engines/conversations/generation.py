@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from cai_ray.artifacts.parts import PartRecord, records_of, write_part
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EngineConfig, ScalingConfig
 from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
-from cai_ray.engines.conversations.asking import Ask, Backend
+from cai_ray.engines.conversations.asking import Ask, Backend, Conversation
 from cai_ray.engines.conversations.ending import (
     LEFT,
     Ending,
@@ -35,14 +34,15 @@ from cai_ray.engines.conversations.ending import (
     parted,
     raise_first,
 )
-from cai_ray.engines.conversations.row_gate import RowGate
+from cai_ray.engines.conversations.row_gate import RowGate, tasks_in_flight
+from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, SAMPLED, packed, write_sampled
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
 from cai_ray.engines.shared_folder import check_seen
 from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
 from cai_ray.progress.exported import Exported
 from cai_ray.rows import ROW_ID
-from cai_ray.seeding import seed_for
+from cai_ray.seeding import digest, seed_for
 from cai_ray.stopping import draining
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ class ConversationJob:
     engine: EngineConfig
     expected_tokens: int  # a conversation's final context as a first guess, tokens
     count: Callable[[dict[str, Any]], dict[str, int]] = field(default=lambda row: {})  # further counters of a row
+    measured_share: float | None = None  # of the rows, whose answers' log-probabilities are asked for; None: some
+
+    def measures(self, row_id: str) -> bool:
+        """Whether this row's answers are to come with log-probabilities; the same rows every time."""
+        share = 1.0 if self.measured_share is None else self.measured_share
+        return int.from_bytes(digest("measured", row_id, num_bytes=4), "big") < share * 2**32
 
 
 def _outcome_schema(schema: pa.Schema) -> pa.Schema:
@@ -73,6 +79,7 @@ def _outcome_schema(schema: pa.Schema) -> pa.Schema:
             pa.field("row", pa.struct(list(schema))),
             pa.field("dropped", pa.struct(list(DROPPED))),
             pa.field("counters", pa.map_(pa.string(), pa.int64())),
+            pa.field(SAMPLED, pa.string()),
             pa.field(LEFT, pa.string()),
         ]
     )
@@ -90,9 +97,12 @@ class ConversationActor:
         self._supervisor = Supervisor(self.backend, job.engine)
         self._gate: RowGate | None = None
         self._num_starts_reported = 0
+        self._num_sampled = 0  # answers kept for a proof
         self._ending: Ending | None = None  # why no further row is begun
         self._under_way: set[asyncio.Task[dict[str, Any]]] = set()
         self._watcher: asyncio.Task[None] | None = None
+        self._first_answer: asyncio.Task[None] | None = None
+        self._doubts: list[str] = []
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         if self._watcher is None:
@@ -113,6 +123,8 @@ class ConversationActor:
         self._num_starts_reported += new_starts
         if new_starts and outcomes:
             outcomes[0]["counters"].append((counted.ENGINE_STARTS, new_starts))
+        while self._doubts and outcomes:
+            outcomes[0]["counters"].append((self._doubts.pop(), 1))
         yield pa.Table.from_pylist(outcomes, self._schema)
 
     async def _ready(self) -> RowGate | None:
@@ -121,6 +133,9 @@ class ConversationActor:
             if self._folder is not None:
                 check_seen(self._folder)
             await self._supervisor.ready()
+            if self._first_answer is None:
+                self._first_answer = asyncio.ensure_future(self._ask_first())
+            await asyncio.shield(self._first_answer)
         except (EngineGaveUp, ConfigError) as error:
             self._end(Ending.of(error))
             return None
@@ -135,6 +150,16 @@ class ConversationActor:
                 self._exported.in_flight if self._exported else None,
             )
         return self._gate
+
+    async def _ask_first(self) -> None:
+        clock = RowClock(self._job.engine.row_time_limit_s)
+        try:
+            async with clock:
+                doubt = await self.backend.first_answer(lambda send: self._supervisor.request("first", clock, send))
+        except (DropRow, TimeoutError):
+            return  # whatever it is, the rows meet it themselves
+        if doubt is not None:
+            self._doubts.append(doubt)
 
     async def _watch_for_a_stop(self) -> None:
         while not await asyncio.to_thread(is_asked_to_stop):
@@ -174,6 +199,7 @@ class ConversationActor:
             lambda k: seed_for(job.seed, job.stage, row_id, k),
             lambda send: self._supervisor.request(row_id, clock, send),
         )
+        conversation.wants_logprobs = job.measures(row_id)
         result: dict[str, Any] | None = None
         dropped: DropRow | None = None
         async with gate.row():
@@ -195,14 +221,11 @@ class ConversationActor:
                 )
             gate.learn(conversation.num_context_tokens - conversation.num_shared_tokens)
         usage = conversation.usage
-        counters = Counter(
-            {
-                counted.REQUESTS: usage.num_requests,
-                counted.PROMPT_TOKENS: usage.num_prompt_tokens,
-                counted.CACHED_TOKENS: usage.num_cached_tokens,
-                counted.OUTPUT_TOKENS: usage.num_output_tokens,
-            }
-        )
+        counters = Counter(usage.counters)
+        counters[counted.REQUESTS] = usage.num_requests
+        counters[counted.PROMPT_TOKENS] = usage.num_prompt_tokens
+        counters[counted.CACHED_TOKENS] = usage.num_cached_tokens
+        counters[counted.OUTPUT_TOKENS] = usage.num_output_tokens
         if result is not None:
             counters.update(job.count(result))
         return {
@@ -210,8 +233,14 @@ class ConversationActor:
             "row": result,
             "dropped": None if dropped is None else dropped_row(row_id, job.stage, dropped),
             "counters": list(counters.items()),
+            SAMPLED: self._kept(conversation),
             LEFT: None,
         }
+
+    def _kept(self, conversation: Conversation) -> str | None:
+        sampled = packed(conversation.sampled) if self._num_sampled < KEPT_PER_ENGINE else None
+        self._num_sampled += sampled is not None
+        return sampled
 
 
 def _flatten(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
@@ -224,19 +253,15 @@ def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> Part
     counters: Counter[str] = Counter()
     for pairs in batch["counters"].to_pylist():
         counters.update(dict(pairs))
-    return write_part(
+    record = write_part(
         folder,
         rows=_flatten(batch["row"], schema),
         gone=_flatten(batch["dropped"], DROPPED),
         row_ids=batch[ROW_ID].to_pylist(),
         counters=dict(counters),
     )
-
-
-def tasks_in_flight(engine: EngineConfig, scaling: ScalingConfig) -> int:
-    """Batches handed to one engine at a time: half as many rows again as it can hold open, so that it never waits."""
-    most_rows = engine.rows_in_flight or round(1.1 * engine.max_num_seqs)
-    return math.ceil(1.5 * most_rows / scaling.rows_per_task) + 1
+    write_sampled(folder, record.name, batch[SAMPLED].to_pylist())
+    return record
 
 
 @dataclass(frozen=True)

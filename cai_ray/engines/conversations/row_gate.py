@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+from cai_ray.config import EngineConfig, ScalingConfig
 
 
 class RowGate:
@@ -80,3 +83,9 @@ class RowGate:
         self._num_finished += 1
         weight = max(1 / (self._num_finished + 8), 1 / 256)
         self._mean_tokens += weight * (max(1, num_private_tokens) - self._mean_tokens)
+
+
+def tasks_in_flight(engine: EngineConfig, scaling: ScalingConfig) -> int:
+    """Batches handed to one engine at a time: half as many rows again as it can hold open, so that it never waits."""
+    most_rows = engine.rows_in_flight or round(1.1 * engine.max_num_seqs)
+    return math.ceil(1.5 * most_rows / scaling.rows_per_task) + 1

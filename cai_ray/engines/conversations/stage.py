@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cai_ray.artifacts.artifact import Artifact, OpenStage, StageSpec, open_stage
 from cai_ray.artifacts.parts import PartRecord
@@ -16,7 +16,9 @@ from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.engines.conversations.generation import ConversationJob, Work, converse_all
+from cai_ray.engines.conversations.sampled import MEASURED_ROWS
 from cai_ray.engines.conversations.units import Units, left_of, units_of
+from cai_ray.engines.models.thinking import Doubt
 from cai_ray.progress.stage import StageProgress
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
             asked, stage, model = one.asked, one.stage, one.asked.model
             works.append(
                 Work(
-                    job=asked.job,
+                    job=_measured(asked.job, len(one.units.ids)),
                     source=asked.source.folder,
                     files=files,
                     folder=stage.folder,
@@ -103,6 +105,14 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
         for place, part in converse_all(works):
             lines[place].add(part)
             _warn_of_errors(part)
+            _warn_of_doubts(left[place][0].asked.spec.stage, part)
+
+
+def _measured(job: ConversationJob, num_units: int) -> ConversationJob:
+    """The job with log-probabilities of about MEASURED_ROWS of its rows, or of as many as it says."""
+    if job.measured_share is not None:
+        return job
+    return replace(job, measured_share=min(1.0, MEASURED_ROWS / max(1, num_units)))
 
 
 def units_asked(asked: Conversations) -> Units:
@@ -114,3 +124,9 @@ def _warn_of_errors(part: PartRecord) -> None:
     num_errors = part.dropped_by_reason.get(DropReason.ROW_ERROR, 0)
     if num_errors:
         logger.warning("%d rows dropped with an unexpected error; see `detail` in the dropped files", num_errors)
+
+
+def _warn_of_doubts(stage: str, part: PartRecord) -> None:
+    for doubt in Doubt:
+        if part.counters.get(doubt):
+            logger.warning("%s: %s", stage, doubt.sentence)

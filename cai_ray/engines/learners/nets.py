@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cai_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
 from cai_ray.engines.models.classifier import last_states
+from cai_ray.engines.models.trainable import output_scaled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +41,8 @@ def score_net(model: Any) -> Any:
 
 
 def answer_logits(model: Any, hidden: Tensor) -> Tensor:
-    """The output layer, and what some families do behind it (Cohere and Granite scale, Gemma caps)."""
-    config = model.config.get_text_config()
-    logits: Tensor = model.get_output_embeddings()(hidden)
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
-    if divisor := getattr(config, "logits_scaling", None):
-        logits = logits / divisor
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = (logits / cap).tanh() * cap
+    """The output layer, and what some families do behind it."""
+    logits: Tensor = output_scaled(model, model.get_output_embeddings()(hidden))
     return logits
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from cai_ray.config import ModelConfig
 from cai_ray.engines.models.classifier import InputForm, LoadedClassifier
 from cai_ray.engines.models.reading import (
+    attention_of,
     dtype_of,
     max_tokens_of,
     read,
@@ -66,7 +67,12 @@ def _stock(model: ModelConfig) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     classifier, info = read(
-        AutoModelForSequenceClassification, model, "classifier", dtype=dtype_of(model), output_loading_info=True
+        AutoModelForSequenceClassification,
+        model,
+        "classifier",
+        dtype=dtype_of(model),
+        attn_implementation=attention_of(read_config(model, "classifier")),
+        output_loading_info=True,
     )
     if missing := sorted(info["missing_keys"]):
         # transformers would make them up at random, and every score would be noise.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cai_ray.config import LoraConfig, ModelConfig
-from cai_ray.engines.models.reading import load_renderer, read
+from cai_ray.engines.models.reading import attention_of, load_renderer, read, read_config
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 PAD_TOKEN = "<|pad|>"
@@ -79,11 +79,24 @@ def zero_head(weight: Any) -> None:
 def _load(auto_class: Any, model: ModelConfig, tokenizer: Any, **options: Any) -> Any:
     import torch
 
-    loaded = read(auto_class, model, "model", dtype=torch.float32, **options)
+    attention = attention_of(read_config(model))
+    loaded = read(auto_class, model, "model", dtype=torch.float32, attn_implementation=attention, **options)
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
     loaded.config.pad_token_id = tokenizer.pad_token_id  # a classifier scores the last token that is not padding
     return loaded
+
+
+def output_scaled(model: Any, logits: Any) -> Any:
+    """What some families do behind their output layer (Cohere and Granite scale, Gemma caps); logits of any shape."""
+    config = model.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = (logits / cap).tanh() * cap
+    return logits
 
 
 def peft_config(lora: LoraConfig | None, task: Task = "CAUSAL_LM") -> Any:

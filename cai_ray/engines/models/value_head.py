@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cai_ray.config import ModelConfig
 from cai_ray.engines.models.classifier import LoadedClassifier
 from cai_ray.engines.models.files import local_folder
-from cai_ray.engines.models.reading import dtype_of, max_tokens_of, read_config, read_tokenizer
+from cai_ray.engines.models.reading import attention_of, dtype_of, max_tokens_of, read_config, read_tokenizer
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _assemble(config: Any, tensors: Mapping[str, Tensor], pad_id: int, model: Mo
             f"{found}; name the checkpoint of a value head, and its backbone"
         )
     with no_init_weights():
-        body = AutoModel.from_config(config)
+        body = AutoModel.from_config(config, attn_implementation=attention_of(config))
     body.load_state_dict(_body_of(tensors, set(body.state_dict()), model), strict=True)
     chosen = dtype_of(model)
     dtype = head.dtype if chosen == "auto" else chosen

@@ -7,15 +7,12 @@ half of it, would train a policy on another one's samples: so engine and learner
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from cai_ray.engines.models.agreement import TOLERANCE, largest_gap
 from cai_ray.engines.rollouts.engines import RolloutEngines
 from cai_ray.engines.rollouts.worker import Sequences
 from cai_ray.engines.weights.sender import SendsWeights
-
-TOLERANCE = 1e-3  # nats per token, for float32 on both sides
 
 
 class WeightSyncFailed(RuntimeError):
@@ -92,17 +89,6 @@ class WeightSync:
                 )
 
 
-@dataclass(frozen=True)
-class Gap:
-    """The worst token of one engine."""
-
-    nats: float
-    sequence: int
-    token: int
-    found: float
-    expected: float
-
-
 def fit(
     sequences: Sequences, learner_logprobs: Sequence[Sequence[float]], max_model_len: int
 ) -> list[tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, ...]]]:
@@ -120,16 +106,3 @@ def fit(
     if not fitting:
         raise ValueError("no sequence to prove a sync with")
     return fitting
-
-
-def largest_gap(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> Gap:
-    """The token on which the two disagree most; one that is not a finite number wins. Needs at least one token."""
-    worst = Gap(-1.0, 0, 0, 0.0, 0.0)
-    for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        for j, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            nats = abs(a - b)
-            if not math.isfinite(nats):
-                return Gap(math.inf, i, j, a, b)
-            if nats > worst.nats:
-                worst = Gap(nats, i, j, a, b)
-    return worst

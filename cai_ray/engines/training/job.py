@@ -18,6 +18,8 @@ from cai_ray.engines.training.arguments import TrainerArgs
 if TYPE_CHECKING:
     from transformers import Trainer
 
+    from cai_ray.engines.training.proof import Proof
+
 # Runs on every worker: builds the Trainer's arguments FIRST (ZeRO-3 then shards the model while it is loaded), then
 # loads model, tokenizer and data itself, and evaluates iff TrainingJob.evaluate. Picklable.
 MakeTrainer = Callable[[TrainerArgs], "Trainer"]
@@ -53,6 +55,7 @@ class TrainingJob:
     evaluate: bool = True  # there are eval rows
     model_card: str = ""  # README.md of the saved model, Markdown with its YAML head
     finish: Finish | None = None
+    proof: Proof | None = None  # that the learner computes what samples; None: the recipe turns it off
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from cai_ray.engines.training.arguments import Device, deepspeed_config, trainer
 from cai_ray.engines.training.attempt import Attempt, Verdict, check_owner, failure, tell_failure
 from cai_ray.engines.training.checkpoints import CheckpointRecord, Layout
 from cai_ray.engines.training.job import MODEL, TRAINED, TrainedRecord
+from cai_ray.engines.training.proof import proof_callback
 from cai_ray.engines.training.worker_group import (
     Place,
     device_of_this_worker,
@@ -149,6 +150,8 @@ def _fit(
     )
     watch = watch_of(job, attempt, place, layout, scratch, metrics)
     trainer.add_callback(watch)
+    if job.proof is not None:
+        trainer.add_callback(proof_callback(job.proof, trainer, device, metrics))
     if metrics is not None and resume is not None:
         metrics.event(f"resumed from the checkpoint of step {resume.step}", step=resume.step)
     trainer.train(resume_from_checkpoint=str(scratch / resume.name) if resume else None)

@@ -9,7 +9,7 @@ from cai_ray.algorithms.guards import GuardConfig
 from cai_ray.algorithms.kl import KlConfig
 from cai_ray.algorithms.policy_losses import PolicyLossConfig, ValueLossConfig
 from cai_ray.algorithms.scores import ScoreConfig
-from cai_ray.config import LoraConfig, OptimConfig, SamplingConfig, StageConfig, Throughput
+from cai_ray.config import LoraConfig, OptimConfig, ProofConfig, SamplingConfig, StageConfig
 from cai_ray.engines.learners.job import LearnersConfig
 from cai_ray.engines.rollouts.engines import RolloutConfig
 from cai_ray.stages.ppo.pretraining import STAGE as STAGE
@@ -17,14 +17,8 @@ from cai_ray.stages.ppo.pretraining import PretrainingConfig
 from cai_ray.stages.ppo.refresh.config import RefreshConfig
 from cai_ray.stages.prompt_sources import Config as PromptsConfig
 
-
-class ProofConfig(Throughput):
-    """After every weight sync engines and learners are compared on answers of that step. Changes no results."""
-
-    sequences: int = Field(4, ge=0, description="Answers compared; 0: none, and a sync that fails goes unseen.")
-    tolerance: float | None = Field(
-        None, gt=0, description="Nats per token; null: 0.001 on CPUs (float32), 0.1 on GPUs (bfloat16)."
-    )
+# What would change the distribution that is learned, and its value where it does not.
+UNCUT = (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0), ("stop", ()))
 
 
 class Config(StageConfig):
@@ -72,7 +66,9 @@ class Config(StageConfig):
     samples_kept: int = Field(32, ge=1, description="Answers per step that are kept as rows.")
     workers: LearnersConfig = LearnersConfig()
     rollouts: RolloutConfig = RolloutConfig()
-    proof: ProofConfig = ProofConfig()
+    proof: ProofConfig = Field(
+        ProofConfig(), description="Engines and learners on answers of a step: before the first, and after every sync."
+    )
 
     @property
     def num_episodes(self) -> int:
@@ -141,7 +137,7 @@ class Config(StageConfig):
         sampling = self.sampling
         if sampling.temperature == 0:
             raise ValueError("sampling.temperature=0 gives one answer per prompt, nothing to compare; set it to 1")
-        cuts = [name for name, off in (("top_p", 1.0), ("top_k", 0), ("stop", ())) if getattr(sampling, name) != off]
+        cuts = [name for name, off in UNCUT if getattr(sampling, name) != off]
         if cuts:
             raise ValueError(
                 f"sampling.{cuts[0]}={getattr(sampling, cuts[0])!r} changes the distribution that PPO "

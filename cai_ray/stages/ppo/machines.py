@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-from cai_ray.algorithms.episodes import Episode, EpisodeRequest
+from cai_ray.algorithms.episodes import Episode, EpisodeRequest, Scored
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.learners.job import LearnersJob
+from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, TOLERANCE
+from cai_ray.engines.training.proof import judged
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import STAGE, Config
 from cai_ray.stages.ppo.models import Models
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from cai_ray.engines.rollouts.engines import Pending, RolloutEngines
     from cai_ray.engines.rollouts.sync import WeightSync
 
-HALF_PRECISION_TOLERANCE = 0.1  # nats per token: bfloat16 engines round otherwise than the learners
 LIGHT_TASKS_CPUS = 2.0  # logical, that Ray Data's readers and writers take beside an engine
 Leaving = Literal["nobody", "engines", "all"]
 
@@ -103,6 +104,19 @@ class Machines:
         if proof:
             self.sync.prove(proof, self.learners.logprobs(proof), self.tolerance)
 
+    def prove_start(self, episodes: Sequence[Episode], scored: Sequence[Scored]) -> None:
+        """That the learners compute what the engines sampled by, before anything is learned. Raises ConfigError."""
+        num = self.config.proof.sequences
+        if num:
+            judged(
+                "ppo",
+                [one.logprobs for one in scored[:num]],
+                [one.logprobs for one in episodes[:num]],
+                self.tolerance,
+                learner="ppo's policy as its learners load it",
+                other="the engine that sampled them",
+            )
+
     def submit(self, requests: Sequence[EpisodeRequest]) -> Pending:
         """Have these sampled; does not wait."""
         self._asked = self.engines.submit(requests)
@@ -176,7 +190,7 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
 
     from cai_ray.engines.learners.learners import Learners
     from cai_ray.engines.rollouts.engines import RolloutEngines
-    from cai_ray.engines.rollouts.sync import TOLERANCE, WeightSync
+    from cai_ray.engines.rollouts.sync import WeightSync
 
     learners = Learners(learners_job(config, context, models), can_grow=context.cluster.address is not None)
     engines = RolloutEngines(models.policy, config.rollouts, config.sampling)

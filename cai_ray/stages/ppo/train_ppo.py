@@ -67,6 +67,8 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     with phase("score"):
         scored = score(training, carried.state, episodes)
         distance = distance_of(episodes, scored)
+    if step == 1:
+        machines.prove_start(episodes, scored)
     verdict, state, measured = judge(training, carried.state, episodes, scored, distance)
     if verdict.action == "go":
         with phase("update"):

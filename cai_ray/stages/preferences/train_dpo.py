@@ -25,6 +25,7 @@ from cai_ray.stages.pair_files import PairFiles
 from cai_ray.stages.preferences.comparisons import Encode, input_files, input_identity
 from cai_ray.stages.preferences.train_on_pairs import PairTraining, train_on_pairs
 from cai_ray.stages.preferences.training_pairs import WrittenPairs
+from cai_ray.stages.proof import proof_of
 from cai_ray.stages.step import Step
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def job_of(config: Config, context: Context, model: ModelConfig, pairs: WrittenP
         make_trainer=partial(make_trainer, model=model, files=pairs.files, config=config),
         optim=config.optim,
         workers=config.workers,
+        proof=proof_of("dpo", config.proof, context, config.model, model, pairs.files.answers()),
         keep=config.keep,
         evaluate=pairs.num_eval > 0,
         model_card=model_card(config, model, pairs),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pydantic import Field
 
 from cai_ray.artifacts.artifact import Artifact, open_stage
-from cai_ray.config import ModelConfig, StageConfig
+from cai_ray.config import ModelConfig, ProofConfig, StageConfig
 from cai_ray.engines.models.reading import context_length
 from cai_ray.engines.models.trainable import local_path
 from cai_ray.engines.training.job import TrainingJob
@@ -26,6 +26,9 @@ class PairTraining(StageConfig, PairOptions):
     """What a stage that learns from pairs must know."""
 
     model: str = Field("sl_cai", description="Which model to start from.")
+    proof: ProofConfig = Field(
+        ProofConfig(), description="That the learner computes what samples, on a few answers before the first step."
+    )
 
 
 # Of the model that the training starts from: how it reads an answer, and what is done with the pairs.

@@ -35,6 +35,7 @@ from cai_ray.stages.preferences import preference_model_summary
 from cai_ray.stages.preferences.comparisons import Encode, input_files, input_identity
 from cai_ray.stages.preferences.train_on_pairs import PairTraining, train_on_pairs
 from cai_ray.stages.preferences.training_pairs import WrittenPairs
+from cai_ray.stages.proof import proof_of
 from cai_ray.stages.step import Step, shown
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ def job_of(config: Config, context: Context, model: ModelConfig, end_token: str,
         make_trainer=partial(make_trainer, model=model, files=pairs.files, config=config),
         optim=config.optim,
         workers=config.workers,
+        proof=proof_of("preference_model", config.proof, context, config.model, model, pairs.files.answers()),
         keep=config.keep,
         evaluate=pairs.num_eval > 0,
         model_card=model_card(config, model, pairs, end_token),

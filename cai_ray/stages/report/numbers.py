@@ -60,6 +60,7 @@ def _numbers(facts: Facts) -> dict[str, Any]:
         "win_rates": [_renamed(row, "policy", "reference") for row in found.win_rates] if found else [],
         "frontier": [_renamed(row, "policy") for row in found.frontier] if found else [],
         "rounds": {**facts.rounds.shares, "preference_score": facts.rounds.scores} if facts.rounds else {},
+        "logprobs": facts.rounds.logprobs if facts.rounds else {},
         "labels": _labels(facts.labels) if facts.labels else {},
         "preference_model": {
             one.source: {"num_pairs": one.num_pairs, "accuracy": one.accuracy, "ece": one.ece, "brier": one.brier}
@@ -87,7 +88,7 @@ def as_markdown(facts: Facts) -> str:
     parts = [f"# {in_markdown(facts.title)}"]
     if facts.policies:
         parts += _policies(facts.policies)
-    if facts.rounds and facts.rounds.shares:
+    if facts.rounds and (facts.rounds.shares or facts.rounds.logprobs):
         parts += ["## Revision rounds", _rounds(facts.rounds)]
     if facts.labels:
         rows = [
@@ -134,11 +135,16 @@ def _policies(facts: PolicyFacts) -> list[str]:
 
 def _rounds(facts: RoundFacts) -> str:
     names = list(facts.shares)
+    kinds = facts.kinds
     rows = [
-        ["initial" if k == 0 else f"revision {k}", *(_cell(facts.share(name, k), True) for name in names)]
+        [
+            "initial" if k == 0 else f"revision {k}",
+            *(_cell(facts.share(name, k), True) for name in names),
+            *(facts.told(kind, k) for kind in kinds),
+        ]
         for k in range(facts.num_rounds + 1)
     ]
-    return _table(["answer", *names], rows)
+    return _table(["answer", *names, *kinds.values()], rows)
 
 
 def _stages(facts: Facts) -> str:

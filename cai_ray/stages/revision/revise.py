@@ -26,6 +26,7 @@ from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
+from cai_ray.errors import ConfigError
 from cai_ray.prompts.revision import (
     RevisionPrompts,
     Round,
@@ -94,7 +95,7 @@ async def revise(
 ) -> dict[str, Any]:
     """The whole dialogue of one unit of work; a row of the REVISION schema. Raises DropRow."""
     messages: list[Message] = row["messages"]
-    dialogue = Dialogue(ask, config.cleaning, config.truncated)
+    dialogue = Dialogue(ask, config.cleaning, config.truncated, config.gates)
     num_rounds = 0 if row["kind"] == "helpful" else config.num_revisions
     principles = _draw(row, config, constitution, seed, similarity, num_rounds)
     few_shot = few_shot_messages(constitution, config.prompts, principles, config.critique)
@@ -243,6 +244,11 @@ def similarity_of(config: Config, constitution: Constitution) -> Similarity | No
 def job_of(config: Config, context: Context) -> ConversationJob:
     """What the conversation engine is asked to do."""
     model = context.model(config.model)
+    if model.endpoint is not None and config.gates.incoherent != "off":
+        raise ConfigError(
+            f'revise.gates.incoherent is "{config.gates.incoherent}", and model {config.model!r} is an endpoint, which '
+            'gives no log-probabilities of its answers here; set it to "off", or load the model by `path`'
+        )
     constitution = context.principles()
     if config.principle_ids:
         constitution = constitution.only(config.principle_ids)
@@ -262,6 +268,7 @@ def job_of(config: Config, context: Context) -> ConversationJob:
         engine=model.engine,
         expected_tokens=expected_tokens(config),
         count=count_flags,
+        measured_share=None if config.gates.incoherent == "off" else 1.0,
     )
 
 

@@ -6,15 +6,20 @@ scorers of `evaluate`, and the summary holds what can be counted without one.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from cai_ray.artifacts.artifact import Artifact
-from cai_ray.artifacts.summaries.revision import RevisionSummary
+from cai_ray.artifacts.artifact import Artifact, Manifest
+from cai_ray.artifacts.counters import logprobs_of
+from cai_ray.artifacts.summaries.revision import RevisionSummary, TextLogprobs
 from cai_ray.metrics.intervals import Estimate, mean, rate
+from cai_ray.quality.gates import GatesConfig
 from cai_ray.stages.cells import cell
+
+logger = logging.getLogger(__name__)
 
 
 class RoundScores(NamedTuple):
@@ -64,8 +69,38 @@ def _rates(hits: dict[int, list[bool]]) -> tuple[Estimate, ...]:
     return tuple(estimate for k in sorted(hits) if (estimate := rate(sum(hits[k]), len(hits[k]))))
 
 
+def logprobs(manifest: Manifest) -> dict[str, TextLogprobs]:
+    """By kind of text, in the order in which a dialogue has them."""
+    found = {
+        what: TextLogprobs(
+            num_texts=one["texts"],
+            num_tokens=one["tokens"],
+            mean=-one["millinats"] / 1000 / one["tokens"],
+            incoherent_share=one["low"] / one["texts"],
+        )
+        for what, one in logprobs_of(manifest.counters).items()
+    }
+    return dict(sorted(found.items(), key=lambda item: (int(item[0].partition(" ")[2] or 0), item[0])))
+
+
+def warn_of_word_salad(summary: RevisionSummary, manifest: Manifest) -> None:
+    """One line where the median text of some kind is below the line that the gate `incoherent` draws."""
+    low = {what: one for what, one in (summary.logprobs or {}).items() if one.incoherent_share > 0.5}
+    if low:
+        told = ", ".join(f"{what} {one.mean:.2f}" for what, one in low.items())
+        below = manifest.config["gates"].get("incoherent_below", GatesConfig().incoherent_below)
+        logger.warning(
+            "%s: most texts are below %g nats per token by the model's own account (means: %s): word salad. Sample at "
+            "a lower temperature or top_p (its makers' are what generation_config.json is for), choose a larger model, "
+            "or drop such rows by revise.gates.incoherent",
+            manifest.stage,
+            below,
+            told,
+        )
+
+
 def summarise(artifact: Artifact) -> RevisionSummary:
-    """Count the stage's rows."""
+    """Count the stage's rows; warns of a model that writes word salad."""
     manifest = artifact.manifest
     principles: Counter[str] = Counter()
     rounds: Counter[int] = Counter()
@@ -73,7 +108,7 @@ def summarise(artifact: Artifact) -> RevisionSummary:
         rounds[len(row["revisions"])] += 1
         principles.update(done["principle_id"] for done in row["revisions"])
     scores = oracle_scores(artifact)
-    return RevisionSummary(
+    summary = RevisionSummary(
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
@@ -82,11 +117,14 @@ def summarise(artifact: Artifact) -> RevisionSummary:
         principles=dict(sorted(principles.items())),
         counters=manifest.counters,
         duration_s=manifest.duration_s,
+        logprobs=logprobs(manifest) or None,
         harmful_rate=scores.harmful_rate if scores else None,
         harmless_helpfulness=scores.harmless_helpfulness if scores else None,
         evasive_rate=scores.evasive_rate if scores else None,
         meta_rate=scores.meta_rate if scores else None,
     )
+    warn_of_word_salad(summary, manifest)
+    return summary
 
 
 def table(summary: RevisionSummary) -> Table | None:

@@ -18,9 +18,9 @@ from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.counters import TRAINED_TOKENS
 from cai_ray.artifacts.derived import Outcome, batched, write_outcomes
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
+from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, ProofConfig, WorkersConfig
 from cai_ray.dropped import DropReason, DropRow, LeftOutReason
-from cai_ray.engines.models.answer_tokens import AnswerTokens
+from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
 from cai_ray.engines.models.reading import context_length, load_renderer
 from cai_ray.engines.models.trainable import (
     load_causal_lm,
@@ -38,6 +38,7 @@ from cai_ray.rows import SFT_EXAMPLE
 from cai_ray.stages.context import Context
 from cai_ray.stages.exports import export_sft
 from cai_ray.stages.held_out import held_out_texts
+from cai_ray.stages.proof import proof_of
 from cai_ray.stages.step import Step
 from cai_ray.stages.supervised.examples import STAGE as STAGE
 from cai_ray.stages.supervised.examples import (
@@ -70,6 +71,9 @@ class Config(ExampleOptions):
     optim: OptimConfig = OptimConfig()
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters; null: every weight.")
     workers: WorkersConfig = WorkersConfig()
+    proof: ProofConfig = Field(
+        ProofConfig(), description="That the learner computes what samples, on a few answers before the first step."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Config:
@@ -213,7 +217,15 @@ def job_of(config: Config, context: Context, model: ModelConfig, max_length: int
         keep=config.keep,
         evaluate=counts["num_eval"] > 0,
         model_card=model_card(config, model, counts),
+        proof=proof_of("sft", config.proof, context, config.model, model, _own_answers(folder)),
     )
+
+
+def _own_answers(folder: Storage) -> Iterator[tuple[list[int], list[int]]]:
+    """(prompt ids, answer ids) of the training examples."""
+    for row in read_tokens(folder, "train").to_pylist():
+        num_prompt = sum(label == IGNORED for label in row["labels"])
+        yield row["input_ids"][:num_prompt], row["input_ids"][num_prompt:]
 
 
 def _nothing_left(config: Config, counts: Counter[str], max_length: int) -> str:

@@ -21,8 +21,8 @@ from cai_ray.engines.conversations.generation import (
     ConversationActor,
     ConversationJob,
     commit_outcomes,
-    tasks_in_flight,
 )
+from cai_ray.engines.conversations.row_gate import tasks_in_flight
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])

@@ -224,3 +224,29 @@ def test_units_are_samples_of_prompts() -> None:
 def test_a_gate_without_a_scorer_is_refused() -> None:
     with pytest.raises(ValueError, match="no scorer is named"):
         Config(gates=GatesConfig(not_improved="drop"))
+
+
+def test_words_that_the_model_itself_finds_unlikely() -> None:
+    salad, plain = Completion("Salad", "stop", logprobs=(-4.0, -3.0)), Completion("Plain", "stop", logprobs=(-0.5,))
+
+    def script(messages: Sequence[Message]) -> Completion:
+        return salad if messages[-1]["role"] == "critique_request" else plain
+
+    def revised(gate: str) -> tuple[dict[str, Any], ScriptedAsk]:
+        ask = ScriptedAsk(script)
+        config = Config(num_revisions=1, gates=GatesConfig.model_validate({"incoherent": gate}))
+        done = asyncio.run(revise(ROW, ask, config=config, constitution=CONSTITUTION, seed=0, similarity=None))
+        return done, ask
+
+    row, ask = revised("flag")
+    assert "critique.incoherent" in row["revisions"][0]["flags"] and not row["initial_flags"]
+    counters = ask.usage.counters
+    assert counters["logprob.critique 1.millinats"] == 7000 and counters["logprob.critique 1.low"] == 1
+    assert counters["logprob.answer.tokens"] == counters["logprob.revision 1.tokens"] == 1
+    assert not counters["logprob.revision 1.low"]
+    row, ask = revised("off")
+    assert "critique.incoherent" not in row["revisions"][0]["flags"] and ask.usage.counters == counters
+    with pytest.raises(DropRow) as dropped:
+        revised("drop")
+    assert dropped.value.reason == DropReason.INCOHERENT
+    assert dropped.value.detail == "critique 1: -3.50 nats per token, below -2.5"

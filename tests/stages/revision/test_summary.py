@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from cai_ray.artifacts.artifact import Artifact
-from cai_ray.artifacts.summaries.revision import RevisionSummary
+from cai_ray.artifacts.counters import logprob_counters
+from cai_ray.artifacts.summaries.revision import RevisionSummary, TextLogprobs
 from cai_ray.artifacts.summaries.summary import summary_of
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.microworld.language import comply, refuse, sample_request
@@ -24,7 +27,11 @@ KIND = sample_request(random.Random(2), harmful=False, multi_turn=False)
 HELP, REFUSAL = comply(random.Random(3), REQUEST.task), refuse(random.Random(4), REQUEST.task)
 
 
-def revised(folder: Path, dialogues: Sequence[tuple[list[dict[str, str]], list[str]]]) -> Artifact:
+def revised(
+    folder: Path,
+    dialogues: Sequence[tuple[list[dict[str, str]], list[str]]],
+    counters: Mapping[str, int] = MappingProxyType({"num_requests": 7}),
+) -> Artifact:
     """Of (messages, the initial answer and each revision)."""
     rows = [
         {
@@ -51,7 +58,8 @@ def revised(folder: Path, dialogues: Sequence[tuple[list[dict[str, str]], list[s
         }
         for k, (messages, answers) in enumerate(dialogues)
     ]
-    return finished(spec_of(folder, "revise", REVISION_IDS), REVISION, rows, counters={"num_requests": 7})
+    spec = spec_of(folder, "revise", REVISION_IDS, gates={})
+    return finished(spec, REVISION, rows, counters=counters)
 
 
 def values(found: tuple[Estimate, ...] | None) -> list[float]:
@@ -103,3 +111,24 @@ def test_the_table_fits_80_columns(share: float) -> None:
     )
     assert shown is not None
     check_fits(shown)
+
+
+def test_how_likely_the_words_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counters: Counter[str] = Counter()
+    for what, logprobs, is_low in (
+        ("critique 1", [-0.5], False),
+        ("revision 10", [-1.0, -1.0], False),
+        ("revision 2", [-1.0], False),
+        ("answer", [-4.0, -4.0], True),
+        ("answer", [-2.0], False),
+        ("answer", [-3.5] * 3, True),
+    ):
+        counters.update(logprob_counters(what, logprobs, is_low))
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    summary = summarise(revised(tmp_path, [(question, ["Paris.", "It is Paris."])], counters))
+    assert summary.logprobs is not None
+    assert list(summary.logprobs) == ["answer", "critique 1", "revision 2", "revision 10"]
+    expected = TextLogprobs(num_texts=3, num_tokens=6, mean=-20.5 / 6, incoherent_share=2 / 3)
+    assert summary.logprobs["answer"] == expected
+    [line] = caplog.messages
+    assert "most texts are below -2.5 nats per token" in line and "(means: answer -3.42)" in line
