@@ -8,10 +8,11 @@ import pytest
 
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries import summary as summary_file
-from cai_ray.artifacts.summaries.revision import RevisionSummary
+from cai_ray.artifacts.summaries.revision import RevisionSummary, TextLogprobs
 from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.rows import SFT_EXAMPLE
+from cai_ray.stages.report import write_report as report
 from cai_ray.stages.report.drawings import round_charts
 from cai_ray.stages.report.rounds import rounds_of
 from cai_ray.stages.report.source import RunSource
@@ -96,3 +97,25 @@ def test_a_damaged_summary_is_told_and_the_other_is_shown(run: Storage) -> None:
     found = rounds_of(source)
     assert found is not None and found.num_dialogues == 30
     assert source.problems == ["revise/summary.json cannot be read: rows_out: Field required"]
+
+
+def test_how_likely_the_words_are_stands_beside_harm(run: Storage) -> None:
+    def told(mean: float) -> TextLogprobs:
+        return TextLogprobs(num_texts=39, num_tokens=1_200, mean=mean, incoherent_share=0.0)
+
+    found = {"answer": told(-0.5), "critique 1": told(-0.75), "revision 1": told(-1.25)}
+    for oracle in ({}, NOT_TOLD):
+        summary_file.write(run / "revise", REVISED.model_copy(update={"logprobs": found, **oracle}))
+        facts = rounds_of(RunSource(run))
+        assert facts is not None and facts.num_rounds == 1
+        assert [facts.told("revision", k) for k in (0, 1, 2)] == [
+            "-0.50 (1,200 tokens)",
+            "-1.25 (1,200 tokens)",
+            "-",
+        ]
+        assert [facts.told("critique", k) for k in (0, 1)] == ["-", "-0.75 (1,200 tokens)"]
+        page = report.build(run, ["revise", "score_rounds"], report.Config())
+        for text in (page.markdown, page.html):
+            assert "its critique, nats per token" in text and "-1.25 (1,200 tokens)" in text
+        assert '"num_tokens": 1200' in page.json
+        assert ("Nobody judged the revised dialogues" in page.html) == bool(oracle)
