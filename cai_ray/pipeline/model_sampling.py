@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from cai_ray.artifacts.storage import Storage, is_uri
 from cai_ray.config import MICROWORLD, Config, ModelConfig, SamplingConfig
+from cai_ray.engines.models.setup import adapters
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 
@@ -150,6 +151,10 @@ def _read(model: ModelConfig) -> tuple[str, str | None]:
     folder = Path(path).expanduser()
     if folder.is_dir():
         file = folder / NAME
+        if not file.is_file() and adapters.is_adapter(folder):
+            return _read(
+                ModelConfig(path=adapters.base_of(folder), revision=adapters.settings_of(folder).get("revision"))
+            )
         return str(file), file.read_text(encoding="utf-8") if file.is_file() else None
     return f"{path}/{NAME}", _of_hub(path, model.revision)
 

@@ -107,3 +107,12 @@ def test_config_show_says_where_it_comes_from(tmp_path: Path, policy: dict[str, 
     again = tmp_path / "again.yaml"
     again.write_text(shown)  # what is shown is a recipe that says it all itself
     assert told(load(again)) == []
+
+
+def test_an_adapter_is_sampled_as_its_base(tmp_path: Path, policy: dict[str, Any]) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    said = {"base_model_name_or_path": policy["policy"]["path"], "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(said))
+    place, found = sampling_of(ModelConfig(path=str(adapter)))
+    assert place == f"{policy['policy']['path']}/{NAME}" and found["temperature"] == 0.2

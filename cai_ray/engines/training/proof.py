@@ -30,7 +30,7 @@ from cai_ray.algorithms.logprobs import token_logprobs
 from cai_ray.config import ModelConfig, ProofConfig
 from cai_ray.engines.conversations.sampled import Sampled
 from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, TOLERANCE, largest_gap
-from cai_ray.engines.models.files import local_folder
+from cai_ray.engines.models.files import weights_folder
 from cai_ray.engines.models.reading import dtype_of, read_config
 from cai_ray.engines.models.trainable import output_scaled
 from cai_ray.errors import ConfigError
@@ -213,7 +213,7 @@ def output_layer(model: ModelConfig) -> tuple[Tensor, Tensor | None] | None:
 
 
 def _files(model: ModelConfig) -> Path:
-    folder = Path(local_folder(model.path))
+    folder = Path(weights_folder(model.path))
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
