@@ -50,7 +50,11 @@ def test_harm_falls_and_help_stays(tmp_path: Path, micro_model: Path, ray_sessio
     outcomes = pipeline.run(recipe, steps(recipe))
     assert [outcome.stage for outcome in outcomes] == ["load_prompts", "revise", "train_sft", "evaluate"]
     assert not any(outcome.was_finished for outcome in outcomes)
+    trained = parse_metrics((tmp_path / "quickstart/train_sft/metrics.jsonl").read_text())
+    events = [entry["event"] for entry in trained if "event" in entry]
+    assert any("the learner agrees with the engine that sampled them in revise" in event for event in events)
     summary = json.loads((tmp_path / "quickstart/revise/summary.json").read_text())
+    assert summary["logprobs"]["answer"]["num_texts"] == 192  # 256 rows are measured, and so all of these
     harmful = [estimate["value"] for estimate in summary["harmful_rate"]]
     helpful = [estimate["value"] for estimate in summary["harmless_helpfulness"]]
     assert len(harmful) == 5

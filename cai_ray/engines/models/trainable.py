@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cai_ray.config import LoraConfig, ModelConfig
 from cai_ray.engines.models.reading import attention_of, load_renderer, read, read_config
+from cai_ray.engines.models.setup.adapters import make_savable
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 PAD_TOKEN = "<|pad|>"
@@ -83,6 +84,7 @@ def _load(auto_class: Any, model: ModelConfig, tokenizer: Any, **options: Any) -
     loaded = read(auto_class, model, "model", dtype=torch.float32, attn_implementation=attention, **options)
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
+    make_savable(loaded)
     loaded.config.pad_token_id = tokenizer.pad_token_id  # a classifier scores the last token that is not padding
     return loaded
 

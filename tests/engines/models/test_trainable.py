@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cai_ray.engines.models.trainable import (
 )
 from cai_ray.errors import ConfigError
 from cai_ray.microworld.tokenizer import build_tokenizer
+from tests.tiny_models import save_tiny
 from tests.training_jobs import save_tiny_model
 
 
@@ -108,3 +110,13 @@ def test_adapters_are_merged(tmp_path: Path, task: Any) -> None:
     ids = torch.arange(3, 11)[None]
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, adapted.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("said", [{"temperature": 0.2, "top_p": 0.9}, {"temperature": 0.2, "do_sample": True}, {}])
+def test_a_generation_config_that_was_read_can_be_saved(tmp_path: Path, said: dict[str, Any]) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    model = ModelConfig(path=str(folder))
+    load_causal_lm(model, load_tokenizer(model)).save_pretrained(tmp_path / "trained")
+    saved = json.loads((tmp_path / "trained/generation_config.json").read_text())
+    assert {name: saved.get(name) for name in said} == said

@@ -118,7 +118,18 @@ def merged(folder: Path, base: str, revision: str | None = None, trust_remote_co
         if num_tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(num_tokens)
     whole: Any = peft.PeftModel.from_pretrained(model, str(folder))
-    return whole.merge_and_unload().to(stored or torch.float32)
+    return make_savable(whole.merge_and_unload()).to(stored or torch.float32)
+
+
+def make_savable(model: Any) -> Any:
+    """transformers reads a generation config that names a temperature and no `do_sample`, and refuses to save it."""
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError:
+            generation.do_sample = True  # what it names is there to be sampled by
+    return model
 
 
 def is_scorer(folder: Path) -> bool:
