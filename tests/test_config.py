@@ -12,6 +12,7 @@ from cai_ray.config import (
     EndpointConfig,
     EngineConfig,
     ModelConfig,
+    ProofConfig,
     SamplingConfig,
     ScalingConfig,
     StageConfig,
@@ -83,6 +84,7 @@ def test_what_changes_speed_only_is_marked_so() -> None:
         EngineConfig,
         ScalingConfig,
         WorkersConfig,
+        ProofConfig,
     }
 
 
