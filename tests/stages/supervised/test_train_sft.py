@@ -52,7 +52,7 @@ def revision(number: int, text: str = "No, but you may ask the owner.", **change
 
 def revisions(folder: Path, rows: list[dict[str, Any]]) -> Artifact:
     """A finished revise stage."""
-    return finished(spec_of(folder / "revise", "revise", RESPONSES_IDS), REVISION, rows)
+    return finished(spec_of(folder / "revise", "revise", RESPONSES_IDS, model="policy"), REVISION, rows)
 
 
 def open_sft(folder: Path) -> OpenStage:
