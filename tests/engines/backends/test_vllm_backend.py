@@ -16,6 +16,7 @@ from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig, ThinkingCo
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.vllm_backend import VllmBackend, VllmConversation, option_token_id
 from cai_ray.engines.models.reading import load_renderer
+from cai_ray.engines.models.thinking import Doubt
 from cai_ray.prompts.comparison import OPTIONS, comparison_messages
 
 pytestmark = pytest.mark.slow
@@ -184,3 +185,37 @@ def test_the_core_is_forked_from_a_server_that_has_imported_vllm(engine: Engine)
     cores = [child for child in psutil.Process().children(recursive=True) if child.name() == "VLLM::EngineCore"]
     assert cores
     assert all("forkserver" in " ".join(psutil.Process(core.ppid()).cmdline()) for core in cores)
+
+
+def test_a_first_answer_is_held_against_the_recipe(engine: Engine) -> None:
+    async def guard(send: Callable[[], Awaitable[Any]]) -> Any:
+        return await send()
+
+    def first() -> str | None:
+        return engine.run(engine.backend.first_answer(guard))
+
+    assert first() is None  # nothing in its template or tokens says that it may think: nobody asks
+    try:
+        engine.with_model(thinking=ThinkingConfig())
+        assert first() == Doubt.AT_ONCE
+        engine.with_model(thinking=ThinkingConfig(opened_by_template=True))
+        assert first() == Doubt.NOT_CLOSED
+    finally:
+        engine.with_model(thinking=None)
+
+
+def test_log_probabilities_are_those_of_the_model_whatever_is_sampled(engine: Engine, reference: Any) -> None:
+    import torch
+
+    cut = SamplingConfig(temperature=0.3, top_p=0.5, repetition_penalty=1.3, max_tokens=16)
+    conversation = engine.open(seed=3)
+    conversation.wants_logprobs = True
+    completion = engine.run(conversation(REQUEST, cut))
+    sampled = conversation.sampled
+    assert sampled is not None and completion.logprobs == sampled.logprobs
+    with torch.no_grad():
+        logits = reference(torch.tensor([[*sampled.prompt_ids, *sampled.answer_ids]])).logits[0]
+    expected = logits.float().log_softmax(-1)[len(sampled.prompt_ids) - 1 : -1]
+    chosen = expected.gather(-1, torch.tensor(sampled.answer_ids)[:, None])[:, 0]
+    assert sampled.logprobs == pytest.approx(chosen.tolist(), abs=1e-3)
+    assert engine.run(engine.open(seed=3)(REQUEST, cut)).logprobs is None
