@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cai_ray.algorithms.episodes import Scored
+from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.summaries.ppo import PpoSummary
 from cai_ray.artifacts.summaries.summary import summary_of
@@ -19,6 +19,7 @@ from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.config import Config
+from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.summary import summarise, table
 from tests.scripted_ppo import (
     PROMPTS,
@@ -325,3 +326,17 @@ def test_summary_and_table(tmp_path: Path, models: Path, monkeypatch: pytest.Mon
     assert summary.num_episodes == 160
     assert summary == summary_of(artifact, PpoSummary, summarise)
     assert table(summary).row_count > 10
+
+
+def test_learners_that_compute_otherwise_are_refused_before_they_learn() -> None:
+    def machines(**proof: Any) -> Machines:
+        nobody: Any = None
+        return Machines(nobody, nobody, nobody, small(proof=proof), 1e-3, lambda model, scaling: "nobody")
+
+    episode = Episode("p", 0, (1, 2), (3, 4), (-1.0, -2.0), False, "yes", 0)
+    agreeing = Scored(0.5, (-1.0, -2.0005), (-1.0, -1.0), ())
+    apart = Scored(0.5, (-1.7, -2.9), (-1.0, -1.0), ())
+    machines().prove_start([episode], [agreeing])
+    with pytest.raises(ConfigError, match=r"ppo: the learner .* are 0\.8000 nats per token apart, more than 0\.001"):
+        machines().prove_start([episode], [apart])
+    machines(sequences=0).prove_start([episode], [apart])
