@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
+from cai_ray.config import ModelConfig, ProofConfig
 from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.conversations.sampled import Sampled
 from cai_ray.engines.training.job import TrainedModel, TrainingDiverged
 from cai_ray.engines.training.launcher import train
+from cai_ray.engines.training.proof import Proof
 from cai_ray.errors import ConfigError
 from tests import runs
 from tests.training_jobs import Bucket, TinyTraining, save_tiny_model, tiny_job
@@ -102,7 +106,12 @@ def test_two_workers_zero_3(alone: Path, model: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from torch.testing import assert_close
 
-    trained = run(tmp_path, TinyTraining(model), num_workers=2, zero_stage=3)
+    answers = (Sampled((3, 4, 5), (6, 7, 8, 9), ()),)
+    proof = Proof("tiny", ProofConfig(), ModelConfig(path=model), answers, sampled_in="")
+    job = replace(tiny_job(tmp_path, TinyTraining(model), num_workers=2, zero_stage=3), proof=proof)
+    trained = train(job, ClusterConfig())
+    [told] = events(tmp_path)  # every worker has a share of every weight, and takes part
+    assert told.startswith("the learner agrees with plain (eager) attention: ")
     assert trained.num_steps == NUM_STEPS
     assert_same_curve(tmp_path, curve(alone))
     gathered, expected = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path, alone))
