@@ -125,6 +125,8 @@ COMPARISON = pa.struct(
         pa.field("logprob_b", pa.float64(), nullable=False),
         pa.field("prob_a", pa.float64(), nullable=False),  # [0, 1], before clamping, always in the stored order
         pa.field("rationale", pa.string()),  # chain of thought, null without
+        pa.field("judge", pa.string()),  # name of the model, of a panel; null: there was one
+        pa.field("num_verdicts", pa.int32()),  # sampled and read, >= 1: prob_a is their Beta mean; null: scored
     ]
 )
 
@@ -141,9 +143,12 @@ PREFERENCE = pa.schema(
         pa.field("rejected", pa.string(), nullable=False),
         pa.field("chosen_is_a", pa.bool_(), nullable=False),  # of the pair's stored order
         pa.field("prob_chosen", pa.float64(), nullable=False),  # [0.5, 1]; the soft target
+        pa.field("prob_low", pa.float64()),  # 95% interval of prob_chosen from sampled verdicts; null: scored
+        pa.field("prob_high", pa.float64()),
         pa.field("order_flip_rate", pa.float64()),  # [0, 1] of the readings done in both orders; null with one order
         pa.field("label_source", pa.string(), nullable=False),  # "ai" | "human"
         pa.field("comparisons", pa.list_(COMPARISON), nullable=False),  # [num_readings]; empty for "human"
+        pa.field("flags", pa.list_(pa.string())),  # "judges_part": a panel is not of one mind; null: an older row
         pa.field("num_prompt_tokens", pa.int64(), nullable=False),
         pa.field("num_cached_tokens", pa.int64(), nullable=False),
         pa.field("num_output_tokens", pa.int64(), nullable=False),

@@ -6,10 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from statistics import NormalDist, fmean, stdev
+from typing import NamedTuple
 
 from cai_ray.config import Config
 
 Z95 = NormalDist().inv_cdf(0.975)
+PRIOR = 0.5  # Jeffreys', of either of two options
 
 
 class Estimate(Config):
@@ -108,3 +110,23 @@ def _t95(degrees: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.975, degrees))
+
+
+class VerdictShare(NamedTuple):
+    """What sampled verdicts say of a probability in [0, 1]: the Beta posterior's mean and its central 95% interval."""
+
+    prob: float
+    low: float
+    high: float
+
+
+def verdict_share(share: float, num: int) -> VerdictShare:
+    """Of `num` >= 1 verdicts of which a share in [0, 1] chose the option, under Jeffreys' prior Beta(1/2, 1/2).
+
+    Few verdicts say little: the mean stays away from 0 and 1 by as much as they are few.
+    """
+    from scipy.special import betaincinv
+
+    chosen, other = share * num + PRIOR, (1 - share) * num + PRIOR
+    low, high = (float(betaincinv(chosen, other, quantile)) for quantile in (0.025, 0.975))
+    return VerdictShare(chosen / (chosen + other), low, high)

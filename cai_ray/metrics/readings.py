@@ -29,11 +29,12 @@ class Reading(NamedTuple):
     principle_id: str
     swapped: bool  # the stored B was shown as (A)
     prob_a: float  # [0, 1], of the stored A
+    judge: str | None = None  # of a panel
 
 
 def readings_of(comparisons: Iterable[Mapping[str, Any]]) -> list[Reading]:
     """The `comparisons` of a Preference row, in their order."""
-    return [Reading(c["principle_id"], c["swapped"], c["prob_a"]) for c in comparisons]
+    return [Reading(c["principle_id"], c["swapped"], c["prob_a"], c.get("judge")) for c in comparisons]
 
 
 def mean_prob_a(readings: Sequence[Reading]) -> float:
@@ -58,9 +59,9 @@ def flip_rate(readings: Sequence[Reading]) -> float | None:
     With several samples per question the k-th of one order meets the k-th of the other. A probability of exactly 0.5
     prefers neither answer, which is no flip. None when nothing was asked in both orders.
     """
-    by_order: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    by_order: dict[tuple[str | None, str], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for reading in readings:
-        by_order[reading.principle_id][reading.swapped].append(reading.prob_a)
+        by_order[reading.judge, reading.principle_id][reading.swapped].append(reading.prob_a)
     both = [pair for stored, swapped in by_order.values() for pair in zip(stored, swapped, strict=False)]
     return fmean((one - 0.5) * (other - 0.5) < 0 for one, other in both) if both else None
 
@@ -71,6 +72,15 @@ def prob_a_by_principle(readings: Sequence[Reading]) -> dict[str, float]:
     for reading in readings:
         grouped[reading.principle_id].append(reading)
     return {principle_id: mean_prob_a(own) for principle_id, own in grouped.items()}
+
+
+def prob_a_by_judge(readings: Sequence[Reading]) -> dict[str, float]:
+    """Each judge's own label, P(the stored A is better), in the panel's order; empty without a panel."""
+    grouped: dict[str, list[Reading]] = defaultdict(list)
+    for reading in readings:
+        if reading.judge is not None:
+            grouped[reading.judge].append(reading)
+    return {judge: mean_prob_a(own) for judge, own in grouped.items()}
 
 
 def principles_agree(readings: Sequence[Reading]) -> bool | None:

@@ -106,6 +106,11 @@ def _refresh(recipe: Recipe, config: train_ppo.Config) -> RefreshSources | None:
             f"ppo.refresh labels fresh pairs as the section labels says and goes on with the training of the section "
             f"preference_model; this recipe has no {' and no '.join(missing)}. Add it, or set ppo.refresh to null"
         )
+    if labels.models:
+        raise ConfigError(
+            f"ppo.refresh labels fresh pairs with one model, and labels.models names {len(labels.models)}; set "
+            "labels.model in its place, or ppo.refresh to null"
+        )
     made = train_preference_model.MADE
     if config.preference_model != made:
         raise ConfigError(

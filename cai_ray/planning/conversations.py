@@ -101,12 +101,16 @@ def plan_pairs(step: Step, world: World) -> StagePlan:
 
 def plan_labels(step: Step, world: World) -> StagePlan:
     config = config_of(step, label_comparisons.Config)
-    source, model = world.written[step.reads[0]], world.model(config.model)
-    job = label_comparisons.job_of(config, world.context())
-    written, used = converse(job, source, PAIR, model.counter, model.config, model.context, kind="reasoning")
+    source, total, works = world.written[step.reads[0]], Usages(), []
+    kind = "reasoning" if config.reading == "logprob" else "verdict"
+    for judge in config.judges:
+        model = world.model(judge.model)
+        job = label_comparisons.job_of(config.model_copy(update={"model": judge.model}), world.context())
+        written, used = converse(job, source, PAIR, model.counter, model.config, model.context, kind=kind)
+        total += used
+        works.append(world.engines(used, model, config.scaling.max_engines))
     world.written[step.stage] = written
-    work = world.engines(used, model, config.scaling.max_engines)
-    return StagePlan(step.stage, source.num_rows, written.num_rows, used, work=work)
+    return StagePlan(step.stage, source.num_rows, written.num_rows, total, work=together(works))
 
 
 def plan_evaluate(step: Step, world: World) -> StagePlan:

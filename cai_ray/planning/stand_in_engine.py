@@ -119,6 +119,8 @@ class PlannedAsk:
             num_thinking = lengths.of("thinking", sampling.model_copy(update={"max_tokens": thinking.max_tokens}))
         wanted = lengths.of(KIND_OF_ROLE.get(messages[-1]["role"], self._kind), sampling)
         text, reply = self._counter.reply(self._rng, wanted - 1)
+        if self._kind == "verdict":
+            text = f"The answer is ({'BA'[self._shows_a_first(messages)]})"
         self._tokens.add_reply(text, reply, cut_at_stop_string=False)
         return self._count(ids, reply, wanted + num_thinking, text)
 
@@ -127,10 +129,13 @@ class PlannedAsk:
         renderer = self._counter.renderer
         ids = renderer.encode(renderer.text(renderer.neutralised(messages)[0]))
         self._count(ids, [], 1, "")
-        shown = messages[-2]["content"] if len(messages) > 1 else messages[-1]["content"]
-        places = [shown.rfind(str(self._row.get(f"response_{side}"))) for side in "ab"]
-        best = 0 if places[0] <= places[1] else 1
+        best = 0 if self._shows_a_first(messages) else 1
         return [-0.2 if number == best else -1.7 for number in range(len(options))]
+
+    def _shows_a_first(self, messages: Sequence[Message]) -> bool:
+        shown = next((m["content"] for m in reversed(messages) if m["role"] == "user"), messages[-1]["content"])
+        places = [shown.rfind(str(self._row.get(f"response_{side}"))) for side in "ab"]
+        return places[0] <= places[1]
 
     def _count(self, ids: list[int], reply: list[int], num_output: int, text: str) -> Completion:
         completion = Completion(

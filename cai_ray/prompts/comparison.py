@@ -105,6 +105,11 @@ def cot_stop_strings(form: Form) -> tuple[str, ...]:
     return COT_STOP_STRINGS if form == "chat" else (ANSWER_STARTS[form], *COT_STOP_STRINGS, f"\n\n{_OPENING}")
 
 
+def document_stop_strings() -> tuple[str, ...]:
+    """What ends a base model's sampled verdict: the option's bracket closes, or the next text begins."""
+    return (")", "\n\nHuman:", f"\n\n{_OPENING}")
+
+
 def few_shot_comparisons(constitution: Constitution, num: int, cot: bool) -> list[FewShotComparison]:
     """The first `num` examples that fit: those with reasoning for chain of thought, any otherwise."""
     fitting = [example for example in constitution.few_shot_comparisons if not cot or example.reasoning is not None]

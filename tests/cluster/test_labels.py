@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from cai_ray.stages.context import Context
 from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.preferences import label_comparisons, sample_pairs
 from cai_ray.stages.preferences.label_summary import summarise
+from cai_ray.stages.preferences.labels_config import JudgeConfig
 from tests import answering
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -165,3 +168,34 @@ def test_ties_are_dropped_and_no_pair_left_is_told(
     with pytest.raises(ConfigError, match="holds no pair to label"):
         label_comparisons.run(label_comparisons.Config(), empty, sample_pairs.STAGE)
     assert json.loads((tmp_path / "empty/sample_pairs/manifest.json").read_text())["rows_dropped"] == {"identical": 8}
+
+
+def test_sampled_verdicts_are_worth_nearly_as_much_as_log_probabilities(micro_model: Path, tmp_path: Path) -> None:
+    """Eight verdicts in words, as of a server that gives no log-probabilities; and a panel of two."""
+    context = context_of(tmp_path / "run", micro_model)
+    prompts_of(context, 96)
+    asked = sample_pairs.Config(
+        samples_per_prompt=2, temperatures=(1.0, 1.5), sampling=SamplingConfig(max_tokens=48), scaling=SMALL
+    )
+    sample_pairs.run(asked, context, load_prompts.STAGE)
+    panel = (JudgeConfig(model="feedback"), JudgeConfig(model="sl_cai", weight=2.0))
+    wanted = {
+        "logprob": {},
+        "sampled": {"reading": "sampled", "verdicts": 8},
+        "panel": {"reading": "sampled", "verdicts": 2, "models": panel, "verdict_sampling": {"temperature": 1.3}},
+    }
+    oracle = {}
+    for name, changes in wanted.items():
+        config = label_comparisons.Config.model_validate(
+            {"delimiters": "plain", "principles_per_pair": 2, "scaling": SMALL, **changes}
+        )
+        own = replace(context, run=Storage(str(tmp_path / name)))
+        shutil.copytree(tmp_path / "run" / sample_pairs.STAGE, tmp_path / name / sample_pairs.STAGE)
+        labels = label_comparisons.run(config, own, sample_pairs.STAGE)
+        check_adds_up(labels, [row["pair_id"] for row in context.artifact(sample_pairs.STAGE).rows(["pair_id"])])
+        summary = summary_of(labels, LabelSummary, summarise)
+        oracle[name] = summary.oracle
+        print(name, summary.rows_out, {made: (one.agreement, one.brier) for made, one in summary.oracle.items()})
+    agreement = {name: found["label"].agreement for name, found in oracle.items()}
+    assert agreement["sampled"].value >= 0.95 * agreement["logprob"].value
+    assert {"judge feedback", "judge sl_cai", "label"} == set(oracle["panel"])

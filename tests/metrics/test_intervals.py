@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 
-from cai_ray.metrics.intervals import clustered_error, clustered_mean, clustered_rate, mean, rate
+from cai_ray.metrics.intervals import clustered_error, clustered_mean, clustered_rate, mean, rate, verdict_share
 
 T95_OF_1 = 12.706204736  # Student's t, 97.5%, one degree of freedom
 T95_OF_2 = 4.302652730
@@ -125,3 +126,17 @@ def test_nothing_is_made_of_nothing() -> None:
     assert alone is not None and alone.high - alone.low > 0.8
     with pytest.raises(ValueError, match="at least 2"):
         clustered_error([1.0, 2.0], ["one", "one"])
+
+
+@pytest.mark.parametrize(("share", "num"), [(1.0, 1), (0.75, 8), (0.5, 2), (0.0, 16)])
+def test_verdict_shares_against_scipy(share: float, num: int) -> None:
+    posterior = beta(share * num + 0.5, (1 - share) * num + 0.5)
+    assert verdict_share(share, num) == pytest.approx((posterior.mean(), *posterior.interval(0.95)))
+
+
+def test_few_verdicts_are_never_sure() -> None:
+    sure = [verdict_share(1.0, num) for num in (1, 8, 64)]
+    assert [one.prob for one in sure] == pytest.approx([0.75, 8.5 / 9, 64.5 / 65])
+    assert all(one.low < one.prob < one.high < 1 for one in sure)
+    assert verdict_share(0.25, 8).prob == pytest.approx(1 - verdict_share(0.75, 8).prob)
+    assert verdict_share(0.5, 8).prob == 0.5

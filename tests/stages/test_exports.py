@@ -52,6 +52,8 @@ def reading(principle: str, swapped: bool, prob_a: float) -> dict[str, Any]:
         "logprob_b": -1.5,
         "prob_a": prob_a,
         "rationale": "A is kinder." if swapped else None,
+        "judge": None,
+        "num_verdicts": None,
     }
 
 

@@ -51,6 +51,25 @@ class OracleSummary(Config):
     calibration: Calibration | None = Field(description="Confidence in [0.5, 1] against the oracle's verdicts.")
 
 
+class TwoJudges(Config):
+    """Two of a panel."""
+
+    first: str = Field(description="Model, as the recipe calls it.")
+    second: str = Field(description="Likewise.")
+    agreement: Estimate | None = Field(description="Share in [0, 1] of pairs on which both favour the same answer.")
+
+
+class PanelSummary(Config):
+    """How far a panel's judges are of one mind; None where nothing could be estimated."""
+
+    alpha: float | None = Field(
+        description="Krippendorff's alpha of their verdicts (nominal), at most 1; 0 is chance. Equals favour nobody."
+    )
+    alpha_of_probabilities: float | None = Field(description="The same of P(A), by squared distance.")
+    parted: Estimate | None = Field(description="Share in [0, 1] of pairs on which not all favour the same answer.")
+    pairwise: tuple[TwoJudges, ...] = Field(description="Every two judges.")
+
+
 class LabelSummary(RowsSummary):
     """Of all labelled pairs; None where nothing could be estimated."""
 
@@ -64,6 +83,7 @@ class LabelSummary(RowsSummary):
     principle_agreement: Estimate | None = Field(
         description="Of pairs with several principles, the share in [0, 1] on which all favour the same answer."
     )
+    panel: PanelSummary | None = Field(None, description="Of several judges; None where there was one.")
     principles: tuple[PrincipleSummary, ...] = Field(description="Of each principle that was drawn, by id.")
     oracle: dict[str, OracleSummary] = Field(
         description='What P(A) is made from ("one reading", "both orders", ..., "label": as it was written) -> what it '

@@ -8,17 +8,26 @@ Intervals are over prompts, because pairs of one prompt hang together.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
-from cai_ray.artifacts.summaries.labels import LabelSummary, OracleSummary, PrincipleSummary
+from cai_ray.artifacts.summaries.labels import (
+    LabelSummary,
+    OracleSummary,
+    PanelSummary,
+    PrincipleSummary,
+    TwoJudges,
+)
 from cai_ray.dropped import DropReason
+from cai_ray.metrics.agreement import krippendorff_alpha
 from cai_ray.metrics.calibration import pair_calibration
 from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate
 from cai_ray.metrics.readings import (
@@ -27,6 +36,7 @@ from cai_ray.metrics.readings import (
     flip_rate,
     mean_prob_a,
     principles_agree,
+    prob_a_by_judge,
     prob_of_first_shown,
     readings_of,
 )
@@ -78,6 +88,8 @@ def averages(readings: Sequence[Reading]) -> dict[str, float]:
 
     Pairs that were asked in the same way have the same keys.
     """
+    if by_judge := prob_a_by_judge(readings):
+        return {f"judge {name}": prob for name, prob in by_judge.items()}
     first_shown = {reading.principle_id: reading.swapped for reading in reversed(readings)}
     principle = readings[0].principle_id
     same_principle = [r for r in readings if r.principle_id == principle]
@@ -150,6 +162,29 @@ def _principle_summary(principle_id: str, pairs: Sequence[Labelled]) -> Principl
     )
 
 
+def panel_summary(pairs: Sequence[Labelled]) -> PanelSummary | None:
+    """Of the pairs that several judges have labelled; None where there are none."""
+    judged = [(by_judge, pair.prompt_id) for pair in pairs if (by_judge := prob_a_by_judge(pair.readings))]
+    if not judged:
+        return None
+    prompts = [prompt_id for _, prompt_id in judged]
+    sides = [[math.copysign(1, prob - 0.5) if prob != 0.5 else 0.0 for prob in one.values()] for one, _ in judged]
+    names = list(judged[0][0])
+    return PanelSummary(
+        alpha=krippendorff_alpha(sides, "nominal"),
+        alpha_of_probabilities=krippendorff_alpha([list(one.values()) for one, _ in judged], "interval"),
+        parted=clustered_rate([len({*own} - {0.0}) > 1 for own in sides], prompts),
+        pairwise=tuple(
+            TwoJudges(
+                first=names[i],
+                second=names[j],
+                agreement=clustered_rate([own[i] == own[j] for own in sides], prompts),
+            )
+            for i, j in combinations(range(len(names)), 2)
+        ),
+    )
+
+
 def _flips(pairs: Sequence[Labelled]) -> Estimate | None:
     rates = [(rate, pair.prompt_id) for pair in pairs if (rate := flip_rate(pair.readings)) is not None]
     return clustered_mean([rate for rate, _ in rates], [prompt_id for _, prompt_id in rates])
@@ -190,6 +225,7 @@ def summarise(artifact: Artifact) -> LabelSummary:
         extremity=clustered_mean([extremity(pair.prob_a) for pair in pairs], prompts),
         position_bias=_position_bias(pairs),
         principle_agreement=clustered_rate([agree for agree, _ in agreeing], [prompt for _, prompt in agreeing]),
+        panel=panel_summary(pairs),
         principles=tuple(principle_summaries(pairs)),
         oracle=oracle_summaries(pairs),
         counters=manifest.counters,
@@ -210,6 +246,14 @@ def table(summary: LabelSummary) -> Table:
     ):
         if found is not None:
             shown.add_row(name, cell(found, least=least, most=most))
+    if (panel := summary.panel) is not None:
+        if panel.parted is not None:
+            shown.add_row("pairs on which the judges part", cell(panel.parted))
+        if panel.alpha is not None:
+            shown.add_row("Krippendorff's alpha of the judges", f"{panel.alpha:.2f}")
+        for two in panel.pairwise:
+            if two.agreement is not None:
+                shown.add_row(f"agree: {two.first}, {two.second}", cell(two.agreement))
     for reason, count in summary.rows_dropped.items():
         shown.add_row(f"dropped: {reason}", f"{count:,}")
     for name, oracle in summary.oracle.items():

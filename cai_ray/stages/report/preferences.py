@@ -70,6 +70,7 @@ def labels_of(source: RunSource) -> LabelFacts | None:
         "extremity: 0 in doubt, 1 sure": (summary.extremity, 0.0),
         "bias toward the answer shown first": (summary.position_bias, -0.5),
         "pairs on which all principles agree": (summary.principle_agreement, 0.0),
+        "pairs on which the judges of the panel part": (summary.panel.parted if summary.panel else None, 0.0),
     }
     return LabelFacts(
         num_pairs=summary.rows_out,

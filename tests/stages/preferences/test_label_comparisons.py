@@ -13,12 +13,13 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.chat import DOCUMENT, Message, Renderer
-from cai_ray.config import EndpointConfig, ModelConfig
+from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig
 from cai_ray.constitution.draw import PrincipleChoice
 from cai_ray.constitution.principles import Constitution, ConstitutionError, FewShotComparison, Principle
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.conversations.asking import Completion, Usage
 from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.fingerprint import settings
 from cai_ray.microworld.tokenizer import build_tokenizer
 from cai_ray.prompts.comparison import ANSWER_START, COT_START, Form, cot_stop_strings, nonce_for
 from cai_ray.row_ids import PAIR_IDS
@@ -28,8 +29,8 @@ from cai_ray.stages.preferences.label_comparisons import (
     check,
     count_readings,
     label,
-    questions,
 )
+from cai_ray.stages.preferences.pair_judge import questions
 from tests.stages.scripted_ask import ScriptedAsk
 
 IDS = ("kind", "legal", "honest")
@@ -248,6 +249,56 @@ def test_reasoning_cut_off_is_dropped_or_kept() -> None:
     assert drop.reason == DropReason.TRUNCATED and "max_tokens=256" in drop.detail
     kept = run(JudgeAsk(by_order(0.8, 0.2), cut), chain_of_thought=1, truncated="keep", clamp=None)
     assert kept["prob_chosen"] == pytest.approx(0.8)
+
+
+# ---- a judge without log-probabilities
+
+
+def sampled(*replies: str | Completion, **settings: Any) -> dict[str, Any]:
+    ask = JudgeAsk(by_order(0.5, 0.5), replies)
+    row = run(ask, reading="sampled", verdicts=len(replies) // 2, **settings)
+    assert not ask.compared, "no log-probability is asked for"
+    return row
+
+
+def test_the_share_of_sampled_verdicts_is_the_label() -> None:
+    row = sampled("(A)", "The answer is (A).", "(A)", "I prefer (B).", "B", "(B)", "(B)", "(B)")
+    assert [c["num_verdicts"] for c in row["comparisons"]] == [4, 4]
+    assert [c["prob_a"] for c in row["comparisons"]] == pytest.approx([3.5 / 5, 4.5 / 5])  # shown second: B is the A
+    assert row["chosen"] == "Buy one." and row["prob_chosen"] == pytest.approx(7.5 / 9)
+    assert row["prob_low"] < row["prob_chosen"] < row["prob_high"] < 1
+    assert count_readings(row, 4) == {"num_readings": 2, "num_verdicts": 8, "num_unreadable_verdicts": 0}
+
+
+def test_few_verdicts_are_unsure_and_unreadable_ones_do_not_count() -> None:
+    one, many = sampled("(A)", "(B)"), sampled(*["(A)"] * 8, *["(B)"] * 8)
+    assert one["prob_chosen"] == pytest.approx(2.5 / 3) and many["prob_chosen"] == pytest.approx(16.5 / 17)
+    half = sampled("(A)", "Who can say?", "(B)", "(B)")
+    assert [c["num_verdicts"] for c in half["comparisons"]] == [1, 2] and half["chosen_is_a"]
+    assert count_readings(half, 2)["num_unreadable_verdicts"] == 1
+    drop = dropped(JudgeAsk(by_order(0.5, 0.5), ["Both are fine.", "Hm."] * 2), reading="sampled", verdicts=2)
+    assert drop.reason == DropReason.UNPARSABLE and "none of 2 replies settles on A or B, 0 were cut off" in drop.detail
+
+
+def test_a_chat_is_asked_without_a_begun_answer_and_a_base_model_as_it_goes_on() -> None:
+    ask = JudgeAsk(by_order(0.5, 0.5), ["(A)", "(A)"])
+    run(ask, reading="sampled", verdicts=2, orders="stored", num_few_shot=1)
+    assert [m["role"] for m in ask.asked[0]] == ["user", "assistant", "user"]
+    assert ask.asked[0][-1]["content"].endswith("Reply with (A) or (B).")
+    document = JudgeAsk(by_order(0.5, 0.5), ["A", "A"])
+    assert run(document, "transcript", reading="sampled", verdicts=2, orders="stored")["chosen_is_a"]
+    assert ")" in document.samplings[0].stop and [m["role"] for m in document.asked[0]] == [DOCUMENT]
+    thinking = JudgeAsk(by_order(0.5, 0.5), ["Buying is lawful. The answer is (A)."] * 2)
+    run(thinking, reading="sampled", verdicts=2, orders="stored", chain_of_thought=1)
+    assert "Think it through first" in thinking.asked[0][-1]["content"] and thinking.samplings[0].max_tokens == 256
+
+
+def test_it_is_sampled_and_nobody_asks_for_log_probabilities() -> None:
+    with pytest.raises(ValidationError, match="temperature 0 asks for the same verdict"):
+        Config(reading="sampled", verdict_sampling=SamplingConfig(temperature=0))
+    nowhere = ModelConfig(endpoint=EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0))
+    check(Config(reading="sampled"), nowhere, CONSTITUTION)
+    assert not {"reading", "verdicts", "verdict_sampling", "models"} & settings(Config()).keys()
 
 
 # ---- the judged text gives no orders
