@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import psutil
 from pydantic import Field
 
 from cai_ray.config import Throughput
@@ -93,6 +94,11 @@ def _join(address: str) -> None:
     from ray.exceptions import AuthenticationError
 
     check_address(address)
+    if address not in ("auto", "local") and not _is_node():
+        raise ConfigError(
+            f"this machine is not a node of the cluster at {address!r}: join it by `ray start --address {address}`, or "
+            "run there by `cai-ray submit RECIPE --address http://HEAD:8265`"
+        )
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except AuthenticationError as error:
@@ -106,6 +112,11 @@ def _join(address: str) -> None:
         if "ersion" not in str(error):
             raise
         raise ConfigError(f"the cluster at {address!r} has other versions: {error}; install the same here") from error
+
+
+def _is_node() -> bool:
+    """Whether a node's process runs here; Ray looks for one for a minute."""
+    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def test_a_cluster_is_examined_from_inside_and_outside(tmp_path: Path) -> None:
     own = tmp_path / "own"
     keyed = {"models": {"policy": {"endpoint": {"api_key_env": "MY_ENDPOINT_KEY"}}}}
     recipe = endpoint_recipe(tmp_path / "shared", FakeServer(url="http://127.0.0.1:9/v1"), 4, **keyed)
-    with hosts(tmp_path / "hosts", "head", "one", private=[own], shm="1500m") as up:
+    with hosts(tmp_path / "hosts", "head", "one", "outside", private=[own], shm="1500m") as up:
         up.keys["MY_ENDPOINT_KEY"] = "secret-canary"
         up.start_head()
         del up.keys["MY_ENDPOINT_KEY"]
@@ -39,4 +39,6 @@ def test_a_cluster_is_examined_from_inside_and_outside(tmp_path: Path) -> None:
         body = json.loads(job.stdout.splitlines()[-1])
         assert [finding["check"] for finding in body["findings"] if finding["mend"]] == ["endpoint keys"]
         assert {node["host"] for node in body["facts"]["nodes"]} == {"head", "one"}
+        outside = up.run("outside", *DOCTOR, "--address", head, timeout=200)
+        assert outside.returncode == 2 and "is not a node of the cluster" in outside.stderr, outside.stderr
         assert "secret-canary" not in ill.stdout + job.stdout

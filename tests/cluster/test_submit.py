@@ -7,6 +7,7 @@ what was done; and no secret is anywhere it should not be.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +21,15 @@ import pytest
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.exits import EXIT_BAD_INPUT, EXIT_RETRYABLE
+from cai_ray.pipeline.recipe import load
+from cai_ray.submission.job import attempts, run_id
 from tests.field.endpoint_runs import command, committed, endpoint_recipe
 from tests.field.server import FakeServer, serving
 from tests.hosts import Hosts, hosts
 from tests.runs import draws, stage, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.timeout(900)]
-NUM_PROMPTS = 40
+NUM_PROMPTS, MANY_PROMPTS = 40, 160
 STAGES = ("load_prompts", "revise")
 REVISED: dict[str, Any] = {"num_revisions": 2, "scaling": {"rows_per_task": 2, "rows_per_part": 2, "max_engines": 2}}
 CANARY = "canary-7c1e"
@@ -36,12 +39,18 @@ import sys
 from ray.job_submission import JobSubmissionClient
 print(JobSubmissionClient(sys.argv[1]).list_jobs())
 """
+SCRAPE = """
+import json, urllib.request
+found = json.load(open("/tmp/ray/prom_metrics_service_discovery.json"))
+for address in [target for group in found for target in group["targets"]]:
+    print(urllib.request.urlopen(f"http://{address}/metrics").read().decode())
+"""
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     with hosts(tmp_path_factory.mktemp("hosts"), "head", "one", "two") as up:
-        up.keys["MY_ENDPOINT_KEY"] = CANARY
+        up.keys |= {"MY_ENDPOINT_KEY": CANARY, "RAY_AUTH_TOKEN": up.token}
         up.start_head()
         up.join("one")
         up.join("two")
@@ -121,15 +130,17 @@ def num_answered(log: Path) -> int:
 
 
 def test_a_job_goes_on_without_its_command_and_is_stopped_and_resumed(up: Hosts, tmp_path: Path) -> None:
-    log = answers(up, tmp_path, delay_s=0.5)
+    log = answers(up, tmp_path, delay_s=2.0)
     server = FakeServer(url=f"http://{up.address('head')}:{up.port}/v1")
-    recipe = endpoint_recipe(tmp_path, server, 60, name="stopped", revise={"scaling": {"max_engines": 2}})
+    recipe = endpoint_recipe(tmp_path, server, MANY_PROMPTS, revise={"scaling": {"max_engines": 2}})
     submit = (*SUBMIT, str(recipe), "--address", up.dashboard, "--until", "revise")
     first = up.start("one", *submit, log=tmp_path / "first")
     wait_for(lambda: num_answered(log) >= 9 or first.poll() is not None, 120, "nine answers")
     up.send(signal.SIGINT, first)
     assert first.wait(30) == EXIT_RETRYABLE
     assert "goes on. The same command attaches to it" in (tmp_path / "first").read_text()
+    beside = up.run("two", "python", "-m", "cai_ray.cli", "run", str(recipe), "--until", "revise")
+    assert beside.returncode == EXIT_RETRYABLE and "somebody works there already: root on head" in beside.stderr
     second = up.start("two", *submit, "--stop-on-interrupt", log=tmp_path / "second")
     wait_for(lambda: "attached to it" in (tmp_path / "second").read_text(), 60, "attached")
     time.sleep(3)
@@ -140,20 +151,19 @@ def test_a_job_goes_on_without_its_command_and_is_stopped_and_resumed(up: Hosts,
     said = (tmp_path / "second").read_text()
     assert "stopped by SIGINT" in said and "Traceback" not in said, said
     num_rows, num_dropped = committed(recipe)
-    assert num_dropped == 0 and 8 <= num_rows < 60
+    assert num_dropped == 0 and 8 <= num_rows < MANY_PROMPTS
     assert not list(recipe.parent.glob("run/lease-*.json"))
     asked_before = num_answered(log)
     assert up.run("one", *submit, timeout=300).returncode == 0
-    assert num_answered(log) - asked_before == 60 - num_rows
-    assert stage(recipe, "revise").manifest.rows_out == 60
-    named = [job for job in jobs(up).split("'") if job.startswith("stopped-")]
-    assert {name.rpartition("-")[2] for name in named} >= {"1", "2"}
+    assert num_answered(log) - asked_before == MANY_PROMPTS - num_rows
+    assert stage(recipe, "revise").manifest.rows_out == MANY_PROMPTS
+    run = run_id(load(recipe))
+    assert set(attempts(re.findall(r"[\w.-]+", jobs(up)), run)) == {1, 2}
 
 
 def test_another_token_is_refused(up: Hosts, tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("f" * 64)
     recipe = endpoint_recipe(tmp_path, FakeServer(url="http://127.0.0.1:9/v1"), 4)
-    for environment in ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}, {"RAY_AUTH_MODE": "disabled"}):
+    for environment in ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}):
         refused = up.run("one", *SUBMIT, str(recipe), "--address", up.dashboard, environment=environment)
         assert refused.returncode == EXIT_BAD_INPUT, refused.stdout + refused.stderr
         assert "RAY_AUTH_TOKEN_PATH" in refused.stderr and "Traceback" not in refused.stderr
@@ -170,7 +180,9 @@ def test_no_secret_is_anywhere_it_should_not_be(up: Hosts, tmp_path: Path) -> No
     assert num_answered(log) == 8
     info = up.run("head", "python", "-c", LIST, up.dashboard)
     assert "secret-" in info.stdout, info.stderr
-    told = ended.stdout + ended.stderr + info.stdout + jobs(up)
+    metrics = up.run("head", "python", "-c", SCRAPE)
+    assert "ray_" in metrics.stdout, metrics.stderr
+    told = ended.stdout + ended.stderr + info.stdout + jobs(up) + metrics.stdout
     where = [tmp_path / "run", *(up.folder / name for name in up.names)]
     texts = {str(file): file.read_bytes() for folder in where for file in folder.rglob("*") if file.is_file()}
     assert len(texts) > 50
