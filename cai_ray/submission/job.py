@@ -57,20 +57,23 @@ def connect(address: str) -> JobSubmissionClient:
         raise ClusterAway(
             f"nothing answers at {address!r} ({error}); is the cluster up, and the tunnel to its dashboard?"
         ) from error
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise ClusterAway(f"no job server answers at {address!r}: {error}") from error
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"{address} asks for a token, and for another than this command's if it has one; set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN_PATH (a file) or RAY_AUTH_TOKEN to the cluster's token"
+        ) from error
     except RuntimeError as error:
         raise _refused(address, error) from error
 
 
 def _refused(address: str, error: RuntimeError) -> ConfigError:
-    if "oken" in str(error):
-        told = "set RAY_AUTH_TOKEN_PATH (a file) or RAY_AUTH_TOKEN to the cluster's token, and RAY_AUTH_MODE=token"
-        return ConfigError(f"{address} asks for another token than this one, or for one at all; {told}")
     return ConfigError(f"{address} refuses: {str(error).strip().splitlines()[0]}")
 
 

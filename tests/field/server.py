@@ -108,7 +108,9 @@ def serving(host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
             if state.is_told:
-                print(json.dumps({**body, "authorization": self.headers.get("Authorization")}), flush=True)
+                told = json.dumps({**body, "authorization": self.headers.get("Authorization")})
+                with state._lock:
+                    print(told, flush=True)
             self._say(*state.answer(body))
 
         def _say(self, status: int, reply: dict[str, Any]) -> None:
