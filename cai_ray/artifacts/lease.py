@@ -116,7 +116,7 @@ def _take(run: Storage) -> Claim:
 def _dead(run: Storage, claims: list[Claim]) -> tuple[str, ...]:
     """The ids of these claims once all are known to be dead or given back. Raises RunIsTaken for one that lives."""
     machine = _machine()
-    doubtful = {c.id: c for c in claims if c.machine != machine or psutil.pid_exists(c.pid)}
+    doubtful = {claim.id: claim for claim in claims if claim.machine != machine or not _is_gone(claim.pid)}
     dead = [claim.id for claim in claims if claim.id not in doubtful]
     began = time.monotonic()
     is_told = False
@@ -132,6 +132,16 @@ def _dead(run: Storage, claims: list[Claim]) -> tuple[str, ...]:
             logger.info("waiting up to %.0f s for a sign of life of who worked on this run: %s", DEAD_AFTER_S, told)
             is_told = True
     return (*dead, *doubtful)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process of this machine has ended, whoever has still to hear of it."""
+    if not psutil.pid_exists(pid):
+        return True
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:  # hidden from this user
+        return False
 
 
 def _taken(run: Storage, claim: Claim) -> RunIsTaken:

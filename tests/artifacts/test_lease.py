@@ -123,6 +123,18 @@ def test_a_driver_that_stands_still_is_taken_over(tmp_path: Path) -> None:
         Lease(run, "other").check()
 
 
+def test_a_killed_driver_that_nobody_has_waited_for_is_dead_too(tmp_path: Path) -> None:
+    run = Storage(str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write(run, ELSEWHERE.model_copy(update={"machine": lease._machine(), "pid": process.pid}))
+    process.kill()
+    time.sleep(0.2)
+    began = time.monotonic()
+    with held(run):
+        assert time.monotonic() - began < DEAD_AFTER_S / 2
+    process.wait()
+
+
 @pytest.mark.parametrize("is_here", [True, False])
 def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(is_here: bool, tmp_path: Path) -> None:
     run = Storage(str(tmp_path))
