@@ -11,7 +11,8 @@ import asyncio
 import shlex
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 AWAY_LIMIT_S = 60.0  # the job server may restart meanwhile
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 STOP_LIMIT_S = round(2.5 * DRAIN_LIMIT_S)
 RUNNING = ("PENDING", "RUNNING")
 
@@ -57,24 +59,31 @@ def connect(address: str) -> JobSubmissionClient:
         raise ClusterAway(
             f"nothing answers at {address!r} ({error}); is the cluster up, and the tunnel to its dashboard?"
         ) from error
-    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    try:
+    with _told_of(address):
         return JobSubmissionClient(address)
-    except ConnectionError as error:
-        raise ClusterAway(f"no job server answers at {address!r}: {error}") from error
+
+
+@contextmanager
+def _told_of(address: str) -> Iterator[None]:
+    """What Ray's client raises, as ConfigError or ClusterAway."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
     except AuthenticationError as error:
         raise ConfigError(
             f"{address} asks for a token, and for another than this command's if it has one; set RAY_AUTH_MODE=token, "
             "and RAY_AUTH_TOKEN_PATH (a file) or RAY_AUTH_TOKEN to the cluster's token"
         ) from error
-    except RuntimeError as error:
-        raise _refused(address, error) from error
-
-
-def _refused(address: str, error: RuntimeError) -> ConfigError:
-    return ConfigError(f"{address} refuses: {str(error).strip().splitlines()[0]}")
+    except (RuntimeError, ValueError) as error:  # of its own; a reply that is not JSON
+        raise ConfigError(f"{address} refuses: {str(error).strip().splitlines()[0]}") from error
+    except OSError as error:  # all that `requests` raises
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+        if status < 500:
+            raise ConfigError(f"what answers at {address} is not Ray's job server ({status})") from error
+        raise ClusterAway(f"the job server at {address} does not answer: {error}") from error
 
 
 def run_id(recipe: Recipe) -> str:
@@ -91,25 +100,28 @@ def attempts(ids: Sequence[str], run: str) -> dict[int, str]:
 def submit(client: JobSubmissionClient, run: str, folder: Path, command: Sequence[str]) -> Job:
     """Submit `command` with the files of `folder`, or find the job that works on `run` (a `run_id`) already."""
     entrypoint = f"exec {shlex.join(command)}"
+    address = client.get_address()
     while True:
-        known: dict[str, Any] = {job.submission_id: job for job in client.list_jobs() if job.submission_id}
+        with _told_of(address):
+            known: dict[str, Any] = {job.submission_id: job for job in client.list_jobs() if job.submission_id}
         numbered = attempts(list(known), run)
         last = known[numbered[max(numbered)]] if numbered else None
         if last is not None and str(last.status) in RUNNING:
             return Job(client, last.submission_id, False, last.entrypoint)
         name = f"{run}-{max(numbered, default=0) + 1}"
-        try:
-            client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=name,
-                # Ray gives a driver three seconds between SIGTERM and SIGKILL, unless told.
-                runtime_env={"working_dir": str(folder), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_LIMIT_S)}},
-                metadata={"cai_ray_run": run},
-            )
-        except RuntimeError as error:
-            if "already exists" in str(error):  # another command was quicker
-                continue
-            raise _refused(client.get_address(), error) from error
+        with _told_of(address):
+            try:
+                client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=name,
+                    # Ray gives a driver three seconds between SIGTERM and SIGKILL, unless told.
+                    runtime_env={"working_dir": str(folder), "env_vars": {STOP_WAIT: str(STOP_LIMIT_S)}},
+                    metadata={"cai_ray_run": run},
+                )
+            except RuntimeError as error:
+                if "already exists" not in str(error):
+                    raise
+                continue  # another command was quicker
         return Job(client, name, True, entrypoint)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,9 @@ class Server:
         self.jobs: dict[str, Any] = {}
         self.told = told or []
         self.is_quicker = False  # another command submits the same at the same time
+
+    def get_address(self) -> str:
+        return "http://127.0.0.1:8265"
 
     def list_jobs(self) -> list[Any]:
         return list(self.jobs.values())
@@ -136,3 +141,27 @@ def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
 def test_a_dead_cluster_is_told_at_once() -> None:
     with pytest.raises(ClusterAway, match="nothing answers"):
         jobs.connect("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (401, ConfigError, "set RAY_AUTH_MODE=token"),
+        (403, ConfigError, "set RAY_AUTH_MODE=token"),
+        (404, ConfigError, "refuses: Version check returned 404"),
+        (200, ConfigError, "refuses"),
+        (503, ClusterAway, "does not answer"),
+    ],
+)
+def test_what_a_server_answers_is_told_as_one_message(status: int, error: type[Exception], told: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status, "Forbidden: Invalid authentication token")
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(error, match=told):
+            jobs.connect(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
