@@ -29,6 +29,10 @@ class ClusterAway(RuntimeError):
     """No Ray cluster answers at the address (exit code 75): nothing was begun."""
 
 
+class StorageAway(OSError):
+    """An object store has not answered for a minute (exit code 75): committed parts stay, a re-run goes on."""
+
+
 class Stopped(KeyboardInterrupt):
     """SIGTERM or Ctrl-C (exit code 75), by the signal's name: what is committed stays, a re-run goes on."""
 

@@ -74,14 +74,14 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
 def exit_code(error: BaseException) -> int | None:
     """The exit code of an error that a command ends with; None for a bug."""
     from cai_ray.constitution.principles import ConstitutionError
-    from cai_ray.errors import ClusterAway, ConfigError, EngineGaveUp, TooManyDropped
+    from cai_ray.errors import ClusterAway, ConfigError, EngineGaveUp, StorageAway, TooManyDropped
 
     for cause in _causes(error):
         if isinstance(cause, ConfigError | ConstitutionError):
             return EXIT_BAD_INPUT
         if isinstance(cause, TooManyDropped):
             return EXIT_TOO_MANY_DROPPED
-        if isinstance(cause, EngineGaveUp | ClusterAway) or type(cause).__name__ in RETRYABLE_RAY_ERRORS:
+        if isinstance(cause, EngineGaveUp | ClusterAway | StorageAway) or type(cause).__name__ in RETRYABLE_RAY_ERRORS:
             return EXIT_RETRYABLE
         if isinstance(cause, OSError) and cause.errno in PASSING:
             return EXIT_RETRYABLE

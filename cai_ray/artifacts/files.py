@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -44,8 +45,12 @@ def files_below(folder: Path) -> list[Path]:
 def upload(folder: Path, file: Path, target: Storage, prefix: str) -> None:
     """Copy one local file to `target`/`prefix`."""
     name = f"{prefix}/{file.relative_to(folder).as_posix()}"
-    target.filesystem.create_dir(target.path(name).rsplit("/", 1)[0], recursive=True)
-    pafs.copy_files(str(file), target.path(name), pafs.LocalFileSystem(), target.filesystem)
+
+    def put() -> None:
+        target.filesystem.create_dir(target.path(name).rsplit("/", 1)[0], recursive=True)
+        pafs.copy_files(str(file), target.path(name), pafs.LocalFileSystem(), target.filesystem)
+
+    target.persistently(put)
 
 
 def download(source: Storage, files: Iterable[FileRecord], folder: Path, prefix: str) -> None:
@@ -56,7 +61,7 @@ def download(source: Storage, files: Iterable[FileRecord], folder: Path, prefix:
         if target.exists() and digest(local, str(target)) == (file.size_bytes, file.sha256):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        pafs.copy_files(source.path(file.name), str(target), source.filesystem, local)
+        source.persistently(partial(pafs.copy_files, source.path(file.name), str(target), source.filesystem, local))
 
 
 def damage(storage: Storage, files: Sequence[FileRecord]) -> str | None:
@@ -66,8 +71,9 @@ def damage(storage: Storage, files: Sequence[FileRecord]) -> str | None:
         if size != file.size_bytes:
             return f"{file.name} is missing" if size is None else f"{file.name} has {size} bytes of {file.size_bytes}"
     with ThreadPoolExecutor(8) as threads:
-        digests = threads.map(lambda file: digest(storage.filesystem, storage.path(file.name))[1], files)
-        for file, sha256 in zip(files, digests, strict=True):
+        hashed = [partial(digest, storage.filesystem, storage.path(file.name)) for file in files]
+        digests = threads.map(storage.persistently, hashed)
+        for file, (_, sha256) in zip(files, digests, strict=True):
             if sha256 != file.sha256:
                 return f"{file.name} has changed since it was written"
     return None

@@ -123,8 +123,12 @@ def _parsed(folder: Storage, name: str) -> PartRecord | None:
 
 def read_table(folder: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A committed Parquet file, whole."""
-    with folder.filesystem.open_input_file(folder.path(name)) as file:
-        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+
+    def read() -> pa.Table:
+        with folder.filesystem.open_input_file(folder.path(name)) as file:
+            return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+
+    return folder.persistently(read)
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

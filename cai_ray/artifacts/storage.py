@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from cai_ray.errors import ConfigError
+from cai_ray.artifacts.persistence import persistently
+from cai_ray.errors import ConfigError, StorageAway
 
+T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
 # S3 only: a small file is then one PUT, and not a multipart upload, which a killed writer leaves pending.
 ONE_PUT = "allow_delayed_open"
@@ -78,47 +83,60 @@ class Storage:
         """The path of `name` within the filesystem (no scheme)."""
         return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
 
+    def persistently(self, call: Callable[[], T]) -> T:
+        """What `call` returns, made again while an object store fails in passing. Raises StorageAway."""
+        return call() if self.is_local else persistently(call, self.shown)
+
+    def _infos(self, folder: str = "") -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        infos: list[pafs.FileInfo] = self.persistently(lambda: self.filesystem.get_file_info(selector))
+        return infos
+
+    def _info(self, name: str) -> pafs.FileInfo:
+        return self.persistently(lambda: self.filesystem.get_file_info(self.path(name)))
+
     def make(self) -> None:
-        """Create the folder, and prove that it can be written. Raises ConfigError when it cannot."""
+        """Create the folder, and prove that it can be written. Raises ConfigError when it cannot, StorageAway."""
         try:
-            self.filesystem.create_dir(self.path(), recursive=True)
+            self.persistently(lambda: self.filesystem.create_dir(self.path(), recursive=True))
             probe = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
             self.write(probe, b"")
-            self.filesystem.delete_file(self.path(probe))
+            self.delete(probe)
+        except StorageAway:
+            raise
         except OSError as error:
             raise ConfigError(
                 f"output {self.shown!r} cannot be written: {error}; set `output` to a writable folder or URI"
             ) from error
 
     def exists(self, name: str = "") -> bool:
-        return self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+        return self._info(name).type != pafs.FileType.NotFound
 
     def size_bytes(self, name: str) -> int | None:
-        info = self.filesystem.get_file_info(self.path(name))
+        info = self._info(name)
         return info.size if info.type == pafs.FileType.File else None
 
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """File names in `folder`, relative to this storage, sorted; temporary files left out."""
-        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         prefix = f"{folder}/" if folder else ""
-        names = [PurePosixPath(i.path).name for i in self.filesystem.get_file_info(selector) if i.is_file]
+        names = [PurePosixPath(info.path).name for info in self._infos(folder) if info.is_file]
         return sorted(prefix + n for n in names if n.endswith(suffix) and not n.startswith(TEMPORARY_PREFIX))
 
     def folders(self) -> list[str]:
-        selector = pafs.FileSelector(self.path(), allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
-        return sorted(PurePosixPath(i.path).name for i in infos if i.type == pafs.FileType.Directory)
+        return sorted(PurePosixPath(i.path).name for i in self._infos() if i.type == pafs.FileType.Directory)
 
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            return stream.read()
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                return stream.read()
+
+        return self.persistently(read)
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write `name` whole or not at all."""
         target = self.path(name)
         if not self.is_local:
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(content)
+            self.persistently(lambda: self._put(target, content))
             return
         folder = os.path.dirname(target)
         os.makedirs(folder, exist_ok=True)
@@ -134,21 +152,25 @@ class Storage:
                 os.unlink(temporary)
             raise
 
+    def _put(self, target: str, content: bytes | pa.Buffer) -> None:
+        with self.filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+
     def delete(self, name: str) -> None:
         """Delete a file; nothing happens when it is not there."""
-        if self.exists(name):
-            self.filesystem.delete_file(self.path(name))
+        self.persistently(lambda: self.exists(name) and self.filesystem.delete_file(self.path(name)))
 
     def delete_folder(self, name: str = "") -> None:
-        if self.exists(name):
-            self.filesystem.delete_dir(self.path(name))
+        with suppress(FileNotFoundError):  # Google's, of a folder that is nothing but its files
+            self.persistently(lambda: self.exists(name) and self.filesystem.delete_dir(self.path(name)))
 
     def sweep_temporary(self, folder: str = "") -> None:
         """Remove what a killed writer left half-written."""
-        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        for info in self.filesystem.get_file_info(selector):
-            if info.is_file and PurePosixPath(info.path).name.startswith(TEMPORARY_PREFIX):
-                self.filesystem.delete_file(info.path)
+        prefix = f"{folder}/" if folder else ""
+        for info in self._infos(folder):
+            name = PurePosixPath(info.path).name
+            if info.is_file and name.startswith(TEMPORARY_PREFIX):
+                self.delete(prefix + name)
 
 
 def _in_one_put(location: str) -> str:

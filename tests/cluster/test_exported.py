@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,18 +18,12 @@ import pytest
 from cai_ray.progress import exported
 from tests.field.endpoint_runs import endpoint_recipe
 from tests.field.server import serving
-from tests.runs import cli, requests, wait_for, write_jsonl, write_recipe
+from tests.runs import cli, free_port, requests, wait_for, write_jsonl, write_recipe
 
 CANARY = "canary-3f1c-in-an-environment-variable"
 SAMPLE = re.compile(r"^ray_(\w+?)(?:_total)?\{(.*)\} (\S+)$", re.MULTILINE)
 NUM_PROMPTS = 24
 WHERE = 'run="run",stage="revise"'
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,13 @@ def local_folder(path: str) -> str:
     if not held:
         raise ConfigError(f"model path {shown(path)!r} holds no files; name a folder with config.json and weights")
 
+    def get(name: str, target: Path) -> None:
+        with storage.filesystem.open_input_stream(storage.path(name)) as source, (target / name).open("wb") as out:
+            shutil.copyfileobj(source, out, 2**24)
+
     def download(target: Path) -> None:
         for name, _ in held:
-            with storage.filesystem.open_input_stream(storage.path(name)) as source, (target / name).open("wb") as out:
-                shutil.copyfileobj(source, out, 2**24)
+            storage.persistently(partial(get, name, target))
 
     return _once(cache_root() / "models" / stable_id(path, held), download)
 
