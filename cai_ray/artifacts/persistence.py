@@ -22,7 +22,8 @@ PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, *(8.0,) * 8)
 # What an answer says that will be the same the next time; pyarrow tells most of it in words alone.
 FINAL = (
     "access_denied", "access denied", "no_such_bucket", "bucket does not exist", "invalid_access_key_id",
-    "not found", "signature_does_not_match", "authenticationfailed", "permission_denied", "resolve host", "invalid_argument",
+    "not found", "signature_does_not_match", "authenticationfailed", "permission_denied", "resolve host",
+    "invalid_argument",
 )  # fmt: skip
 _QUERY = re.compile(r"(\w+://[^\s?]+)\?\S*")
 

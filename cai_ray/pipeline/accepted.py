@@ -59,7 +59,8 @@ def standing(folder: Storage) -> Manifest | Plan | None:
 
 def _has_work(folder: Storage) -> bool:
     """Whether more was written than the intention."""
-    below = folder.filesystem.get_file_info(pafs.FileSelector(folder.path(), recursive=True))
+    selector = pafs.FileSelector(folder.path(), recursive=True)
+    below = folder.persistently(lambda: folder.filesystem.get_file_info(selector))
     return any(info.is_file and info.base_name not in (PLAN, METRICS) for info in below)
 
 
