@@ -17,8 +17,8 @@ from pydantic import Field
 
 from cai_ray.config import Throughput
 from cai_ray.engines.address import START, check_address
-from cai_ray.errors import ClusterAway, ConfigError
-from cai_ray.stopping import rehear
+from cai_ray.errors import ClusterAway, ConfigError, Stopped
+from cai_ray.stopping import draining, rehear
 
 logger = logging.getLogger(__name__)
 MIN_LOCAL_CPUS = 8  # logical: with as few as two, a pipeline with an engine actor starves
@@ -55,6 +55,32 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         _set_up_ray_data()
         yield
         return
+    with _starting():
+        _start(config)
+    _set_up_ray_data()
+    with ExitStack() as own:
+        (_kept or own).callback(ray.shutdown)
+        yield
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """A signal within ends what was started, and raises Stopped: not in the midst of Ray, which would swallow it."""
+    import ray
+
+    try:
+        with draining(lambda: None):
+            yield
+            rehear()
+    except (Stopped, SystemExit) as end:  # SystemExit: of the handler that Ray sets on its way
+        ray.shutdown()
+        raise end if isinstance(end, Stopped) else Stopped("SIGTERM") from end
+
+
+def _start(config: ClusterConfig) -> None:
+    """Join a cluster, or start a Ray on this machine. Raises ClusterAway, ConfigError."""
+    import ray
+
     address = address_of(config)
     if address:
         _join(address)
@@ -76,11 +102,6 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-    rehear()
-    _set_up_ray_data()
-    with ExitStack() as own:
-        (_kept or own).callback(ray.shutdown)
-        yield
 
 
 def address_of(config: ClusterConfig) -> str | None:

@@ -273,13 +273,14 @@ def _tell(outcome: Outcome, board: Board | None) -> None:
 
 def _check_dropped(step: Step, artifact: Artifact) -> None:
     manifest = artifact.manifest
-    share = manifest.num_dropped / manifest.rows_in if manifest.rows_in else 0.0
+    num_tried = manifest.rows_in - (manifest.num_left_out if step.leaves_unasked else 0)
+    share = manifest.num_dropped / num_tried if num_tried else 0.0
     if manifest.num_dropped and not manifest.rows_out:
         share = 1.0
     if share > step.config.max_dropped_fraction:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rows_dropped.items())
         raise TooManyDropped(
-            f"{step.stage} dropped {manifest.num_dropped} of {manifest.rows_in} rows ({share:.1%}: {reasons}), "
+            f"{step.stage} dropped {manifest.num_dropped} of {num_tried} rows ({share:.1%}: {reasons}), "
             f"more than max_dropped_fraction={step.config.max_dropped_fraction}; {step.why_dropped(artifact)}"
             f"see {artifact.folder.shown}/dropped, then "
             "raise the limit or mend the input"

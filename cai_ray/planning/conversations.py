@@ -96,6 +96,8 @@ def plan_pairs(step: Step, world: World) -> StagePlan:
         world.notes.append(f"in the micro world {IDENTICAL_IN_MICROWORLD:.0%} of pairs are twice the same answer")
     written = world.written[step.stage] = Sample(rows, weights).scaled(kept)
     work = world.engines(used, model, config.scaling.max_engines)
+    others = (w for row, w in each(world.written[step.reads[0]]) if row["kind"] not in config.kinds)
+    num_pairs += sum(others) * len(sample_pairs.pair_indices(config, "", world.recipe.seed))  # left out
     return StagePlan(step.stage, num_pairs, written.num_rows, used, work=work)
 
 
@@ -133,9 +135,9 @@ def plan_evaluate(step: Step, world: World) -> StagePlan:
             total += judged
             judging.append(world.engines(judged, world.model(judge.model), judge.scaling.max_engines))
     groups = evaluate.grouped(answering, config)
-    rows = asked * config.samples_per_prompt * len(config.policies)
+    per_prompt = config.samples_per_prompt * len(config.policies)
     work = together([*(side_by_side(group, world.hardware) for group in groups), *judging])
-    return StagePlan(step.stage, rows, rows, total, work=work)
+    return StagePlan(step.stage, source.num_rows * per_prompt, asked * per_prompt, total, work=work)
 
 
 def plan_multiple_choice(step: Step, world: World) -> StagePlan:

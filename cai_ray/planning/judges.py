@@ -55,7 +55,7 @@ def plan_score_rounds(step: Step, world: World) -> StagePlan:
     start_s = assumed.engine_start_s if device.is_gpu else assumed.cpu_start_s
     return StagePlan(
         step.stage,
-        rows * share,
+        rows,
         rows * share,
         Usages(rows * share, tokens * share),
         work=Work(start_s + model.shape.params * 2 * tokens * share / speed, 1),

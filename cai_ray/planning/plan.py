@@ -26,6 +26,11 @@ from cai_ray.planning.world import PlannedModel, World, of_artifact, world_of
 from cai_ray.stages.revision import revise
 from cai_ray.stages.step import Step
 
+# What is counted, and never a fraction of.
+COUNTS = frozenset(
+    {"rows_in", "rows_out", "requests", "prompt_tokens", "cached_tokens", "output_tokens", "trained_tokens"}
+)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -200,9 +205,16 @@ def as_json(made: RunPlan) -> dict[str, Any]:
         "hardware": made.hardware.label,
         "fits": made.fits,
         "problems": made.problems,
-        "stages": [asdict(stage) for stage in made.stages],
+        "stages": [_whole(asdict(stage)) for stage in made.stages],
         "assumptions": list(made.assumptions),
     }
+
+
+def _whole(value: Any) -> Any:
+    """Rows, requests and tokens as whole numbers: a sample stands for shares of them."""
+    if isinstance(value, dict):
+        return {key: round(part) if key in COUNTS else _whole(part) for key, part in value.items()}
+    return value
 
 
 def show(made: RunPlan, console: Console) -> None:

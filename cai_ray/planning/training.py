@@ -18,6 +18,8 @@ from cai_ray.planning.own_sets import examples_of, preference_set
 from cai_ray.planning.stand_in_engine import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
 from cai_ray.planning.world import PlannedModel, World, config_of, each
+from cai_ray.row_ids import text_key
+from cai_ray.stages.inputs import expand_prompts, load_prompts
 from cai_ray.stages.preferences import train_dpo, train_preference_model
 from cai_ray.stages.preferences.comparisons import PairOptions, comparisons, training_pair
 from cai_ray.stages.step import Step
@@ -92,6 +94,7 @@ def _plan_on_pairs(
     labelled = [_labelled(world.written[step.reads[0]], options)] if step.reads else []
     for sample in (*labelled, *(preference_set(source, world) for source in options.sets)):
         rows_in += sample.num_rows
+        kept = 1 - _barred_share(sample, world)
         for row, weight in each(sample):
             try:
                 pair = training_pair(row["comparison"], options, encode, limit, world.recipe.seed)
@@ -99,11 +102,24 @@ def _plan_on_pairs(
                 continue
             length = 2 * len(pair["prompt_tokens"]) + len(pair["chosen_tokens"]) + len(pair["rejected_tokens"])
             into = learned if pair["split"] == "train" else held_out
-            into.append((length, weight * (pair["weight"] if into is learned else 1)))
+            into.append((length, weight * (kept * pair["weight"] if into is learned else 1)))
     world.trained(step.makes or step.stage, name)
     training = _Training(model, optim, lora, workers, options.eval_pairs, has_logits=is_dpo, has_reference=is_dpo)
     tokens, work = training.run(learned, held_out, world)
     return StagePlan(step.stage, rows_in, _number(learned) + _number(held_out), trained_tokens=tokens, work=work)
+
+
+def _barred_share(sample: Sample, world: World) -> float:
+    """The share of pairs for training that ask a prompt held out for tests; both are samples that stand for more."""
+    held_out = {
+        text_key(row["messages"]): weight
+        for stage in {load_prompts.STAGE, expand_prompts.STAGE} & world.written.keys()
+        for row, weight in each(world.written[stage])
+        if row["split"] == "test"
+    }
+    learned = [(row["comparison"], weight) for row, weight in each(sample) if not row["comparison"].is_test]
+    barred = sum(weight * held_out.get(text_key(one.messages), 0.0) for one, weight in learned)
+    return min(1.0, barred / max(1.0, sum(weight for _, weight in learned)))
 
 
 def _labelled(sample: Sample, options: PairOptions) -> Sample:

@@ -35,6 +35,7 @@ class Step:
         exports: name of the folder -> what writes it, beside the stages, for other tools.
         summary: shown at the end; writes what is missing of the stage's summary.
         units: how its rows are told apart, where dropped ones can be asked again.
+        leaves_unasked: what it leaves out was never tried, and so is no part of what dropped rows are a share of.
         why_dropped: what so many dropped rows have in common, for a person; "" where that says nothing.
     """
 
@@ -53,6 +54,7 @@ class Step:
     exports: Mapping[str, Callable[[Artifact, Storage], object]] = field(default_factory=dict)
     summary: Callable[[Artifact], Table | None] | None = None
     units: RowIds | None = None
+    leaves_unasked: bool = False
     why_dropped: Callable[[Artifact], str] = lambda artifact: ""
 
     @property

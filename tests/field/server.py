@@ -27,6 +27,7 @@ class FakeServer:
         hang_after: from this request on nothing is answered.
         refuse: parameters that are refused, with OpenAI's words.
         refuse_words: all requests are refused with these words.
+        page: every reply is this web page, with the status 200.
         fail_on: a request with these words in it fails with the status 500, alone.
         is_told: each request goes to standard output, as a line of JSON, with its key.
         delay_s: before each answer, seconds.
@@ -39,6 +40,7 @@ class FakeServer:
     hang_after: int | None = None
     refuse: tuple[str, ...] = ()
     refuse_words: str | None = None
+    page: str | None = None
     fail_on: str | None = None
     is_told: bool = False
     delay_s: float = 0.0
@@ -49,8 +51,8 @@ class FakeServer:
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """(status, reply)"""
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any] | str]:
+        """(status, reply); a text is a web page."""
         with self._lock:
             self.num_asked += 1
             number = self.num_asked
@@ -58,6 +60,8 @@ class FakeServer:
         time.sleep(self.delay_s)
         if self.hang_after is not None and number > self.hang_after:
             time.sleep(3600)
+        if self.page is not None:
+            return 200, self.page
         if self.refuse_words is not None:
             return 400, _error(self.refuse_words)
         for name in self.refuse:
@@ -113,11 +117,12 @@ def serving(host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator
                     print(told, flush=True)
             self._say(*state.answer(body))
 
-        def _say(self, status: int, reply: dict[str, Any]) -> None:
-            data = json.dumps(reply).encode()
+        def _say(self, status: int, reply: dict[str, Any] | str) -> None:
+            is_page = isinstance(reply, str)
+            data = (reply if is_page else json.dumps(reply)).encode()
             try:
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "text/html" if is_page else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("retry-after-ms", "5")
                 self.end_headers()

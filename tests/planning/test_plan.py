@@ -16,9 +16,10 @@ from cai_ray.pipeline.recipe import build, load
 from cai_ray.pipeline.steps import SECTION_OF
 from cai_ray.planning.conversations import IDENTICAL_IN_MICROWORLD
 from cai_ray.planning.devices import hardware
-from cai_ray.planning.plan import RunPlan, StagePlan, plan
+from cai_ray.planning.plan import COUNTS, RunPlan, StagePlan, as_json, plan
 from cai_ray.planning.planners import PLANNERS
 from cai_ray.planning.sizes import KNOWN
+from tests.runs import write_jsonl
 
 RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 REAL = [path for path in sorted(RECIPES.glob("*.yaml")) if path.stem not in ("quickstart", "hh_rlhf")]
@@ -125,6 +126,33 @@ def test_the_command_prints_the_table_its_assumptions_and_json(tmp_path: Path) -
     wrong = CliRunner().invoke(app, ["plan", str(path), "--gpus", "9 apples"])
     assert wrong.exit_code == 2
     assert not (tmp_path / "x").exists(), "a plan writes nothing"
+
+
+def test_a_plan_counts_in_whole_rows(tmp_path: Path) -> None:
+    prompts = {"path": "microworld", "num_prompts": 1999, "harmless_kind": "helpful", "test_fraction": 0.3}
+    made = plan(recipe(tmp_path, prompts=prompts, pairs={"model": "policy"}, labels={}), hardware(None))
+    for stage in as_json(made)["stages"]:
+        counted = {**stage["planned"], **stage["planned"]["used"]}
+        assert all(isinstance(counted[name], int) for name in COUNTS & counted.keys()), stage
+
+
+def test_human_pairs_on_held_out_prompts_are_not_learned(tmp_path: Path) -> None:
+    asked = [f"Which soup suits day {k}?" for k in range(40)]
+    path = write_jsonl(tmp_path / "soups.jsonl", [{"prompt": text} for text in asked])
+    pairs = [{"prompt": text, "chosen": "Leek.", "rejected": "None at all."} for text in asked]
+    helpful = {"path": str(write_jsonl(tmp_path / "pairs.jsonl", pairs))}
+
+    def learned(test_fraction: float) -> StagePlan:
+        sections = {"pairs": {"model": "policy"}, "labels": {}}
+        trained = {"helpful_pairs": [helpful], "eval_fraction": 0.0, "model": "policy"}
+        prompts = {"path": str(path), "test_fraction": test_fraction}
+        return stages(plan(recipe(tmp_path, prompts=prompts, **sections, preference_model=trained), hardware(None)))[
+            "train_preference_model"
+        ]
+
+    without, half = learned(0.0), learned(0.5)
+    assert without.rows_in == half.rows_in
+    assert 10 < without.rows_out - half.rows_out < 30
 
 
 def test_known_models_are_found_by_name() -> None:

@@ -113,6 +113,14 @@ def refusal_fault(detail: str, name: str | None, endpoint: EndpointConfig) -> st
     return f"{endpoint.base_url} refuses the requests ({detail}): {fix}"
 
 
+def unreadable_fault(detail: str, endpoint: EndpointConfig) -> str:
+    """One message for a server whose every reply is no completion."""
+    return (
+        f"{endpoint.base_url} has answered no request yet ({detail}): it does not speak OpenAI's API there; correct "
+        "endpoint.base_url, which usually ends in /v1"
+    )
+
+
 def configuration_fault(status: int, said: str, endpoint: EndpointConfig) -> str:
     """One message for a refusal that every other request would meet, too."""
     key = f"the key in ${endpoint.api_key_env}" if endpoint.api_key_env else "no key (endpoint.api_key_env is not set)"

@@ -13,6 +13,7 @@ from cai_ray.dropped import DropReason, DropRow
 
 JSON = (bool, int, float, str, list, dict)  # what the client leaves as it came: no object of the API's
 LEAST_LOGPROB = -1e9  # nats; -9999 and the like stand for minus infinity, less stands for nothing
+_MOST_SHOWN = 120  # characters of what is no completion
 SLACK = 1e-3  # what rounding may put a log-probability above 0
 MOST_TOKENS = 2**31  # of one request; more is no count
 CHOICES_WANTED = 20  # rivals of the next token; what OpenAI and vLLM give at most by default
@@ -36,13 +37,19 @@ def first_choice(response: Any) -> Any:
     if not choices or not isinstance(choices, list):
         raise DropRow(
             DropReason.ENDPOINT_ERROR,
-            f"the reply is no completion but {type(response).__name__} without choices; "
+            f"the reply is no completion but {_what_it_is(response)}; "
             "endpoint.base_url must be that of an OpenAI-compatible API (it usually ends in /v1)",
         )
     choice = choices[0]
     if choice is None or isinstance(choice, JSON):
         raise _of_wrong_type("choices[0]", choice)
     return choice
+
+
+def _what_it_is(response: Any) -> str:
+    if isinstance(response, str):  # what the client makes of a reply that is no JSON
+        return f"text that begins with {' '.join(response.split())[:_MOST_SHOWN]!r}"
+    return f"{type(response).__name__} without choices"
 
 
 def _of_wrong_type(what: str, value: Any) -> DropRow:

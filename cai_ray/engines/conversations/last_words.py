@@ -72,7 +72,7 @@ def told(paths: Sequence[Path], lines: Sequence[str]) -> str:
     """The errors among the lines, or the last of them, and where they stand, for a message; what there is of both."""
     where = ", ".join(map(str, paths))
     causes = [line for line in lines if _CAUSE.match(line) and not _ELSEWHERE.search(line)]
-    said = "\n".join(f"  {line}" for line in (causes or lines)[-MOST_SHOWN:])
+    said = "\n".join(f"  {line}" for line in list(dict.fromkeys(causes or lines))[-MOST_SHOWN:])
     return "\n".join(
         part for part in (f"its last words:\n{said}" if said else "", f"its log: {where}" if where else "") if part
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from cai_ray.artifacts.counters import flag_counter
 from cai_ray.artifacts.derived import Outcome, batched, counted, derive
 from cai_ray.artifacts.summaries.evaluation import EvaluationSummary
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DropReason, drop_of
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason, drop_of
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import EVALUATION_IDS, evaluation_row_id
@@ -121,6 +122,20 @@ def chosen_prompts(source: Artifact, config: Config, run_seed: int) -> list[str]
     return sorted(found, key=lambda prompt_id: digest(run_seed, STAGE, prompt_id, "limit"))[: config.limit]
 
 
+def left_out_prompts(source: Artifact, config: Config, prompt_ids: Sequence[str]) -> list[tuple[str, DropRow]]:
+    """(id, why) of the prompts that are not answered."""
+    chosen = frozenset(prompt_ids)
+    limit = DropRow(LeftOutReason.LIMIT, f"more than limit={config.limit}")
+    split = DropRow(LeftOutReason.SPLIT, f'split is "{config.split}"')
+    tables = source.tables(["prompt_id", "split"])
+    return [
+        (prompt_id, limit if config.split in ("all", own) else split)
+        for table in tables
+        for prompt_id, own in zip(*(table[name].to_pylist() for name in ("prompt_id", "split")), strict=True)
+        if prompt_id not in chosen
+    ]
+
+
 def answered_by(policy: str, config: Config, prompt_ids: Sequence[str]) -> sampled_responses.Sampled:
     """What one policy is asked. The seeds do not depend on the policy, which makes comparisons a little sharper."""
     if config.limit is None:
@@ -179,9 +194,17 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     source = context.artifact(source_stage)
     prompt_ids = chosen_prompts(source, config, context.seed)
     spec = context.spec(STAGE, config, EVALUATION_IDS, source)
-    samples = range(config.samples_per_prompt)
-    units = [evaluation_row_id(policy, p, k) for policy in config.policies for p in prompt_ids for k in samples]
-    return derive(spec, _scored(config, context, source, prompt_ids, spec), EVALUATION, units)
+    unasked = left_out_prompts(source, config, prompt_ids)
+    units = [row_id for p in [*prompt_ids, *(p for p, _ in unasked)] for row_id in _row_ids(config, p)]
+    ends = (Outcome(row_id, why, {TRUNCATED: 0}) for p, why in unasked for row_id in _row_ids(config, p))
+    return derive(spec, chain(_scored(config, context, source, prompt_ids, spec), batched(ends)), EVALUATION, units)
+
+
+def _row_ids(config: Config, prompt_id: str) -> Iterator[str]:
+    """Of a prompt's answers, by every policy."""
+    for policy in config.policies:
+        for k in range(config.samples_per_prompt):
+            yield evaluation_row_id(policy, prompt_id, k)
 
 
 def _scored(
@@ -222,5 +245,6 @@ def step(config: Config, source_stage: str) -> Step:
         identity=lambda: input_identity(config.judges),
         files=lambda: input_files(config.judges),
         reads=(source_stage,),
+        leaves_unasked=True,
         summary=shown(EvaluationSummary, summary.summarise, summary.table),
     )

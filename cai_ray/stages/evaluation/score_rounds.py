@@ -16,10 +16,10 @@ from pydantic import Field
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
-from cai_ray.artifacts.derived import Outcome, derive
+from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.artifacts.summaries.rounds import RoundEstimates, RoundsSummary
 from cai_ray.config import StageConfig
-from cai_ray.dropped import DropReason, DropRow
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.engines.models.scoring import Scorer as Classifier
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.differences import paired_difference
@@ -69,8 +69,8 @@ def answers(row: dict[str, Any]) -> list[Answer]:
     return [Answer(round_name(k), *asked, text, row["kind"], row["category"]) for k, text in enumerate(texts)]
 
 
-def chosen_dialogues(source: Artifact, limit: int | None, run_seed: int) -> set[str]:
-    """Ids of the dialogues to score, of those that were revised. Raises ConfigError when there is none."""
+def revised_dialogues(source: Artifact) -> list[str]:
+    """Ids of the dialogues that were revised. Raises ConfigError when there is none."""
     found = [
         revision_row_id(row["prompt_id"], row["sample_index"])
         for row in source.rows(["prompt_id", "sample_index", "revisions"])
@@ -78,6 +78,12 @@ def chosen_dialogues(source: Artifact, limit: int | None, run_seed: int) -> set[
     ]
     if not found:
         raise ConfigError(f"{source.folder.shown} holds no revised answer to score; set revise.num_revisions above 0")
+    return found
+
+
+def chosen_dialogues(source: Artifact, limit: int | None, run_seed: int) -> set[str]:
+    """Ids of the dialogues to score, of those that were revised. Raises ConfigError when there is none."""
+    found = revised_dialogues(source)
     return set(sorted(found, key=lambda row_id: digest(run_seed, STAGE, row_id, "limit"))[:limit])
 
 
@@ -116,6 +122,11 @@ def _scored(config: Config, context: Context, source: Artifact) -> Iterator[list
             )
             for answer, value in zip(batch, values, strict=True)
         ]
+    limit = DropRow(LeftOutReason.LIMIT, f"more than limit={config.limit}")
+    unasked = (answer for row in dialogues(source, set(revised_dialogues(source)) - chosen) for answer in answers(row))
+    yield from batched(
+        Outcome(evaluation_row_id(one.policy, one.prompt_id, one.sample_index), limit) for one in unasked
+    )
 
 
 # --- The summary ----------------------------------------------------------------------------------------
@@ -192,5 +203,6 @@ def step(config: Config, source_stage: str) -> Step:
         lambda context: run(config, context, source_stage),
         scores_with=(config.model,),
         reads=(source_stage,),
+        leaves_unasked=True,
         summary=shown(RoundsSummary, summarise, table),
     )

@@ -176,7 +176,7 @@ class _Plan:
         prompt_id = loaded.row["prompt_id"]
         if prompt_id in self.near_duplicates:
             detail = f"nearly the same as prompt {self.near_duplicates[prompt_id]}"
-            return Outcome(loaded.row_id, DropRow(DropReason.NEAR_DUPLICATE, detail))
+            return Outcome(loaded.row_id, DropRow(LeftOutReason.SIMILAR, detail))
         if source in self.bounds:
             key, (share, limit) = mixture_key(self.seed, prompt_id), self.bounds[source]
             if key >= share:

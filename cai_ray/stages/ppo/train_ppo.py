@@ -27,6 +27,7 @@ from cai_ray.metrics.training_keys import KL
 from cai_ray.row_ids import ROLLOUT_IDS
 from cai_ray.rows import ROLLOUT
 from cai_ray.stages.context import Context
+from cai_ray.stages.held_out import held_out_texts
 from cai_ray.stages.ppo import health, summary
 from cai_ray.stages.ppo.card import model_card
 from cai_ray.stages.ppo.config import STAGE as STAGE
@@ -161,7 +162,7 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
     refresh = relearning_of(config.refresh, sources, context)
     chosen = choose(source, models, config)
     check_enough(chosen, source, config)
-    texts = read_texts(config.pretraining, models.text_ids) if config.pretraining else []
+    texts = read_texts(config.pretraining, models.text_ids, held_out_texts(context)) if config.pretraining else []
     turns = Turns(chosen.prompts, config.prompts_per_step, config.samples_per_prompt, context.seed)
     ids = [row["row_id"] for row in chosen.dropped]
     if ids:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from cai_ray.artifacts.artifact import Artifact, StageSpec
 from cai_ray.artifacts.counters import flag_counter
 from cai_ray.artifacts.derived import Outcome, batched, counted, derive, outcome
 from cai_ray.config import SamplingConfig, ScalingConfig, StageConfig
-from cai_ray.dropped import DropReason, DropRow, drop_of
+from cai_ray.dropped import DropReason, DropRow, LeftOutReason, drop_of
 from cai_ray.engines.conversations.stage import run_together
 from cai_ray.errors import ConfigError
 from cai_ray.quality.gates import Gate
@@ -152,8 +152,17 @@ def outcomes(samples: Artifact, config: Config, run_seed: int) -> Iterator[Outco
             yield Outcome(pair_id_of(gone["row_id"], *indices), drop_of(gone), {TRUNCATED: 0})
 
 
+def unasked(source: Artifact, config: Config, run_seed: int) -> Iterator[Outcome]:
+    """The pairs that prompts of other kinds would have made."""
+    why = DropRow(LeftOutReason.KIND, f"kinds is {', '.join(config.kinds)}")
+    for row in source.rows(("prompt_id", "kind")):
+        if row["kind"] not in config.kinds:
+            for indices in pair_indices(config, row["prompt_id"], run_seed):
+                yield Outcome(pair_id_of(row["prompt_id"], *indices), why, {TRUNCATED: 0})
+
+
 def unit_ids(source: Artifact, config: Config, run_seed: int) -> list[str]:
-    """Every pair that the prompts of `source` are to make. Raises ConfigError when there is none."""
+    """Every pair that the prompts of the chosen kinds are to make. Raises ConfigError when there is none."""
     tables = (of_kinds(table, kinds=config.kinds) for table in source.tables(("prompt_id", "kind")))
     prompt_ids = [prompt_id for table in tables for prompt_id in table["prompt_id"].to_pylist()]
     if not prompt_ids:
@@ -168,7 +177,9 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Answer every prompt of `source_stage` that is not answered yet, then pair the answers."""
     source = context.artifact(source_stage)
     spec = context.spec(STAGE, config, PAIR_IDS, source)
-    return derive(spec, _paired(config, context, source, spec), PAIR, unit_ids(source, config, context.seed))
+    left_out = list(unasked(source, config, context.seed))
+    units = [*unit_ids(source, config, context.seed), *(one.row_id for one in left_out)]
+    return derive(spec, chain(_paired(config, context, source, spec), batched(left_out)), PAIR, units)
 
 
 def _paired(config: Config, context: Context, source: Artifact, spec: StageSpec) -> Iterator[list[Outcome]]:
@@ -185,4 +196,5 @@ def step(config: Config, source_stage: str) -> Step:
         lambda context: run(config, context, source_stage),
         asks=(config.model,),
         reads=(source_stage,),
+        leaves_unasked=True,
     )

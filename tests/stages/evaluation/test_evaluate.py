@@ -62,7 +62,8 @@ def test_every_answer_of_every_policy_is_scored_once(tmp_path: Path, monkeypatch
     table = next(artifact.tables())
     assert table.schema == EVALUATION
     expected = [evaluation_row_id(name, p, k) for name in POLICIES for p in held_out for k in range(2)]
-    assert sorted(row_ids_of(artifact)) == sorted(expected) and artifact.manifest.rows_in == 48
+    assert sorted(row_ids_of(artifact)) == sorted(expected)
+    assert (artifact.manifest.rows_in, artifact.manifest.rows_left_out) == (64, {"split": 16})
     for row in artifact.rows():
         prompt = held_out[row["prompt_id"]]
         task = parse_request(prompt["messages"][-1]["content"])
@@ -73,6 +74,14 @@ def test_every_answer_of_every_policy_is_scored_once(tmp_path: Path, monkeypatch
     assert artifact.manifest.counters["num_requests"] == 48 and artifact.manifest.counters["flag.truncated"] == 0
     seeds = {name: {(p, seed) for policy, p, seed in scripted.asked if policy == name} for name in POLICIES}
     assert seeds["policy"] == seeds["sl_cai"] and len(seeds["policy"]) == 24
+
+
+def test_what_a_limit_leaves_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prompts(tmp_path, microworld_prompts(16, num_train=4))
+    scripted = Scripted(monkeypatch, tmp_path, POLICIES)
+    manifest = scripted.run(Config(limit=5)).manifest
+    assert (manifest.rows_in, manifest.rows_out) == (32, 10) and len(scripted.asked) == 10
+    assert manifest.rows_left_out == {"limit": 14, "split": 8} and manifest.rows_dropped == {}
 
 
 def row_ids_of(artifact: Any) -> list[str]:

@@ -139,6 +139,13 @@ def test_what_does_not_fit_is_dropped_and_other_prompts_get_scorers_of_text(tmp_
     assert artifact.manifest.rows_in == 2 and len(summary_of(artifact, RoundsSummary, summarise).rounds) == 1
 
 
+@pytest.mark.slow
+def test_what_a_limit_leaves_out_is_counted(tmp_path: Path) -> None:
+    revised(tmp_path, microworld_rows(12))
+    manifest = run(Config(limit=5), context(tmp_path, save_tiny(tmp_path / "model", classifier=True)), SOURCE).manifest
+    assert (manifest.rows_in, manifest.rows_out, manifest.rows_left_out) == (36, 15, {"limit": 21})
+
+
 def test_a_limit_takes_the_same_dialogues_in_any_order(tmp_path: Path) -> None:
     rows = microworld_rows(12)
     forward = chosen_dialogues(revised(tmp_path / "a", rows), 5, run_seed=1)

@@ -155,14 +155,14 @@ def test_sources_without_weights_are_all_taken_and_a_limit_takes_of_each(tmp_pat
     assert Counter(row["source"] for row in run(sources=sources, limit=40)[0]) == {"a": 30, "b": 10}
 
 
-def test_near_duplicates_are_dropped_across_sources(tmp_path: Path) -> None:
+def test_near_duplicates_are_left_out_across_sources(tmp_path: Path) -> None:
     text = "Tell me how to mend the old brown chair that stands behind the door of my small kitchen"
     first = write(tmp_path / "a.jsonl", [{"prompt": text}, {"prompt": "What is tea?"}])
     second = write(tmp_path / "b.jsonl", [{"prompt": text.upper() + "?"}, {"prompt": "What is milk?"}])
     sources = [{"path": first}, {"path": second}]
     prompts, dropped = run(sources=sources, near_duplicate_jaccard=0.8)
     assert len(prompts) == 3
-    assert [row["reason"] for row in dropped] == ["near_duplicate"]
+    assert [row["reason"] for row in dropped] == ["similar"]
     # The prompt with the smaller id stays, whichever source comes first.
     assert {row["prompt_id"] for row in prompts} == {
         row["prompt_id"] for row in run(sources=sources[::-1], near_duplicate_jaccard=0.8)[0]

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from cai_ray.errors import ConfigError
+from cai_ray.row_ids import text_key
 from cai_ray.stages.ppo.config import Config
 from cai_ray.stages.ppo.pretraining import PretrainingConfig, drawn, input_identity, read_texts
 from tests import runs
@@ -31,6 +32,17 @@ def test_texts_are_read_cut_and_counted(tmp_path: Path) -> None:
         read_texts(PretrainingConfig(path=str(path), column="words"), letters)
     assert input_identity(PretrainingConfig(path=str(path)))["pretraining"] == [["texts.jsonl", path.stat().st_size]]
     assert input_identity(None) == {}
+
+
+def test_texts_that_hold_a_held_out_prompt_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = "Which soup suits a Monday?"
+    texts = [asked, f"Human: {asked}\nAssistant: Leek.", f"Soups\n {asked} \nLeek.", "Which soup?", "Leek suits all."]
+    path = runs.write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+    held_out = {text_key([{"role": "user", "content": asked}])}
+    with caplog.at_level("WARNING"):
+        found = read_texts(PretrainingConfig(path=str(path)), letters, held_out)
+    assert found == [tuple(letters(text)) for text in texts[3:]]
+    assert "3 pretraining texts hold a prompt of split test" in caplog.text
 
 
 def test_a_step_draws_texts_of_its_own() -> None:

@@ -27,6 +27,7 @@ from cai_ray.stages.preferences.sample_pairs import (
     outcomes,
     pair_indices,
     sampling_of,
+    unasked,
     unit_ids,
 )
 from cai_ray.stages.sampled_responses import expand_units
@@ -177,3 +178,12 @@ def test_every_pair_of_every_prompt_has_one_end(tmp_path: Path) -> None:
     assert sorted(unit_ids(source, config, 0)) == sorted(ends)
     with pytest.raises(ConfigError, match="no prompt of kind helpful"):
         unit_ids(source, Config(kinds=("helpful",)), 0)
+
+
+def test_prompts_of_other_kinds_are_left_out_pair_by_pair(tmp_path: Path) -> None:
+    config = Config(samples_per_prompt=3, strategy="all")
+    prompts = [{**PROMPT_ROW, "prompt_id": "asked"}, {**PROMPT_ROW, "prompt_id": "other", "kind": "helpful"}]
+    source = finished(spec_of(tmp_path, STAGE, RESPONSES_IDS), PROMPT, prompts)
+    found = {one.row_id: one.drop.reason for one in unasked(source, config, 0) if one.drop}
+    assert found == dict.fromkeys(("other/0-1", "other/0-2", "other/1-2"), "kind")
+    assert not found.keys() & set(unit_ids(source, config, 0))

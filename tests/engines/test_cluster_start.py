@@ -1,0 +1,43 @@
+"""A signal while Ray starts: what was started is ended, and the command ends as one to repeat."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import ray
+
+from cai_ray import stopping
+from cai_ray.engines.cluster import ClusterConfig, connected
+from cai_ray.errors import Stopped
+
+
+def rays_handler(number: int, frame: Any) -> None:
+    sys.exit(number)
+
+
+def signalled(**settings: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+
+
+def signalled_after_rays_own_handler(**settings: Any) -> None:
+    signal.signal(signal.SIGTERM, rays_handler)
+    signalled()
+
+
+@pytest.mark.parametrize("init", [signalled, signalled_after_rays_own_handler])
+def test_a_signal_while_ray_starts(init: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    with pytest.raises(Stopped, match="SIGTERM"), stopping.hearing(), connected(ClusterConfig()):
+        raise AssertionError("nothing may begin")
+    assert ended
