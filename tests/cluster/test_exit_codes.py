@@ -2,20 +2,94 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from cai_ray.cli import app
-from cai_ray.exits import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED
+from cai_ray.constitution.principles import ConstitutionError
+from cai_ray.errors import (
+    ClusterAway,
+    ConfigError,
+    ConservationError,
+    EngineGaveUp,
+    RunIsTaken,
+    Stopped,
+    TooManyDropped,
+)
+from cai_ray.exits import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED, edge, exit_code
 from tests import faults
 from tests.runs import check_adds_up, engine, records, records_folder, requests, saying, write_jsonl, write_recipe
 
-pytestmark = pytest.mark.slow
+
+class RayTaskError(Exception):
+    """As Ray wraps what a worker raised."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__("wrapped")
+        self.cause = cause
+
+
+class ActorDiedError(Exception):
+    """Ray's, known by its name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (ConstitutionError("x", ()), 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), 2),
+        (TooManyDropped("x"), 3),
+        (EngineGaveUp("x"), 75),
+        (ClusterAway("x"), 75),
+        (ActorDiedError("x"), 75),
+        (OSError(errno.ENOSPC, "No space left on device"), 75),
+        (ConservationError("x"), None),
+        (ValueError("a bug"), None),
+        (FileNotFoundError(errno.ENOENT, "No such file", "part.parquet"), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_has_its_code_however_it_is_wrapped(error: Exception, code: int | None) -> None:
+    assert exit_code(error) == exit_code(RayTaskError(RayTaskError(error))) == code
+    later = RuntimeError("later")
+    later.__cause__ = error
+    assert exit_code(later) == code
+
+
+def test_an_unexpected_error_is_exit_code_1_with_its_trace() -> None:
+    code = (
+        "import sys; from cai_ray.commands import terminal; from cai_ray.pipeline import run\n"
+        "def bug(*args): raise KeyError('of ours')\n"
+        "run.status = bug\n"
+        "from cai_ray.cli import app; app(['status', 'quickstart'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "KeyError: 'of ours'" in done.stderr
+
+
+@pytest.mark.parametrize("stop", [Stopped("SIGTERM"), RunIsTaken("somebody works there"), KeyboardInterrupt()])
+def test_whoever_stops_a_command_it_is_one_line_and_exit_code_75(
+    stop: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @edge
+    def command() -> None:
+        raise stop
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == EXIT_RETRYABLE
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def command(recipe: Path, *arguments: str) -> Result:
@@ -40,6 +114,7 @@ def without_chat_template(model: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -69,6 +144,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert not (tmp_path / "run" / "revise").exists()
 
 
+@pytest.mark.slow
 def test_a_model_without_chat_template_is_exit_code_2(micro_model: Path, tmp_path: Path, prompts: Path) -> None:
     bare = without_chat_template(micro_model, tmp_path / "bare")
     result = command(write_recipe(tmp_path, bare, prompts))
@@ -77,6 +153,7 @@ def test_a_model_without_chat_template_is_exit_code_2(micro_model: Path, tmp_pat
     assert not (tmp_path / "run" / "revise").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_refused(
     ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +168,7 @@ def test_a_changed_recipe_is_refused(
     assert again.exit_code == 0 and "Nothing to do" in again.output
 
 
+@pytest.mark.slow
 def test_too_many_dropped_rows_is_exit_code_3_with_the_stage_committed(
     ray_session: None, micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +182,7 @@ def test_too_many_dropped_rows_is_exit_code_3_with_the_stage_committed(
     assert check_adds_up(recipe).manifest.rows_dropped == {"timeout": 8}
 
 
+@pytest.mark.slow
 def test_a_used_up_restart_budget_is_exit_code_75_and_committed_parts_stay(
     ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +200,7 @@ def test_a_used_up_restart_budget_is_exit_code_75_and_committed_parts_stay(
     assert all(hashes[record["rows"]["name"]] == record["rows"]["sha256"] for record in committed.values())
 
 
+@pytest.mark.slow
 def test_a_real_engine_that_can_never_start_is_exit_code_2_with_its_own_words(
     ray_session: None, micro_model: Path, tmp_path: Path, prompts: Path
 ) -> None:
