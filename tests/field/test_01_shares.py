@@ -13,8 +13,8 @@ from cai_ray.errors import TooManyDropped
 from cai_ray.pipeline.run import _check_dropped
 from cai_ray.row_ids import PROMPT_IDS
 from cai_ray.rows import PROMPT
-from cai_ray.stages.inputs.prompt_sources import Config
 from cai_ray.stages.inputs.sources import load
+from cai_ray.stages.prompt_sources import Config
 from cai_ray.stages.step import Step
 from tests.field.load_prompts_runs import write_jsonl
 from tests.finished_stages import finished, spec_of
