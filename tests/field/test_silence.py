@@ -19,7 +19,7 @@ TABLE = re.compile(r"[┏┃┡│└]|\s*Stages$|Answers to |Every metric: |\w+
 def test_in_a_good_run_only_our_words_reach_the_screen(tmp_path: Path) -> None:
     with serving() as server:
         sections = {"pairs": {"model": "policy"}, "labels": {"orders": "stored"}, "report": {}}
-        recipe = endpoint_recipe(tmp_path, server, 12, **sections, evaluate={"policies": ["policy"]})
+        recipe = endpoint_recipe(tmp_path, server, 12, **sections, evaluate={"policies": ["policy"], "split": "all"})
         done = command(recipe)
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -27,11 +26,9 @@ from cai_ray.chat import (
 from cai_ray.config import EndpointConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.endpoint_errors import (
+    FirstReplies,
     outcome_of_error,
-    refusal_fault,
-    refused_parameter,
     start_failure,
-    unreadable_fault,
 )
 from cai_ray.engines.backends.endpoint_replies import (
     CHOICES_WANTED,
@@ -48,9 +45,6 @@ from cai_ray.markup import THINK_MARKS, TRANSCRIPT, Markup, longest_first
 
 T = TypeVar("T")
 NO_KEY = "no-key"  # the client insists on one; servers without keys ignore it
-# So many requests refused in the same words before any was answered: it is not the prompts that the server refuses.
-REFUSALS_ALIKE = 3
-HELD_S = 2.0  # until others tell whether a first reply that is no completion is its row's fault or the server's
 # Control tokens of the chat templates in use: ChatML, Llama 2-4, Mistral, Gemma, Phi, DeepSeek, Cohere, GPT.
 CONTROL_TOKENS = (
     "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>",
@@ -119,9 +113,7 @@ class EndpointBackend(Unasked):
         self._slots = asyncio.Semaphore(model.endpoint.max_concurrency)
         self._outage = Outage(model.endpoint.base_url)
         self._last_sent: Callable[[], Awaitable[Any]] | None = None
-        self._refused: list[str] | None = []  # in which words, before the first answer; None after it
-        self._num_unreadable = 0
-        self._is_settled = asyncio.Event()  # whether the server speaks the API at all
+        self._first = FirstReplies(model.endpoint)
 
     async def start(self) -> None:
         """Find out whether the server is there (else EngineGaveUp) and takes the key (else ConfigError)."""
@@ -191,41 +183,18 @@ class EndpointBackend(Unasked):
                 if not isinstance(outcome, DropRow):
                     raise outcome from error
                 if outcome.reason == DropReason.REQUEST_REJECTED:
-                    self._weigh_refusal(error, outcome)
+                    self._first.weigh_refusal(error, outcome)
                 is_lost = outcome.reason == DropReason.ENDPOINT_ERROR
                 if is_lost and not isinstance(error, APIConnectionError | APIStatusError):
                     # No completion, from a server that is there: it costs its own row.
-                    await self._weigh_unreadable(outcome)
+                    await self._first.weigh_unreadable(outcome)
                     is_lost = False
                 if not is_lost or await self._outage.is_lost_alone(sent, outcome.detail):
                     raise outcome from error
             else:
                 self._outage.answered(sent)
-                self._refused = None
-                self._is_settled.set()
+                self._first.answered()
                 return result
-
-    def _weigh_refusal(self, error: Exception, refusal: DropRow) -> None:
-        """Raises ConfigError for a refusal that says that every request would be refused."""
-        if self._refused is None or isinstance(error, DropRow):
-            return
-        name = refused_parameter(error)
-        self._refused.append(refusal.detail)
-        alike = self._refused.count(refusal.detail)
-        if name is not None or alike >= REFUSALS_ALIKE:
-            raise ConfigError(refusal_fault(refusal.detail, name, self.endpoint)) from error
-
-    async def _weigh_unreadable(self, outcome: DropRow) -> None:
-        """Raises ConfigError when a server that has answered nobody sends several rows what is no completion."""
-        if self._refused is None:
-            return
-        self._num_unreadable += 1
-        if self._num_unreadable >= REFUSALS_ALIKE:
-            self._is_settled.set()
-        with suppress(TimeoutError):  # a row that is asked alone is not held for long
-            await asyncio.wait_for(self._is_settled.wait(), HELD_S)
-        if self._num_unreadable >= REFUSALS_ALIKE and self._refused is not None:
-            raise ConfigError(unreadable_fault(outcome.detail, self.endpoint)) from outcome
 
 
 class EndpointConversation(Counts):

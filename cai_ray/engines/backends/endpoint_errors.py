@@ -5,7 +5,9 @@ Tested in tests/engines/backends/test_endpoint.py.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import suppress
 from typing import Any
 
 from cai_ray.config import EndpointConfig
@@ -36,6 +38,8 @@ _PARAMETERS = (
 _MODEL = re.compile(
     r"\bmodel\b.{0,80}(?:not|unknown|unsupported|invalid)|(?:no such|unknown|invalid) model", re.IGNORECASE
 )
+ALIKE = 3  # rows that fare alike before any was answered: it is not their prompts
+HELD_S = 2.0  # until others tell whether a first reply that is no completion is its row's fault or the server's
 _MAX_DETAIL = 300  # characters of the server's own words
 
 
@@ -111,6 +115,43 @@ def refusal_fault(detail: str, name: str | None, endpoint: EndpointConfig) -> st
             "rename or leave out a parameter with endpoint.parameters"
         )
     return f"{endpoint.base_url} refuses the requests ({detail}): {fix}"
+
+
+class FirstReplies:
+    """What a server says before it has answered anybody: whether it would say so to everybody."""
+
+    def __init__(self, endpoint: EndpointConfig) -> None:
+        self._endpoint = endpoint
+        self._has_answered = False
+        self._refusals: list[str] = []  # in which words
+        self._num_unreadable = 0
+        self._is_settled = asyncio.Event()  # whether the server speaks the API at all
+
+    def answered(self) -> None:
+        """What goes wrong from here on is a row's own fault."""
+        self._has_answered = True
+        self._is_settled.set()
+
+    def weigh_refusal(self, error: Exception, refusal: DropRow) -> None:
+        """Raises ConfigError for a refusal that says that every request would be refused."""
+        if self._has_answered or isinstance(error, DropRow):
+            return
+        name = refused_parameter(error)
+        self._refusals.append(refusal.detail)
+        if name is not None or self._refusals.count(refusal.detail) >= ALIKE:
+            raise ConfigError(refusal_fault(refusal.detail, name, self._endpoint)) from error
+
+    async def weigh_unreadable(self, outcome: DropRow) -> None:
+        """Raises ConfigError when several rows are sent what is no completion."""
+        if self._has_answered:
+            return
+        self._num_unreadable += 1
+        if self._num_unreadable >= ALIKE:
+            self._is_settled.set()
+        with suppress(TimeoutError):  # a row that is asked alone is not held for long
+            await asyncio.wait_for(self._is_settled.wait(), HELD_S)
+        if self._num_unreadable >= ALIKE and not self._has_answered:
+            raise ConfigError(unreadable_fault(outcome.detail, self._endpoint)) from outcome
 
 
 def unreadable_fault(detail: str, endpoint: EndpointConfig) -> str:

@@ -154,7 +154,7 @@ def converse(
         await backend.start()
         if has_answered:
             backend._outage.answered(well)
-            backend._refused = None
+            backend._first.answered()
         try:
             return await talk(backend.open("row", lambda k: 100 + k, pass_on))
         finally:
