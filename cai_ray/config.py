@@ -222,7 +222,10 @@ class ProofConfig(Throughput):
 
     sequences: int = Field(4, ge=0, description="Answers compared; 0: none, and a learner that errs goes unseen.")
     tolerance: float | None = Field(
-        None, gt=0, description="Nats per token; null: 0.001 on CPUs (float32), 0.1 on GPUs (bfloat16)."
+        None,
+        gt=0,
+        description="Nats per token, on average, and after a weight sync of the worst; null: 0.001 in float32, in "
+        "half precision 0.1, and 0.5 of the worst.",
     )
 
     @model_validator(mode="before")

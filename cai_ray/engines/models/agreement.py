@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TOLERANCE = 1e-3  # nats per token, for float32 on both sides
-HALF_PRECISION_TOLERANCE = 0.1  # nats per token: bfloat16 on either side rounds otherwise than the other
+# Nats per token: bfloat16 on either side rounds otherwise than the other. SmolLM2-135M, a bfloat16 engine against a
+# float32 learner, 455 tokens: 0.03 on average, 0.22 at worst.
+HALF_PRECISION_TOLERANCE = 0.1  # of the mean over all tokens
+HALF_PRECISION_WORST = 0.5  # of a single token
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class WeightSync:
         Args:
             sequences: (prompt ids, response ids), both non-empty. What an engine's context does not hold is left out.
             learner_logprobs: of the response tokens, nats, at temperature 1, of the weights last pushed.
-            tolerance: nats per token; TOLERANCE suits float32, engines in bfloat16 need about 0.1.
+            tolerance: nats of the worst token; TOLERANCE suits float32, bfloat16 needs HALF_PRECISION_WORST.
 
         Raises:
             WeightSyncFailed: a gap above `tolerance`, or a number that is none; names engine, sequence and token.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest, Scored
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.learners.job import LearnersJob
-from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, TOLERANCE
+from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST, TOLERANCE
 from cai_ray.engines.training.proof import judged
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import STAGE, Config
@@ -37,8 +37,9 @@ class Machines:
     engines: RolloutEngines
     sync: WeightSync
     config: Config
-    tolerance: float  # of proofs, nats per token
+    tolerance: float  # of the proof before the first update, nats per token on average
     leaving: Callable[[ModelConfig, ScalingConfig], Leaving]  # who has to go so that engines of that model can start
+    worst: float = TOLERANCE  # of the proof after a sync: nats of the token that is furthest apart
     _busy_s: float = 0.0
     _num_starts: int = 0
     _asked: Pending | None = None  # what was submitted last
@@ -102,7 +103,7 @@ class Machines:
         """That the weights arrived, on some of the answers. Raises WeightSyncFailed."""
         proof = [(episode.prompt_ids, episode.response_ids) for episode in episodes[: self.config.proof.sequences]]
         if proof:
-            self.sync.prove(proof, self.learners.logprobs(proof), self.tolerance)
+            self.sync.prove(proof, self.learners.logprobs(proof), self.worst)
 
     def prove_start(self, episodes: Sequence[Episode], scored: Sequence[Scored]) -> None:
         """That the learners compute what the engines sampled by, before anything is learned. Raises ConfigError."""
@@ -195,9 +196,12 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
     learners = Learners(learners_job(config, context, models), can_grow=context.cluster.address is not None)
     engines = RolloutEngines(models.policy, config.rollouts, config.sampling)
     exact = not ray.cluster_resources().get("GPU", 0)
-    tolerance = config.proof.tolerance or (TOLERANCE if exact else HALF_PRECISION_TOLERANCE)
+    tolerance, worst = (
+        config.proof.tolerance or (TOLERANCE if exact else half)
+        for half in (HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST)
+    )
 
     def leaving(model: ModelConfig, scaling: ScalingConfig) -> Leaving:
         return leaving_for(config, models.policy, not exact, ray.available_resources(), model, scaling)
 
-    return Machines(learners, engines, WeightSync(learners, engines), config, tolerance, leaving)
+    return Machines(learners, engines, WeightSync(learners, engines), config, tolerance, leaving, worst)
