@@ -35,7 +35,7 @@ from cai_ray.engines.conversations.ending import (
     raise_first,
 )
 from cai_ray.engines.conversations.row_gate import RowGate, tasks_in_flight
-from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, SAMPLED, packed, write_sampled
+from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, PROOF_ROWS, SAMPLED, packed, write_sampled
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
 from cai_ray.engines.shared_folder import check_seen
@@ -64,12 +64,12 @@ class ConversationJob:
     engine: EngineConfig
     expected_tokens: int  # a conversation's final context as a first guess, tokens
     count: Callable[[dict[str, Any]], dict[str, int]] = field(default=lambda row: {})  # further counters of a row
-    measured_share: float | None = None  # of the rows, whose answers' log-probabilities are asked for; None: some
+    measured_rows: int | None = PROOF_ROWS  # about how many rows' answers come with log-probabilities; None: all
+    measured_share: float = 1.0  # of the rows that there are, known when the stage begins
 
     def measures(self, row_id: str) -> bool:
         """Whether this row's answers are to come with log-probabilities; the same rows every time."""
-        share = 1.0 if self.measured_share is None else self.measured_share
-        return int.from_bytes(digest("measured", row_id, num_bytes=4), "big") < share * 2**32
+        return int.from_bytes(digest("measured", row_id, num_bytes=4), "big") < self.measured_share * 2**32
 
 
 def _outcome_schema(schema: pa.Schema) -> pa.Schema:

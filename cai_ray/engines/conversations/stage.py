@@ -16,7 +16,6 @@ from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.engines.conversations.generation import ConversationJob, Work, converse_all
-from cai_ray.engines.conversations.sampled import MEASURED_ROWS
 from cai_ray.engines.conversations.units import Units, left_of, units_of
 from cai_ray.engines.models.thinking import Doubt
 from cai_ray.progress.stage import StageProgress
@@ -109,10 +108,9 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
 
 
 def _measured(job: ConversationJob, num_units: int) -> ConversationJob:
-    """The job with log-probabilities of about MEASURED_ROWS of its rows, or of as many as it says."""
-    if job.measured_share is not None:
-        return job
-    return replace(job, measured_share=min(1.0, MEASURED_ROWS / max(1, num_units)))
+    """The job with its share of rows that are measured."""
+    rows = num_units if job.measured_rows is None else job.measured_rows
+    return replace(job, measured_share=min(1.0, rows / max(1, num_units)))
 
 
 def units_asked(asked: Conversations) -> Units:

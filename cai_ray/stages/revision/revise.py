@@ -47,6 +47,7 @@ from cai_ray.stages.revision.near_duplicates import drop_near_duplicates
 from cai_ray.stages.step import Step, shown
 
 STAGE = "revise"
+MEASURED_ROWS = 256  # whose texts' log-probabilities the summary is made of
 CARRIED = ("prompt_id", "kind", "source", "category", "split", "license", "messages")  # Prompt columns kept on the row
 Similarity = Callable[[str], list[float]]  # a prompt's text -> [num_principles]
 
@@ -268,7 +269,7 @@ def job_of(config: Config, context: Context) -> ConversationJob:
         engine=model.engine,
         expected_tokens=expected_tokens(config),
         count=count_flags,
-        measured_share=None if config.gates.incoherent == "off" else 1.0,
+        measured_rows=MEASURED_ROWS if config.gates.incoherent == "off" else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from cai_ray.engines.conversations.generation import (
     commit_outcomes,
 )
 from cai_ray.engines.conversations.row_gate import tasks_in_flight
+from cai_ray.engines.conversations.stage import _measured
 from cai_ray.errors import ConfigError, EngineGaveUp
 
 SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])
@@ -125,3 +127,17 @@ def test_an_engine_always_has_rows_waiting() -> None:
     engine = EngineConfig(max_num_seqs=128)
     assert tasks_in_flight(engine, ScalingConfig(rows_per_task=32)) * 32 >= 1.5 * 1.1 * 128
     assert tasks_in_flight(EngineConfig(rows_in_flight=4), ScalingConfig(rows_per_task=32)) == 2
+
+
+def test_about_as_many_rows_are_measured_as_a_job_wants() -> None:
+    def measured(rows: int | None, num_units: int) -> int:
+        made = ConversationJob(
+            "test", 0, SCHEMA, converse, lambda t: t, lambda: ScriptedBackend(answer), EngineConfig(), 9
+        )
+        sized = _measured(replace(made, measured_rows=rows), num_units)
+        return sum(sized.measures(f"row {k}") for k in range(num_units))
+
+    assert measured(None, 5000) == 5000
+    assert measured(16, 10) == 10
+    assert 190 < measured(256, 5000) < 320
+    assert measured(256, 5000) == measured(256, 5000)
