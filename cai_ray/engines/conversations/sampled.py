@@ -20,7 +20,7 @@ FOLDER = "sampled"  # inside the stage's own; one JSON list per part that has an
 SAMPLED = "sampled"  # column of outcomes: a Sampled as JSON, or null
 KEPT_PER_ENGINE = 4
 MOST_TOKENS = 1024  # of prompt and answer together, to be kept
-# Of a stage, whose answers come with log-probabilities, which cost up to a fifth of the speed, so that some can be kept.
+# Of a stage, whose answers come with log-probabilities so that some can be kept; they cost up to a fifth of the speed.
 PROOF_ROWS = 16
 
 
