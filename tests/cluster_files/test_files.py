@@ -95,3 +95,33 @@ def test_groups_of_kubernetes_are_closed_and_give_their_nodes_back() -> None:
         for container in group["template"]["spec"]["containers"]:
             assert container["resources"]["requests"] == container["resources"]["limits"]
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_the_autoscaler_takes_spot_first_and_falls_back(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+    from ray.core.generated.autoscaler_pb2 import ResourceRequestByCount
+
+    def launched(resources: dict[str, float], count: int, **available: float) -> dict[str, int]:
+        """What Ray's own autoscaler (v2) would start for so many requests; `available`: 0 for what was just refused."""
+        request = SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=kinds,
+            max_num_nodes=config["max_workers"],
+            resource_requests=[ResourceRequestByCount(request=ResourceRequestUtil.make(resources), count=count)],
+            recoverable_resource_availabilities=available,
+        )
+        reply = ResourceDemandScheduler(None).schedule(request)
+        return {launch.instance_type: launch.count for launch in reply.to_launch}
+
+    (config,) = documents(name)
+    for kind, cpus, gpus in (("cpu", 16, 0), ("gpu-spot", 192, 8), ("gpu-on-demand", 192, 8)):
+        config["available_node_types"][kind]["resources"] = {"CPU": cpus, "GPU": gpus}  # AWS's are asked of AWS
+    kinds = AutoscalingConfig(prepare_config(config), skip_content_hash=True).get_node_type_configs()
+    assert launched({"GPU": 1, "CPU": 1}, 8) == {"gpu-spot": 1}
+    assert launched({"GPU": 1, "CPU": 1}, 8, **{"gpu-spot": 0.0}) == {"gpu-on-demand": 1}
+    assert launched({"GPU": 8}, 12) == {"gpu-spot": 8, "gpu-on-demand": 4}
+    assert launched({"CPU": 1}, 4) == {"cpu": 1}
