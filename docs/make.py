@@ -1,8 +1,8 @@
 """The pages that are made of the code and of result files: `python -m docs.make`.
 
 The words of docs/measured.md and docs/formats.md are in docs/templates/. Every figure of the first is read from a file
-in benchmarks/results/, every column of the second from the Arrow schemas and the comments beside them, so that neither
-is typed twice.
+in benchmarks/results/ and its cases from docs/field_cases.yaml, every column of the second from the Arrow schemas and
+the comments beside them, so that none is typed twice.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
+import yaml
 
 from benchmarks.results_file import RESULTS
 from cai_ray import dropped, rows
@@ -28,7 +29,8 @@ DOCS = Path(__file__).parent
 def measured(results: Path = RESULTS) -> str:
     """Raises jinja2.UndefinedError for a figure that a result file does not have."""
     files = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
-    return _render("measured.md.j2", files=files, **files)
+    cases = yaml.safe_load((DOCS / "field_cases.yaml").read_text())
+    return _render("measured.md.j2", files=files, cases=cases, **files)
 
 
 def formats() -> str:

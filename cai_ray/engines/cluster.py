@@ -93,15 +93,22 @@ def _start(config: ClusterConfig) -> None:
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_cpus))
         # Not one idle worker per logical CPU in advance: their start takes the cores from the first stage.
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=config.num_gpus,
-            object_store_memory=int(config.object_store_gib * 2**30),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=config.num_gpus,
+                object_store_memory=int(config.object_store_gib * 2**30),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except OSError as error:
+            if "AF_UNIX path length" not in str(error):
+                raise
+            raise ConfigError(
+                f"the folder for Ray's own files is too deep: {error}; set RAY_TMPDIR to one like /tmp/r"
+            ) from error
 
 
 def address_of(config: ClusterConfig) -> str | None:

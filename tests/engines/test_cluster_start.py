@@ -14,7 +14,7 @@ import ray
 
 from cai_ray import stopping
 from cai_ray.engines.cluster import ClusterConfig, connected
-from cai_ray.errors import Stopped
+from cai_ray.errors import ConfigError, Stopped
 
 
 def rays_handler(number: int, frame: Any) -> None:
@@ -41,3 +41,16 @@ def test_a_signal_while_ray_starts(init: Callable[..., None], monkeypatch: pytes
     with pytest.raises(Stopped, match="SIGTERM"), stopping.hearing(), connected(ClusterConfig()):
         raise AssertionError("nothing may begin")
     assert ended
+
+
+def test_a_folder_too_deep_for_rays_sockets_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(**settings: Any) -> None:
+        raise OSError(
+            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /a/very/deep/folder"
+        )
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_deep)
+    with pytest.raises(ConfigError, match="set RAY_TMPDIR"), connected(ClusterConfig()):
+        raise AssertionError("nothing may begin")

@@ -239,7 +239,7 @@ def test_an_adapter_is_merged_on_its_base_once(model: Path, tmp_path: Path, monk
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
-                weight.normal_()
+                weight.normal_(std=0.1)
     adapted.save_pretrained(tmp_path / "adapter")
     rewrite(tmp_path / "adapter/adapter_config.json", base_model_name_or_path="model")
     config = ModelConfig(path=str(tmp_path / "adapter"))
@@ -248,7 +248,7 @@ def test_an_adapter_is_merged_on_its_base_once(model: Path, tmp_path: Path, monk
     ids = torch.arange(3, 40)[None]
     loaded = load_causal_lm(config, load_tokenizer(config))
     with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, adapted.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(ids).logits, adapted.eval()(ids).logits, rtol=1e-3, atol=1e-3)
     folder = Path(localised(config).path)
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
         file.name for file in folder.iterdir()
