@@ -31,7 +31,7 @@ import psutil
 
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
-from cai_ray.errors import RunIsTaken
+from cai_ray.errors import ConfigError, RunIsTaken
 from cai_ray.stopping import stop_with
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,12 @@ def _claims(run: Storage) -> list[Claim]:
     found = []
     for name in names:
         with suppress(FileNotFoundError):  # given back since
-            found.append(Claim.model_validate_json(run.read(name)))
+            try:
+                found.append(Claim.model_validate_json(run.read(name)))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{run.shown}/{name} is not a lease of this version; delete it when nobody works on the run"
+                ) from error
     return found
 
 

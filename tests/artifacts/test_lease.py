@@ -15,7 +15,7 @@ import pytest
 from cai_ray.artifacts import lease
 from cai_ray.artifacts.lease import Claim, Lease, held
 from cai_ray.artifacts.storage import Storage
-from cai_ray.errors import RunIsTaken
+from cai_ray.errors import ConfigError, RunIsTaken
 from cai_ray.stopping import hearing
 from tests.object_store import object_store
 
@@ -177,6 +177,12 @@ def test_a_lost_lease_stops_the_driver(tmp_path: Path) -> None:
         time.sleep(10)
         raise AssertionError("not stopped")
     assert claims(run) == ["lease-other.json"]
+
+
+def test_a_lease_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lease-x.json").write_text('{"id": "x"}')
+    with pytest.raises(ConfigError, match=r"lease-x.json is not a lease of this version; delete it"):
+        held(Storage(str(tmp_path))).__enter__()
 
 
 def test_storage_that_is_away_for_a_while_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
