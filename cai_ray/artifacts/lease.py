@@ -161,7 +161,7 @@ def _keep(lease: Lease, mine: Claim, ended: threading.Event) -> None:
             if time.monotonic() - began > DEAD_AFTER_S:  # it was perhaps deleted between the two
                 raise RunIsTaken(f"this driver stood still for {DEAD_AFTER_S:.0f} s; run the same command again")
             _bury(lease.run, mine)
-        except OSError as error:  # storage that is away: nobody can take over meanwhile
+        except (OSError, ConfigError) as error:  # storage that is away: nobody can take over meanwhile
             logger.debug("the lease could not be renewed: %s", error)
         except RunIsTaken as taken:
             if not ended.is_set():
