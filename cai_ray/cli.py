@@ -52,6 +52,7 @@ def run(
     loaded = load_recipe(recipe, set_, limit)
     from cai_ray.pipeline import run as pipeline
     from cai_ray.pipeline.retry_dropped import reasons_of
+    from cai_ray.pipeline.status import status as status_of
     from cai_ray.pipeline.steps import select, steps
     from cai_ray.stages.report import write_report as report_stage
 
@@ -60,7 +61,7 @@ def run(
     if all(outcome.was_finished for outcome in outcomes):
         console.print("Nothing to do: every stage was finished.")
     if not terminal.file.isatty():  # on a terminal the live view has just said it
-        _print_status(pipeline.status(loaded))
+        _print_status(status_of(loaded))
     if tables := [outcome.table for outcome in outcomes if outcome.table is not None]:
         console.print(tables[-1])
     if page := next((outcome.artifact.folder for outcome in outcomes if outcome.stage == report_stage.STAGE), None):
@@ -101,9 +102,10 @@ def status(
 ) -> None:
     """Where each stage of a recipe's run stands."""
     from cai_ray.pipeline import run as pipeline
+    from cai_ray.pipeline.status import status as status_of
 
     loaded = load_recipe(recipe, set_, as_written=True)
-    stages = pipeline.status(loaded)
+    stages = status_of(loaded)
     if as_json:
         body = {"run": pipeline.folder_of(loaded).location, "stages": [stage.model_dump() for stage in stages]}
         print(json.dumps(body, indent=2))
@@ -115,7 +117,9 @@ def _print_status(stages: list[Any]) -> None:
     from rich.table import Table
 
     table = Table(title="Stages", box=None, padding=(0, 1, 0, 0))
-    for name in ("stage", "state", "rows in", "rows out", "dropped", "left out", "seconds"):
+    costs = any(stage.dollars for stage in stages)
+    names = ("stage", "state", "rows in", "rows out", "dropped", "left out", "seconds", "tokens")
+    for name in (*names, "dollars") if costs else names:
         reasons = name in ("dropped", "left out")
         table.add_column(
             name, justify="left" if reasons or name in ("stage", "state") else "right", no_wrap=not reasons
@@ -132,6 +136,8 @@ def _print_status(stages: list[Any]) -> None:
             f"{stage.rows_out:,}",
             *gone,
             "" if stage.duration_s is None else f"{stage.duration_s:,.1f}",
+            f"{stage.tokens:,}" if stage.tokens else "",
+            *([f"{stage.dollars:,.2f}"] if costs else []),
         )
     console.print(table)
 

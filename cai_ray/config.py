@@ -62,11 +62,35 @@ class ThinkingConfig(Config):
     )
 
 
+class Price(Throughput):
+    """What a server asks, dollars per million tokens."""
+
+    prompt: float = Field(0.0, ge=0)
+    cached: float | None = Field(None, ge=0, description="Of prompt tokens from its cache; null: as any other.")
+    output: float = Field(0.0, ge=0)
+
+    def microdollars(self, num_prompt: int, num_cached: int, num_output: int) -> int:
+        """What these tokens cost; `num_cached` of the prompt tokens came from the cache."""
+        cached = self.prompt if self.cached is None else self.cached
+        return round((num_prompt - num_cached) * self.prompt + num_cached * cached + num_output * self.output)
+
+
+class Limits(Throughput):
+    """What may be spent. Reached, a run ends with exit code 4 and keeps what is done; a resume with more goes on."""
+
+    tokens: int | None = Field(None, ge=1, description="Prompt and answer tokens of all requests.")
+    dollars: float | None = Field(None, gt=0, description="Of servers with a `price`.")
+    hours: float | None = Field(None, gt=0, description="Of work, over all attempts.")
+
+
 class EndpointConfig(Config):
     """An OpenAI-compatible server."""
 
     base_url: str = Field(description="For example http://127.0.0.1:8000/v1")
     model: str = Field(description="The model name the server knows.")
+    price: Price | None = Field(
+        None, exclude_if=lambda price: price is None, description="Counts what requests cost, for limits.dollars."
+    )
     api_key_env: str | None = Field(None, description="NAME of the environment variable that holds the key.")
     max_retries: int = Field(5, ge=0, le=20, description="Retries per request, with exponential back-off.")
     timeout_s: float = Field(120.0, gt=0)
@@ -237,6 +261,10 @@ class ProofConfig(Throughput):
 
 class StageConfig(Config):
     """Base of every stage's section in a recipe."""
+
+    limits: Limits | None = Field(
+        None, exclude_if=lambda limits: limits is None, description="Of this stage, besides those of the run."
+    )
 
     max_dropped_fraction: float = Field(
         0.2, ge=0.0, le=1.0, description="More dropped rows than this share of the input: exit code 3."

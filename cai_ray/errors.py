@@ -37,5 +37,9 @@ class Stopped(KeyboardInterrupt):
     """SIGTERM or Ctrl-C (exit code 75), by the signal's name: what is committed stays, a re-run goes on."""
 
 
+class LimitReached(Stopped):
+    """A limit of the recipe is reached (exit code 4): what is committed stays, a re-run with a higher one goes on."""
+
+
 class RunIsTaken(Stopped):
     """Another driver works on this run (exit code 75): nothing was begun, or nothing more is committed here."""

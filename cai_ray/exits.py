@@ -1,4 +1,4 @@
-"""How a command ends: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 75 a fault that a retry may mend.
+"""How a command ends: 0 ok, 1 bug, 2 bad config or input, 3 too many dropped rows, 4 a limit, 75 what a retry may mend.
 
 Tested in tests/cluster/test_exit_codes.py.
 """
@@ -14,11 +14,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cai_ray.errors import RunIsTaken
+from cai_ray.errors import LimitReached, RunIsTaken
 from cai_ray.stopping import hearing
 
 EXIT_BAD_INPUT = 2
 EXIT_TOO_MANY_DROPPED = 3
+EXIT_LIMIT_REACHED = 4
 EXIT_RETRYABLE = 75
 # By name: importing Ray only to compare classes would cost every failing command two seconds.
 RETRYABLE_RAY_ERRORS = frozenset(
@@ -54,6 +55,9 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
         try:
             with hearing():
                 return command(*args, **kwargs)
+        except LimitReached as reached:
+            errors.print(escape(str(reached)), soft_wrap=True, highlight=False)
+            raise typer.Exit(EXIT_LIMIT_REACHED) from None
         except RunIsTaken as taken:
             errors.print(escape(str(taken)), soft_wrap=True, highlight=False)
             raise typer.Exit(EXIT_RETRYABLE) from None

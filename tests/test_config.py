@@ -11,7 +11,9 @@ from cai_ray.config import (
     Config,
     EndpointConfig,
     EngineConfig,
+    Limits,
     ModelConfig,
+    Price,
     ProofConfig,
     SamplingConfig,
     ScalingConfig,
@@ -85,6 +87,8 @@ def test_what_changes_speed_only_is_marked_so() -> None:
         ScalingConfig,
         WorkersConfig,
         ProofConfig,
+        Limits,
+        Price,
     }
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 from pydantic import Field
 
 import cai_ray
+from cai_ray.artifacts.allowance import Allowance
 from cai_ray.artifacts.identity import changes
 from cai_ray.artifacts.ids import Ids
 from cai_ray.artifacts.lease import Lease
@@ -167,6 +168,7 @@ class StageSpec:
     row_ids: RowIds  # of the rows that come out
     contents: dict[str, str] | None = None  # of input from outside the run, see identity.py
     lease: Lease | None = None  # of the driver on the run, checked before the stage is committed
+    allowance: Allowance | None = None  # what the stage may still spend
 
     def inner(self, name: str, row_ids: RowIds, *sources: Artifact) -> StageSpec:
         """An artifact in a folder inside the stage's own, of the same settings: what a killed run goes on from."""

@@ -11,6 +11,7 @@ REQUESTS = "num_requests"  # to engines and endpoints
 PROMPT_TOKENS = "num_prompt_tokens"
 CACHED_TOKENS = "num_cached_tokens"  # of these, served by the prefix cache
 OUTPUT_TOKENS = "num_output_tokens"
+MICRODOLLARS = "microdollars"  # that requests cost, by the price of their server
 ENGINE_STARTS = "engine_starts"  # the first of each actor, and every restart
 TRAINED_TOKENS = "num_tokens"  # of all examples that are learned or measured on
 EPISODES = "num_episodes"  # answers that PPO sampled

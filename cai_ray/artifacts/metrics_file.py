@@ -102,6 +102,11 @@ def next_attempt(folder: Storage) -> int:
 
 def elapsed_before(folder: Storage) -> float:
     """Seconds that all attempts but the newest worked, from the last time each wrote."""
-    entries = [entry for entry in parse_metrics(read_metrics(folder)) if {"attempt", "elapsed_s"} <= entry.keys()]
-    latest = {int(entry["attempt"]): float(entry["elapsed_s"]) for entry in entries}
+    latest = elapsed_of(folder)
     return sum(seconds for attempt, seconds in latest.items() if attempt != max(latest))
+
+
+def elapsed_of(folder: Storage) -> dict[int, float]:
+    """Attempt -> seconds that it worked, from the last time that it wrote."""
+    entries = [entry for entry in parse_metrics(read_metrics(folder)) if {"attempt", "elapsed_s"} <= entry.keys()]
+    return {int(entry["attempt"]): float(entry["elapsed_s"]) for entry in entries}

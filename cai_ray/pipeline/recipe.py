@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cai_ray import shelf
-from cai_ray.config import Config, ModelConfig
+from cai_ray.config import Config, Limits, ModelConfig
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import FOLDER, InputFile
@@ -57,6 +57,9 @@ class Recipe(Config):
     constitution: InputFile | None = Field("microworld", description="A constitution that comes along, or a YAML file.")
     models: dict[str, ModelConfig] = Field(default_factory=lambda: {"policy": ModelConfig()})
     cluster: ClusterConfig = ClusterConfig()
+    limits: Limits | None = Field(
+        None, exclude_if=lambda limits: limits is None, description="Of the whole run; a stage's own: its `limits`."
+    )
     prompts: PromptsConfig | None = Field(
         PromptsConfig(), description="Where prompts come from; null, and the default beside data of your own: none."
     )
@@ -93,6 +96,18 @@ class Recipe(Config):
     def _some_model(self) -> Recipe:
         if not self.models or (self.revise is not None and "policy" not in self.models):
             raise ValueError(f"models has {', '.join(self.models) or 'nothing'} and no `policy`; add it")
+        return self
+
+    @model_validator(mode="after")
+    def _dollars_are_known(self) -> Recipe:
+        limits = {name: getattr(getattr(self, name), "limits", None) for name in type(self).model_fields}
+        priced = any(model.endpoint is not None and model.endpoint.price for model in self.models.values())
+        for name, found in {**limits, "": self.limits}.items():
+            if found is not None and found.dollars is not None and not priced:
+                where = f"{name}.limits".lstrip(".")
+                raise ValueError(
+                    f"{where}.dollars={found.dollars:g}, and no server has a price; set models.NAME.endpoint.price"
+                )
         return self
 
     @property

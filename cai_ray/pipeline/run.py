@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
 from rich.table import Table
 
-from cai_ray.artifacts.artifact import PLAN, Artifact, find
+from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.lease import held
-from cai_ray.artifacts.parts import begun_parts
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import MICROWORLD, Config, ModelConfig
+from cai_ray.config import MICROWORLD, ModelConfig
 from cai_ray.constitution.draw import check_choice
 from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load as load_constitution
@@ -27,6 +24,7 @@ from cai_ray.errors import ConfigError, TooManyDropped
 from cai_ray.fingerprint import fingerprint, model_settings, settings
 from cai_ray.lookup import location
 from cai_ray.pipeline.accepted import accepted, begin
+from cai_ray.pipeline.budget import allowance_of, ending_in_time
 from cai_ray.pipeline.checked_models import check_models
 from cai_ray.pipeline.kept_recipe import earlier_recipe, keep
 from cai_ray.pipeline.output import refuse_package_cache
@@ -190,7 +188,7 @@ def run(recipe: Recipe, chosen: Sequence[Step], fresh: bool = False, retry: Sequ
     `fresh` deletes the output of the first chosen stage and of all after it; `retry`: the rows that the first chosen
     stage with any dropped for these reasons are asked again, and what lies after it is deleted. Raises ConfigError, and
     has written nothing, when a stage up to the last chosen one was made from something else; TooManyDropped after the
-    stage it concerns is committed; RunIsTaken while another driver works on the run.
+    stage it concerns is committed; RunIsTaken while another driver works on the run; LimitReached.
     """
     all_steps = steps(recipe)
     context = prepare(recipe, all_steps)
@@ -217,7 +215,10 @@ def _run_steps(recipe: Recipe, context: Context, chosen: Sequence[Step]) -> list
                 board.add_task(step.stage, total=None)
             try:
                 begin(recipe, context, step)
-                outcomes.append(_run_step(step, context))
+                is_done = _is_done(step, context)
+                allowance = None if is_done else allowance_of(recipe, step, steps(recipe), context.run)
+                with ending_in_time(step, allowance):
+                    outcomes.append(_run_step(step, replace(context, allowance=allowance)))
             except BaseException:
                 if board is not None:
                     board.ended(step.stage, "failed", "", None)
@@ -291,51 +292,3 @@ def write_report(recipe: Recipe, output: str | None) -> list[str]:
     """Report on what is in the run's folder now; the files' locations. Starts nothing. Raises ConfigError."""
     stages = [step.stage for step in steps(recipe) if step.stage != report.STAGE]
     return report.write(folder_of(recipe), stages, recipe.report or report.Config(), output)
-
-
-class StageStatus(Config):
-    """One line of `cai-ray status`."""
-
-    stage: str
-    state: Literal["finished", "unfinished", "not started"]
-    rows_in: int | None  # known when finished
-    rows_out: int
-    rows_dropped: dict[str, int]
-    rows_left_out: dict[str, int] = Field(default_factory=dict)
-    duration_s: float | None = None
-
-
-def status(recipe: Recipe) -> list[StageStatus]:
-    """Where each stage stands, from the files alone; starts nothing."""
-    return [_stage_status(folder_of(recipe) / step.stage, step.stage) for step in steps(recipe)]
-
-
-def _stage_status(folder: Storage, stage: str) -> StageStatus:
-    artifact = find(folder)
-    if artifact is not None:
-        manifest = artifact.manifest
-        return StageStatus(
-            stage=stage,
-            state="finished",
-            rows_in=manifest.rows_in,
-            rows_out=manifest.rows_out,
-            rows_dropped=manifest.rows_dropped,
-            rows_left_out=manifest.rows_left_out,
-            duration_s=manifest.duration_s,
-        )
-    if not folder.exists(PLAN):
-        return StageStatus(stage=stage, state="not started", rows_in=None, rows_out=0, rows_dropped={})
-    records = begun_parts(folder)
-    dropped: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    for record in records:
-        dropped.update(record.dropped_by_reason)
-        left_out.update(record.left_out_by_reason)
-    return StageStatus(
-        stage=stage,
-        state="unfinished",
-        rows_in=None,
-        rows_out=sum(record.num_rows for record in records),
-        rows_dropped=dict(dropped),
-        rows_left_out=dict(left_out),
-    )

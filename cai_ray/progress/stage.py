@@ -8,7 +8,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from cai_ray.artifacts.counters import OUTPUT_TOKENS
+from cai_ray.artifacts.counters import MICRODOLLARS, OUTPUT_TOKENS, PROMPT_TOKENS
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.artifacts.storage import Storage
@@ -22,11 +22,20 @@ METRICS_EVERY_S = 5.0
 class StageProgress(LiveLine):
     """Counts parts as they commit. `num_total` rows are to be accounted for, `num_done` of them already are.
 
+    `most_tokens`: that may be spent from here on; None: any number.
     `name`: what of the stage this is, where it is done in several pieces; such a piece has a line of its own.
     """
 
     def __init__(
-        self, folder: Storage, stage: str, attempt: int, num_total: int, num_done: int, *, name: str = ""
+        self,
+        folder: Storage,
+        stage: str,
+        attempt: int,
+        num_total: int,
+        num_done: int,
+        *,
+        name: str = "",
+        most_tokens: int | None = None,
     ) -> None:
         super().__init__(f"{stage} ({name})" if name else stage, "starting the engine", num_total, num_done)
         self._is_piece = bool(name)
@@ -34,6 +43,7 @@ class StageProgress(LiveLine):
         self._num_rows = 0
         self._num_dropped = 0
         self._counters: Counter[str] = Counter()
+        self._most_tokens = most_tokens
         self._started = self._measured = time.monotonic()
         self._metrics = MetricsFile(folder, attempt, time.time())
         self._exported = Exported.of(folder, stage)
@@ -70,6 +80,11 @@ class StageProgress(LiveLine):
         num_done = self._num_before + num_new
         left = self._num_total - num_done
         speed = f"{num_new / elapsed_s:,.1f} rows/s, {self._counters[OUTPUT_TOKENS] / elapsed_s:,.0f} tokens/s"
+        if self._counters[MICRODOLLARS]:
+            speed += f", ${self._counters[MICRODOLLARS] / 1e6:,.2f}"
+        if self._most_tokens is not None:
+            num_tokens = self._counters[PROMPT_TOKENS] + self._counters[OUTPUT_TOKENS]
+            speed += f", {num_tokens:,} of {self._most_tokens:,} tokens"
         if self._num_dropped:
             speed += f", {self._num_dropped} dropped"
         eta = f"{left * elapsed_s / num_new:,.0f} s left" if num_new and left > 0 else "done"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cai_ray.artifacts.allowance import Allowance
 from cai_ray.artifacts.artifact import Artifact, StageSpec, find, inputs_of
 from cai_ray.artifacts.lease import Lease
 from cai_ray.artifacts.storage import Storage
@@ -43,6 +44,7 @@ class Context:
     fingerprints: Mapping[str, str]  # stage -> fingerprint
     contents: Mapping[str, dict[str, str]] = field(default_factory=dict)  # stage -> input from outside, what it is
     lease: Lease | None = None  # this driver's, while it works on the run
+    allowance: Allowance | None = None  # of the stage that is to be made
 
     def folder(self, stage: str) -> Storage:
         return self.run / stage
@@ -58,6 +60,7 @@ class Context:
             row_ids=row_ids,
             contents=self.contents.get(stage),
             lease=self.lease,
+            allowance=self.allowance,
         )
 
     def artifact(self, stage: str) -> Artifact:

@@ -1,4 +1,4 @@
-"""The command `run` to its end: bad input is exit code 2 before any engine starts, 3 and 75 where a run got further."""
+"""The command `run` to its end: bad input is exit code 2 before any engine starts, 3, 4 and 75 where it got further."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import Storage
 from cai_ray.cli import app
 from cai_ray.constitution.principles import ConstitutionError
 from cai_ray.errors import (
@@ -25,8 +27,11 @@ from cai_ray.errors import (
     Stopped,
     TooManyDropped,
 )
-from cai_ray.exits import EXIT_BAD_INPUT, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED, edge, exit_code
+from cai_ray.exits import EXIT_BAD_INPUT, EXIT_LIMIT_REACHED, EXIT_RETRYABLE, EXIT_TOO_MANY_DROPPED, edge, exit_code
 from tests import faults
+from tests.field.endpoint_runs import command as endpoint_command
+from tests.field.endpoint_runs import committed, endpoint_recipe
+from tests.field.server import serving
 from tests.runs import check_adds_up, engine, records, records_folder, requests, saying, write_jsonl, write_recipe
 
 
@@ -68,9 +73,9 @@ def test_an_error_has_its_code_however_it_is_wrapped(error: Exception, code: int
 
 def test_an_unexpected_error_is_exit_code_1_with_its_trace() -> None:
     code = (
-        "import sys; from cai_ray.commands import terminal; from cai_ray.pipeline import run\n"
+        "import sys; from cai_ray.commands import terminal; from cai_ray.pipeline import status\n"
         "def bug(*args): raise KeyError('of ours')\n"
-        "run.status = bug\n"
+        "status.status = bug\n"
         "from cai_ray.cli import app; app(['status', 'quickstart'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -208,3 +213,25 @@ def test_a_real_engine_that_can_never_start_is_exit_code_2_with_its_own_words(
     assert result.exit_code == EXIT_BAD_INPUT, result.output
     assert "the engine does not start" in one_line(result) and "KV cache" in one_line(result)
     assert "Traceback" not in result.output
+
+
+@pytest.mark.slow
+def test_a_limit_is_exit_code_4_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    """Each of the server's answers is 13 tokens; four requests are under way at a time."""
+    with serving(delay_s=0.05) as server:
+        recipe = endpoint_recipe(tmp_path, server, 40)
+        first = endpoint_command(recipe, "--set", "limits.tokens=130")
+        assert first.returncode == EXIT_LIMIT_REACHED, first.stderr
+        assert "limits.tokens=130 is reached" in first.stderr and "Traceback" not in first.stderr
+        assert 10 <= server.num_answered <= 10 + 4
+        rows, dropped = committed(recipe)
+        assert (rows, dropped) == (server.num_answered, 0)
+        again = endpoint_command(recipe, "--set", "limits.tokens=130")
+        assert again.returncode == EXIT_LIMIT_REACHED and server.num_answered == rows, "nothing was begun"
+        last = endpoint_command(recipe, "--set", "limits.tokens=100000")
+        assert last.returncode == 0, last.stderr
+        assert server.num_answered == 40
+    made = Artifact(Storage(str(tmp_path)) / "run" / "revise")
+    ids = [row["prompt_id"] for row in made.rows(["prompt_id"])]
+    assert len(set(ids)) == len(ids) == 40
+    assert made.manifest.counters["num_prompt_tokens"] == 400

@@ -173,9 +173,13 @@ def test_ties_are_dropped_and_no_pair_left_is_told(
 def test_sampled_verdicts_are_worth_nearly_as_much_as_log_probabilities(micro_model: Path, tmp_path: Path) -> None:
     """Eight verdicts in words, as of a server that gives no log-probabilities; and a panel of two."""
     context = context_of(tmp_path / "run", micro_model)
-    prompts_of(context, 96)
+    prompts_of(context, 192)
     asked = sample_pairs.Config(
-        samples_per_prompt=2, temperatures=(1.0, 1.5), sampling=SamplingConfig(max_tokens=48), scaling=SMALL
+        samples_per_prompt=3,
+        strategy="all",
+        temperatures=(1.0, 1.5),
+        sampling=SamplingConfig(max_tokens=48),
+        scaling=SMALL,
     )
     sample_pairs.run(asked, context, load_prompts.STAGE)
     panel = (JudgeConfig(model="feedback"), JudgeConfig(model="sl_cai", weight=2.0))
@@ -186,9 +190,7 @@ def test_sampled_verdicts_are_worth_nearly_as_much_as_log_probabilities(micro_mo
     }
     oracle = {}
     for name, changes in wanted.items():
-        config = label_comparisons.Config.model_validate(
-            {"delimiters": "plain", "principles_per_pair": 2, "scaling": SMALL, **changes}
-        )
+        config = label_comparisons.Config.model_validate({"delimiters": "plain", "scaling": SMALL, **changes})
         own = replace(context, run=Storage(str(tmp_path / name)))
         shutil.copytree(tmp_path / "run" / sample_pairs.STAGE, tmp_path / name / sample_pairs.STAGE)
         labels = label_comparisons.run(config, own, sample_pairs.STAGE)

@@ -70,7 +70,8 @@ from pathlib import Path
 import pytest
 
 from cai_ray.errors import ConfigError
-from cai_ray.pipeline.run import run, status
+from cai_ray.pipeline.run import run
+from cai_ray.pipeline.status import status
 from cai_ray.pipeline.steps import select, steps
 from cai_ray.planning.devices import hardware
 from cai_ray.planning.plan import plan

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cai_ray.config import Config
-from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken, Stopped
+from cai_ray.errors import ConfigError, EngineGaveUp, LimitReached, RunIsTaken, Stopped
 from cai_ray.rows import ROW_ID
 
 LEFT = "left"  # column of outcomes: an Ending as JSON, null for a row that came to its own end
@@ -26,13 +26,14 @@ ERRORS: dict[str, type[BaseException]] = {
     "taken": RunIsTaken,
     "gave_up": EngineGaveUp,
     "stopped": Stopped,
+    "limit": LimitReached,
 }
 
 
 class Ending(Config):
     """Why rows were left."""
 
-    kind: Literal["config", "taken", "gave_up", "stopped"]
+    kind: Literal["config", "taken", "gave_up", "stopped", "limit"]
     message: str
 
     @classmethod

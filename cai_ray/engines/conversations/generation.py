@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cai_ray.artifacts import counters as counted
+from cai_ray.artifacts.allowance import Allowance
 from cai_ray.artifacts.lease import Lease
-from cai_ray.artifacts.parts import PartRecord, records_of, write_part
+from cai_ray.artifacts.parts import PartRecord, records_of
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import EngineConfig, ScalingConfig
-from cai_ray.dropped import DROPPED, DropReason, DropRow, dropped_row
+from cai_ray.config import EngineConfig, Price, ScalingConfig
+from cai_ray.dropped import DropReason, DropRow, dropped_row
 from cai_ray.engines.conversations.asking import Ask, Backend, Conversation
 from cai_ray.engines.conversations.ending import (
     LEFT,
@@ -34,8 +36,10 @@ from cai_ray.engines.conversations.ending import (
     parted,
     raise_first,
 )
+from cai_ray.engines.conversations.outcomes import commit_outcomes, outcome_schema
+from cai_ray.engines.conversations.purse import Purse
 from cai_ray.engines.conversations.row_gate import RowGate, tasks_in_flight
-from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, PROOF_ROWS, SAMPLED, packed, write_sampled
+from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, PROOF_ROWS, SAMPLED, packed
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
 from cai_ray.engines.shared_folder import check_seen
@@ -72,27 +76,15 @@ class ConversationJob:
         return int.from_bytes(digest("measured", row_id, num_bytes=4), "big") < self.measured_share * 2**32
 
 
-def _outcome_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema(
-        [
-            pa.field(ROW_ID, pa.string(), nullable=False),
-            pa.field("row", pa.struct(list(schema))),
-            pa.field("dropped", pa.struct(list(DROPPED))),
-            pa.field("counters", pa.map_(pa.string(), pa.int64())),
-            pa.field(SAMPLED, pa.string()),
-            pa.field(LEFT, pa.string()),
-        ]
-    )
-
-
 class ConversationActor:
     """One engine and the conversations it holds; `__call__` is Ray Data's async batch function."""
 
-    def __init__(self, job: ConversationJob, folder: Storage | None = None) -> None:
+    def __init__(self, job: ConversationJob, folder: Storage | None = None, purse: Purse | None = None) -> None:
         self._job = job
+        self._purse = purse or Purse(None, None, "")
         self._folder = folder  # where the rows will go
         self._exported = Exported.of(folder, job.stage) if folder else None
-        self._schema = _outcome_schema(job.schema)
+        self._schema = outcome_schema(job.schema)
         self.backend = job.make_backend()
         self._supervisor = Supervisor(self.backend, job.engine)
         self._gate: RowGate | None = None
@@ -163,6 +155,7 @@ class ConversationActor:
 
     async def _watch_for_a_stop(self) -> None:
         while not await asyncio.to_thread(is_asked_to_stop):
+            await asyncio.to_thread(self._purse.exchange)
             await asyncio.sleep(STOP_POLL_S)
         self._end(Ending(kind="stopped", message=""))
 
@@ -203,9 +196,12 @@ class ConversationActor:
         result: dict[str, Any] | None = None
         dropped: DropRow | None = None
         async with gate.row():
+            if (reached := self._purse.why_empty()) is not None:
+                return left_row(row_id, Ending(kind="limit", message=reached))
             try:
-                async with clock:
-                    result = await job.converse(row, conversation)
+                with self._purse.conversation(conversation.usage):
+                    async with clock:
+                        result = await job.converse(row, conversation)
             except DropRow as error:
                 dropped = error
             except TimeoutError:
@@ -226,6 +222,8 @@ class ConversationActor:
         counters[counted.PROMPT_TOKENS] = usage.num_prompt_tokens
         counters[counted.CACHED_TOKENS] = usage.num_cached_tokens
         counters[counted.OUTPUT_TOKENS] = usage.num_output_tokens
+        if (cost := self._purse.cost(usage)) is not None:
+            counters[counted.MICRODOLLARS] = cost
         if result is not None:
             counters.update(job.count(result))
         return {
@@ -243,27 +241,6 @@ class ConversationActor:
         return sampled
 
 
-def _flatten(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
-    present = structs.drop_null().combine_chunks()
-    return pa.Table.from_arrays(present.flatten(), schema=schema)
-
-
-def commit_outcomes(folder: Storage, schema: pa.Schema, batch: pa.Table) -> PartRecord:
-    """Write one batch of outcomes as a part."""
-    counters: Counter[str] = Counter()
-    for pairs in batch["counters"].to_pylist():
-        counters.update(dict(pairs))
-    record = write_part(
-        folder,
-        rows=_flatten(batch["row"], schema),
-        gone=_flatten(batch["dropped"], DROPPED),
-        row_ids=batch[ROW_ID].to_pylist(),
-        counters=dict(counters),
-    )
-    write_sampled(folder, record.name, batch[SAMPLED].to_pylist())
-    return record
-
-
 @dataclass(frozen=True)
 class Work:
     """A job, and where its rows come from and go to."""
@@ -275,6 +252,8 @@ class Work:
     scaling: ScalingConfig
     num_gpus_per_engine: float
     lease: Lease | None = None  # checked before each part is committed
+    allowance: Allowance | None = None  # what may be spent from here on
+    price: Price | None = None
 
 
 def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
@@ -282,9 +261,11 @@ def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
 
     Yields each part as it commits, with the place in `works` that it belongs to. Needs a connected Ray
     (engines/cluster.py). Raises, once what is done is committed, EngineGaveUp when a restart budget is used up or a
-    server is away, ConfigError when an engine or a server can never answer, Stopped after SIGTERM or Ctrl-C.
+    server is away, ConfigError when an engine or a server can never answer, Stopped after SIGTERM or Ctrl-C,
+    LimitReached.
     """
-    first, *others = [_records(work, place) for place, work in enumerate(works)]
+    key = uuid.uuid4().hex
+    first, *others = [_records(work, place, key) for place, work in enumerate(works)]
     endings: list[Ending] = []
     with draining(ask_to_stop):
         for batch in (first.union(*others) if others else first).iter_batches(batch_format="pyarrow", batch_size=None):
@@ -294,13 +275,14 @@ def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
         raise_first(endings)
 
 
-def _records(work: Work, place: int) -> Dataset:
-    """The records of one work's parts, for the driver; nothing runs yet."""
+def _records(work: Work, place: int, key: str) -> Dataset:
+    """The records of one work's parts, for the driver; nothing runs yet. `key`: see Purse."""
     import ray
 
     job, scaling = work.job, work.scaling
     source, folder, expand, lease = work.source, work.folder, job.expand, work.lease
     num_tasks = tasks_in_flight(job.engine, scaling)
+    purse = Purse(work.allowance, work.price, key)
 
     def read(task: pa.Table) -> Iterator[pa.Table]:
         return read_units(source, task, expand)
@@ -329,7 +311,7 @@ def _records(work: Work, place: int) -> Dataset:
         .repartition(target_num_rows_per_block=scaling.rows_per_task)
         .map_batches(
             ConversationActor,
-            fn_constructor_args=(job, folder),
+            fn_constructor_args=(job, folder, purse),
             batch_format="pyarrow",
             batch_size=scaling.rows_per_task,
             compute=ray.data.ActorPoolStrategy(

@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from cai_ray.artifacts.allowance import Allowance, Spent
 from cai_ray.artifacts.artifact import Artifact, OpenStage, StageSpec, open_stage
 from cai_ray.artifacts.parts import PartRecord
+from cai_ray.artifacts.spending import spent
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
 from cai_ray.engines.conversations.generation import ConversationJob, Work, converse_all
 from cai_ray.engines.conversations.units import Units, left_of, units_of
 from cai_ray.engines.models.thinking import Doubt
+from cai_ray.errors import LimitReached
 from cai_ray.progress.stage import StageProgress
 
 logger = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
     left = [(one, files) for one in begun if (files := left_of(one.units, one.stage.done_ids))]
     if not left:
         return
+    allowance = _left_to_spend(left[0][0].asked.spec.allowance)
     with connected(cluster), ExitStack() as shown:
         works, lines = [], []
         for one, files in left:
@@ -92,13 +96,21 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
                     folder=stage.folder,
                     scaling=asked.scaling,
                     lease=asked.spec.lease,
+                    allowance=allowance,
+                    price=model.endpoint.price if model.endpoint else None,
                     num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
                 )
             )
             num_units = len(one.units.ids)
             num_done = num_units - sum(file.num_left for file in files)
             line = StageProgress(
-                stage.folder, asked.spec.stage, stage.plan.attempts, num_units, num_done, name=asked.name
+                stage.folder,
+                asked.spec.stage,
+                stage.plan.attempts,
+                num_units,
+                num_done,
+                name=asked.name,
+                most_tokens=allowance.tokens if allowance else None,
             )
             lines.append(shown.enter_context(line))
         for place, part in converse_all(works):
@@ -111,6 +123,17 @@ def _measured(job: ConversationJob, num_units: int) -> ConversationJob:
     """The job with its share of rows that are measured."""
     rows = num_units if job.measured_rows is None else job.measured_rows
     return replace(job, measured_share=min(1.0, rows / max(1, num_units)))
+
+
+def _left_to_spend(allowance: Allowance | None) -> Allowance | None:
+    """Of the stage's allowance, after what its earlier pieces took. Raises LimitReached where nothing is left."""
+    if allowance is None:
+        return None
+    now = spent(allowance.folder)
+    since = Spent(now.tokens - allowance.before.tokens, now.microdollars - allowance.before.microdollars)
+    if (reached := allowance.reached(since)) is not None:
+        raise LimitReached(reached)
+    return allowance.less(since)
 
 
 def units_asked(asked: Conversations) -> Units:

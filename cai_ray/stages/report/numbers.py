@@ -46,6 +46,7 @@ def _numbers(facts: Facts) -> dict[str, Any]:
                 "num_prompt_tokens": stage.prompt_tokens,
                 "num_cached_tokens": stage.cached_tokens,
                 "num_output_tokens": stage.output_tokens,
+                "dollars": stage.dollars,
             }
             for stage in facts.stages
         },

@@ -32,6 +32,7 @@ class StageFacts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    dollars: float = 0.0  # that requests cost, where their server has a price
     requests: int = 0
     engine_starts: int = 0
     trained_tokens: int = 0
@@ -81,6 +82,7 @@ def _finished(stage: str, manifest: Manifest, examples_per_s: float | None) -> S
         prompt_tokens=counters.get(counted.PROMPT_TOKENS, 0),
         cached_tokens=counters.get(counted.CACHED_TOKENS, 0),
         output_tokens=counters.get(counted.OUTPUT_TOKENS, 0),
+        dollars=counters.get(counted.MICRODOLLARS, 0) / 1e6,
         requests=counters.get(counted.REQUESTS, 0),
         engine_starts=counters.get(counted.ENGINE_STARTS, 0),
         trained_tokens=counters.get(counted.TRAINED_TOKENS, 0),

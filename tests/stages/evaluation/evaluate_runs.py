@@ -20,7 +20,8 @@ from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.ending import parted, raise_first
-from cai_ray.engines.conversations.generation import ConversationActor, commit_outcomes
+from cai_ray.engines.conversations.generation import ConversationActor
+from cai_ray.engines.conversations.outcomes import commit_outcomes
 from cai_ray.engines.conversations.stage import Conversations, units_asked
 from cai_ray.engines.conversations.units import left_of, read_units, reading_tasks
 from cai_ray.fingerprint import settings

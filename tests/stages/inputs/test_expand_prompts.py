@@ -22,7 +22,8 @@ from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.conversations.asking import Completion
-from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob, commit_outcomes
+from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob
+from cai_ray.engines.conversations.outcomes import commit_outcomes
 from cai_ray.errors import ConfigError
 from cai_ray.row_ids import ASK_IDS, PROMPT_IDS, prompt_id_of
 from cai_ray.rows import PROMPT
