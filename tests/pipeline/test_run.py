@@ -110,6 +110,8 @@ def test_loading_prompts_alone_needs_no_engine_and_status_tells(recipe_data: dic
         "rows_dropped": {},
         "rows_left_out": {},
         "duration_s": 0,
+        "tokens": 0,
+        "dollars": 0.0,
     }
     assert told["stages"][1]["state"] == "not started"
     other = runner.invoke(app, ["run", str(path), "--until", "load_prompts", "--limit", "2"])
