@@ -92,6 +92,16 @@ class EndpointConfig(Config):
         None, exclude_if=lambda price: price is None, description="Counts what requests cost, for limits.dollars."
     )
     api_key_env: str | None = Field(None, description="NAME of the environment variable that holds the key.")
+    headers_env: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda headers: not headers,  # servers from before there were any are the same servers
+        description="Header -> NAME of the environment variable that holds its value.",
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict,
+        exclude_if=lambda body: not body,
+        description="Goes into every request as it is, for what only this server knows: {reasoning_effort: low}.",
+    )
     max_retries: int = Field(5, ge=0, le=20, description="Retries per request, with exponential back-off.")
     timeout_s: float = Field(120.0, gt=0)
     max_concurrency: int = Field(64, ge=1, description="Requests in flight per worker.")

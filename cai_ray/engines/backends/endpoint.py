@@ -75,15 +75,22 @@ def markup_of(model: ModelConfig) -> Markup:
 
 def api_key(endpoint: EndpointConfig) -> str:
     """The key from the environment. Raises ConfigError when the variable that should hold it is not set."""
-    if endpoint.api_key_env is None:
-        return NO_KEY
-    key = os.environ.get(endpoint.api_key_env)
-    if not key:
+    return NO_KEY if endpoint.api_key_env is None else _secret("api_key_env", endpoint.api_key_env)
+
+
+def headers(endpoint: EndpointConfig) -> dict[str, str]:
+    """The server's own headers, from the environment. Raises ConfigError likewise."""
+    return {name: _secret(f"headers_env.{name}", variable) for name, variable in endpoint.headers_env.items()}
+
+
+def _secret(field: str, variable: str) -> str:
+    found = os.environ.get(variable)
+    if not found:
         raise ConfigError(
-            f"endpoint.api_key_env names the environment variable {endpoint.api_key_env!r}, which is not set here; "
-            "export it before the run (on a cluster: on every node); for a server without keys set api_key_env to null"
+            f"endpoint.{field} names the environment variable {variable!r}, which is not set here; "
+            f"export it before the run (on a cluster: on every node); for a server without it remove endpoint.{field}"
         )
-    return key
+    return found
 
 
 def check_endpoint(model: ModelConfig) -> None:
@@ -96,6 +103,7 @@ def check_endpoint(model: ModelConfig) -> None:
             "give it to the server (vLLM: --chat-template) and remove it here"
         )
     api_key(model.endpoint)
+    headers(model.endpoint)
 
 
 class EndpointBackend(Unasked):
@@ -123,6 +131,7 @@ class EndpointBackend(Unasked):
             self.client = AsyncOpenAI(
                 base_url=self.endpoint.base_url,
                 api_key=api_key(self.endpoint),
+                default_headers=headers(self.endpoint),
                 max_retries=self.endpoint.max_retries,
                 timeout=self.endpoint.timeout_s,
             )
@@ -293,6 +302,8 @@ class EndpointConversation(Counts):
                 extra = extra | {"chat_template_kwargs": model.chat_template_kwargs}
             if is_begun(messages):
                 extra = extra | {"continue_final_message": True, "add_generation_prompt": False}
+
+        extra = extra | endpoint.extra_body
 
         async def send() -> Any:
             return await self._backend.request(lambda: call(model=endpoint.model, extra_body=extra or None, **options))

@@ -23,6 +23,7 @@ from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations import outage
 from cai_ray.engines.conversations.asking import Completion
 from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.fingerprint import settings
 
 T = TypeVar("T")
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -301,6 +302,36 @@ def test_the_key_comes_from_the_named_variable(server: Server, monkeypatch: pyte
     server.replies = [chat()]
     ask(model(server, api_key_env="SOME_SERVERS_KEY"))
     assert server.requests[0][2]["authorization"] == "Bearer not-a-secret"
+
+
+def test_headers_come_from_named_variables(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TEAM", "team-7")
+    server.replies = [chat()]
+    given = endpoint_with(model(server), headers_env={"X-Team": "SOME_TEAM"})
+    ask(given)
+    assert server.requests[0][2]["x-team"] == "team-7"
+    monkeypatch.delenv("SOME_TEAM")
+    with pytest.raises(ConfigError, match=r"endpoint\.headers_env\.X-Team names.*'SOME_TEAM', which is not set"):
+        EndpointBackend(given)
+
+
+def test_what_only_this_server_knows_goes_along(server: Server) -> None:
+    server.replies = [chat()]
+    ask(
+        endpoint_with(model(server), extra_body={"reasoning_effort": "low", "top_k": 3}),
+        sampling=SamplingConfig(top_k=5),
+    )
+    body = server.requests[0][1]
+    assert (body["reasoning_effort"], body["top_k"]) == ("low", 3)
+    plain = settings(model(server))["endpoint"]
+    assert not {"extra_body", "headers_env", "price"} & plain.keys(), (
+        "runs from before there were any stay what they are"
+    )
+
+
+def endpoint_with(given: ModelConfig, **changes: Any) -> ModelConfig:
+    assert given.endpoint is not None
+    return given.model_copy(update={"endpoint": given.endpoint.model_copy(update=changes)})
 
 
 def test_a_missing_key_is_a_config_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
