@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from cai_ray.artifacts.allowance import Allowance, Spent
 from cai_ray.artifacts.parts import read_table
 from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
-from cai_ray.config import EngineConfig, SamplingConfig, ScalingConfig
+from cai_ray.config import EngineConfig, Price, SamplingConfig, ScalingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.ending import parted, raise_first
-from cai_ray.engines.conversations.generation import (
-    ConversationActor,
-    ConversationJob,
-    commit_outcomes,
-)
+from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob
+from cai_ray.engines.conversations.outcomes import commit_outcomes
+from cai_ray.engines.conversations.purse import Purse
 from cai_ray.engines.conversations.row_gate import tasks_in_flight
 from cai_ray.engines.conversations.stage import _measured
-from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.errors import ConfigError, EngineGaveUp, LimitReached
 
 SCHEMA = pa.schema([("id", pa.string()), ("answer", pa.string())])
 
@@ -121,6 +121,31 @@ def test_an_engine_that_ends_keeps_the_rows_that_are_done_and_leaves_the_others(
     with pytest.raises(type(fault), match=str(fault)):
         raise_first(endings)
     assert parted(second)[0].num_rows == 0, "nothing is begun after the end"
+
+
+def test_a_limit_lets_what_is_under_way_end_and_begins_nothing_more(tmp_path: Path) -> None:
+    """Three rows at a time, each of 1 + 2 tokens: a limit of 10 is reached by the fourth, when two are under way."""
+
+    async def later(row_id: str, messages: Sequence[Message], seed: int) -> str:
+        await asyncio.sleep(0.01 * int(row_id))
+        return "two words"
+
+    engine = EngineConfig(rows_in_flight=3)
+    job = ConversationJob("test", 0, SCHEMA, converse, lambda t: t, lambda: ScriptedBackend(later), engine, 10)
+    allowance = Allowance(Storage(str(tmp_path)), Spent(), 10, None, None, {"tokens": "limits.tokens=10"})
+    actor = ConversationActor(job, purse=Purse(allowance, Price(output=500_000), "k"))
+    ids = [str(number) for number in range(20)]
+
+    async def everything() -> list[pa.Table]:
+        return [table async for table in actor(pa.table({"row_id": ids, "id": ids}))]
+
+    (table,) = asyncio.run(everything())
+    done, endings = parted(table)
+    assert 4 <= done.num_rows <= 4 + 3 and done["row_id"].to_pylist() == ids[: done.num_rows]
+    costs = [dict(counters)["microdollars"] for counters in done["counters"].to_pylist()]
+    assert costs == [1_000_000] * done.num_rows
+    with pytest.raises(LimitReached, match=r"limits\.tokens=10 is reached.*Raise it"):
+        raise_first(endings)
 
 
 def test_an_engine_always_has_rows_waiting() -> None:
