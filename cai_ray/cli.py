@@ -65,8 +65,8 @@ def run(
     if tables := [outcome.table for outcome in outcomes if outcome.table is not None]:
         console.print(tables[-1])
     if page := next((outcome.artifact.folder for outcome in outcomes if outcome.stage == report_stage.STAGE), None):
-        console.print(f"Report: {page.location}/{report_stage.PAGE}", soft_wrap=True, highlight=False)
-    console.print(f"Output: {pipeline.folder_of(loaded).location}", soft_wrap=True)
+        console.print(f"Report: {(page / report_stage.PAGE).shown}", soft_wrap=True, highlight=False)
+    console.print(f"Output: {pipeline.folder_of(loaded).shown}", soft_wrap=True)
 
 
 @app.command()
@@ -107,7 +107,7 @@ def status(
     loaded = load_recipe(recipe, set_, as_written=True)
     stages = status_of(loaded)
     if as_json:
-        body = {"run": pipeline.folder_of(loaded).location, "stages": [stage.model_dump() for stage in stages]}
+        body = {"run": pipeline.folder_of(loaded).shown, "stages": [stage.model_dump() for stage in stages]}
         print(json.dumps(body, indent=2))
     else:
         _print_status(stages)
