@@ -22,6 +22,11 @@ from cai_ray.stopping import draining, rehear
 
 logger = logging.getLogger(__name__)
 MIN_LOCAL_CPUS = 8  # logical: with as few as two, a pipeline with an engine actor starves
+# Ray's words for settings that no start makes right -> what to change.
+UNSTARTABLE = {
+    "AF_UNIX path length": "the folder for its own files is too deep, set RAY_TMPDIR to one like /tmp/r",
+    "object store": "lower cluster.object_store_gib",
+}
 _kept: ExitStack | None = None  # what the end of `kept_connection` ends
 
 
@@ -103,12 +108,11 @@ def _start(config: ClusterConfig) -> None:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        except OSError as error:
-            if "AF_UNIX path length" not in str(error):
+        except (OSError, ValueError) as error:
+            told = next((fix for words, fix in UNSTARTABLE.items() if words in str(error)), None)
+            if told is None:
                 raise
-            raise ConfigError(
-                f"the folder for Ray's own files is too deep: {error}; set RAY_TMPDIR to one like /tmp/r"
-            ) from error
+            raise ConfigError(f"Ray cannot start here: {error}; {told}") from error
 
 
 def address_of(config: ClusterConfig) -> str | None:

@@ -43,14 +43,21 @@ def test_a_signal_while_ray_starts(init: Callable[..., None], monkeypatch: pytes
     assert ended
 
 
-def test_a_folder_too_deep_for_rays_sockets_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_deep(**settings: Any) -> None:
-        raise OSError(
-            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /a/very/deep/folder"
-        )
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /a/very/deep/folder"), "set RAY_TMPDIR"),
+        (ValueError("After taking into account object store and redis memory usage, ..."), "cluster.object_store_gib"),
+    ],
+)
+def test_what_ray_cannot_start_with_is_one_message(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(**settings: Any) -> None:
+        raise error
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", too_deep)
-    with pytest.raises(ConfigError, match="set RAY_TMPDIR"), connected(ClusterConfig()):
+    monkeypatch.setattr(ray, "init", cannot)
+    with pytest.raises(ConfigError, match=told), connected(ClusterConfig()):
         raise AssertionError("nothing may begin")

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cai_ray.cli import app
-from cai_ray.config import ModelConfig
+from cai_ray.config import EngineConfig, ModelConfig
+from cai_ray.engines.backends.vllm_engine import check_memory
 from cai_ray.engines.models.setup import settings, weights
 from cai_ray.engines.models.setup.check import check_lora, check_setup
 from cai_ray.errors import ConfigError
@@ -128,6 +129,12 @@ def test_adapters_on_layers_that_are_not_there(model: Path) -> None:
     check_lora("sft", ("q_proj", "mlp.up_proj"), "models.policy", ModelConfig(path=str(model)))
     with pytest.raises(ConfigError, match=r"sft\.lora\.target_modules: no layer .* 'query_proj'; it has .*q_proj"):
         check_lora("sft", ("query_proj",), "models.policy", ModelConfig(path=str(model)))
+
+
+def test_a_cache_larger_than_the_machine() -> None:
+    check_memory(EngineConfig())
+    with pytest.raises(ConfigError, match=r"engine\.kv_cache_gib=1e\+06 is more than the \d+ GiB of memory"):
+        check_memory(EngineConfig(kv_cache_gib=1e6))
 
 
 def adapter(folder: Path, **said: Any) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.chat import Renderer
-from cai_ray.config import ModelConfig, SamplingConfig
+from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends import engine_process
 from cai_ray.engines.backends.vllm_plugin import EXTENSION
@@ -58,6 +58,18 @@ def _cpu_threads(path: str) -> int:
     return 1 if 0 < num_bytes < SMALL_WEIGHTS_BYTES else os.cpu_count() or 1
 
 
+def check_memory(engine: EngineConfig) -> None:
+    """Raises ConfigError for a KV cache on CPU that is larger than this machine."""
+    import psutil
+
+    total_gib = psutil.virtual_memory().total / 2**30
+    if engine.kv_cache_gib > total_gib:
+        raise ConfigError(
+            f"engine.kv_cache_gib={engine.kv_cache_gib:g} is more than the {total_gib:.0f} GiB of memory of this "
+            "machine; lower it"
+        )
+
+
 def engine_arguments(model: ModelConfig) -> dict[str, Any]:
     """vLLM's own argument names for our config; `engine.extra` has the last word."""
     import torch
@@ -84,6 +96,7 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
     if on_gpu:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
     else:
+        check_memory(engine)
         # vLLM 0.32 on CPU: a seeded request whose prefill is cut into chunks kills the engine ("CPU Generator
         # does not use offset"), so a prompt is prefilled in one step, which must then hold a whole context.
         arguments["enable_chunked_prefill"] = False

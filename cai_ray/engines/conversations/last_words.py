@@ -26,6 +26,7 @@ _ELSEWHERE = re.compile(r"see (?:stack trace|root cause)", re.IGNORECASE)  # an 
 _CANNOT = re.compile(
     r"not supported|unsupported|does not support|NotImplementedError|no kernel|head.?(?:size|dim)|not implemented|"
     r"larger than the (?:available|maximum)[\w ]*KV cache|max(?:imum)? (?:seq|model)[ _]len|"
+    r"No available memory for the cache|"
     r"shape mismatch|size mismatch|Attempted to load weight|SafetensorError|HeaderTooLarge|must be divisible",
     re.IGNORECASE,
 )
