@@ -23,6 +23,7 @@ NAMES = (
     "revise_speed",
     "prefill_under_full_cache",
     "row_overhead",
+    "resume",
     "label_speed",
     "sft_speed",
     "ppo_speed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,6 +21,11 @@ RENDERED_BY_US = frozenset(
         "strftime_now", "return_tensors", "return_dict",
     }
 )  # fmt: skip
+
+
+_VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_VALUE}")
+_SELECTED = re.compile(rf"!?(?:{_VALUE}|in\({_VALUE}(?:, ?{_VALUE})*\))")
 
 
 class Config(BaseModel):
@@ -148,7 +153,37 @@ class EngineConfig(Throughput):
     extra: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments, by vLLM's names.")
 
 
-class ScalingConfig(Throughput):
+class Placement(Throughput):
+    """On which nodes something runs, by their labels (`ray start --labels market=spot`)."""
+
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='Only on nodes with these labels: {market: spot, gpu: "in(A100,H100)", zone: "!eu"}; {}: on all.',
+    )
+    fallback: tuple[dict[str, str], ...] = Field(
+        (), description="Where no node has `labels`: the first of these that some node has; [{market: on-demand}, {}]."
+    )
+
+    @field_validator("labels", "fallback")
+    @classmethod
+    def _are_selectors(cls, given: Any) -> Any:
+        for selector in [given] if isinstance(given, dict) else given:
+            for label, value in selector.items():
+                if not _LABEL.fullmatch(label) or not _SELECTED.fullmatch(value):
+                    raise ValueError(
+                        f"{label}: {value!r} selects no label; write a value, !value, in(one,other) or !in(one,other) "
+                        "of letters, digits, dots, dashes and underscores, at most 63"
+                    )
+        return given
+
+    @model_validator(mode="after")
+    def _has_a_first_choice(self) -> Self:
+        if self.fallback and not self.labels:
+            raise ValueError("fallback is given without labels, which come first; move its first entry there")
+        return self
+
+
+class ScalingConfig(Placement):
     """How a stage spreads over the cluster. Changes speed, not results."""
 
     min_engines: int = Field(1, ge=1)
@@ -227,7 +262,7 @@ class LoraConfig(Config):
     target_modules: tuple[str, ...] = Field((), description="Names of linear layers; empty: all of them.")
 
 
-class WorkersConfig(Throughput):
+class WorkersConfig(Placement):
     """How training spreads over the cluster. Changes speed and memory, not results."""
 
     num_workers: int = Field(1, ge=1, description="Ray Train workers; one GPU each where there are GPUs.")

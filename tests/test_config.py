@@ -13,6 +13,7 @@ from cai_ray.config import (
     EngineConfig,
     Limits,
     ModelConfig,
+    Placement,
     Price,
     ProofConfig,
     SamplingConfig,
@@ -83,6 +84,7 @@ def test_what_changes_speed_only_is_marked_so() -> None:
     """Fingerprints leave these out (G4), so nothing that changes results may be among them."""
     assert {kind for kind in ALL if issubclass(kind, Throughput)} == {
         Throughput,
+        Placement,
         EngineConfig,
         ScalingConfig,
         WorkersConfig,

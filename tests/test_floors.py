@@ -48,7 +48,7 @@ FLOORS = (
 # in what both know of weights.
 ENGINES = (
     {"address", "shared_folder"},
-    {"cluster", "models", "weights"},
+    {"cluster", "placement", "models", "weights"},
     {"conversations"},
     {"backends"},
     {"training"},

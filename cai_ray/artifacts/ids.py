@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 NUM_BUCKETS = 64
-MOST_HELD = 2**18  # ids in memory, of some 50 bytes, before they go to disk
+MOST_HELD = 2**16  # ids in memory, of some 50 bytes, before they go to disk
 _SCHEMA = pa.schema([pa.field("id", pa.string()), pa.field("place", pa.int64())])
 
 

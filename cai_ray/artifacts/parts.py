@@ -26,7 +26,7 @@ from cai_ray.row_ids import RowIds
 from cai_ray.seeding import stable_id
 
 DROPPED_ROWS, LEFT_OUT_ROWS = "dropped", "left_out"  # folders inside the stage's own
-READERS = 16  # threads that read parts
+READERS = 8  # threads that read parts
 _LEFT_OUT = pa.array(map(str, LeftOutReason), pa.string())
 
 

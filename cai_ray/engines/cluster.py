@@ -28,6 +28,7 @@ UNSTARTABLE = {
     "object store": "lower cluster.object_store_gib",
 }
 _kept: ExitStack | None = None  # what the end of `kept_connection` ends
+_promised_gpus = 0  # that nodes have which are still to start
 
 
 class ClusterConfig(Throughput):
@@ -36,7 +37,12 @@ class ClusterConfig(Throughput):
     address: str | None = Field(None, description="Ray address; null: RAY_ADDRESS, else a local Ray is started.")
     num_cpus: int | None = Field(None, ge=1, description="Logical CPUs of a local Ray; null: max(8, cores).")
     object_store_gib: float = Field(2.0, gt=0, description="Object store of a local Ray, GiB.")
-    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: those that are there.")
+    num_gpus: int | None = Field(
+        None,
+        ge=0,
+        description="GPUs of a local Ray, or those that a cluster which starts nodes on demand can come to: they are "
+        "waited for. Null: those that are there.",
+    )
 
 
 def refuse_unsafe_environment() -> None:
@@ -52,6 +58,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
     Inside `kept_connection` it stays until that one ends. Raises ClusterAway, ConfigError.
     """
+    global _promised_gpus
+    _promised_gpus = config.num_gpus or 0
     refuse_unsafe_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -195,22 +203,29 @@ def _set_up_ray_data() -> None:
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 
 
+def num_gpus() -> float:
+    """GPUs that the cluster has, or that `cluster.num_gpus` says it can come to: work for these waits for them."""
+    import ray
+
+    return max(float(ray.cluster_resources().get("GPU", 0)), float(_promised_gpus))
+
+
 def gpus_per_engine(tensor_parallel_size: int) -> float:
     """GPUs to reserve for one engine: its tensor-parallel size where the cluster has GPUs, else none.
 
-    Raises ConfigError when the cluster's nodes cannot hold one engine.
+    They are one reservation, and so on one node. Raises ConfigError when the cluster's nodes cannot hold one engine.
     """
-    import ray
-
-    total = ray.cluster_resources().get("GPU", 0)
+    total = num_gpus()
     if not total:
         if tensor_parallel_size > 1:
             raise ConfigError(
-                f"tensor_parallel_size={tensor_parallel_size} needs GPUs and this cluster has none; set it to 1"
+                f"tensor_parallel_size={tensor_parallel_size} needs GPUs and this cluster has none; set it to 1, or "
+                "cluster.num_gpus to those that it can come to"
             )
         return 0.0
     if total < tensor_parallel_size:
         raise ConfigError(
-            f"tensor_parallel_size={tensor_parallel_size}, but the cluster has {total:g} GPUs; lower it or add nodes"
+            f"tensor_parallel_size={tensor_parallel_size}, but the cluster has {total:g} GPUs; lower it, add nodes, or "
+            "set cluster.num_gpus to those that it can come to"
         )
     return float(tensor_parallel_size)

@@ -42,6 +42,7 @@ from cai_ray.engines.conversations.row_gate import RowGate, tasks_in_flight
 from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, PROOF_ROWS, SAMPLED, packed
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
 from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
+from cai_ray.engines.placement import actor_options
 from cai_ray.engines.shared_folder import check_seen
 from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
 from cai_ray.progress.exported import Exported
@@ -322,6 +323,7 @@ def _records(work: Work, place: int, key: str) -> Dataset:
             max_concurrency=num_tasks,
             num_cpus=scaling.cpus_per_engine,
             num_gpus=work.num_gpus_per_engine,
+            **actor_options(scaling),
             # Ray Data's defaults are unlimited: a node that keeps dying would keep the job alive for ever.
             # Retries of a task are bounded by the restarts of its actor; counted, they are used up in the seconds
             # before Ray finds out that a node is gone.

@@ -21,6 +21,7 @@ import numpy as np
 from cai_ray.algorithms.episodes import Episode, Scored
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
+from cai_ray.engines.cluster import num_gpus
 from cai_ray.engines.learners.hub import Hub, Reply
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersJob, LearnersLost, check
 from cai_ray.engines.learners.packing import Floats, Ids, Packed, pack, unpack
@@ -77,7 +78,7 @@ class Learners:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        use_gpu = num_gpus() > 0
         check_room(self._job.workers, use_gpu, self._can_grow or bool(os.environ.get("RAY_ADDRESS")))
         self._scratch = tempfile.mkdtemp(prefix="cai_ray-learners-")
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -13,7 +13,9 @@ from uuid import uuid4
 from pydantic import Field
 
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
-from cai_ray.config import ModelConfig, SamplingConfig, Throughput
+from cai_ray.config import ModelConfig, Placement, SamplingConfig
+from cai_ray.engines.cluster import gpus_per_engine, num_gpus
+from cai_ray.engines.placement import actor_options
 from cai_ray.engines.rollouts.backend import Transport
 from cai_ray.engines.rollouts.worker import EngineUse, RolloutActor, Sequences, WeightsLost
 from cai_ray.engines.weights.store import Weights, WeightStore
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 CLOSING_LIMIT_S = 20.0
 
 
-class RolloutConfig(Throughput):
+class RolloutConfig(Placement):
     """How rollouts spread over the cluster, and how weights get there. Changes speed and memory, not results."""
 
     num_engines: int = Field(1, ge=1, description="vLLM engines; each takes tensor_parallel_size GPUs, if any.")
@@ -113,11 +115,9 @@ class RolloutEngines:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from cai_ray.engines.cluster import gpus_per_engine
-
-        num_gpus = gpus_per_engine(self.model.engine.tensor_parallel_size)
-        self.transport = choose_transport(self.config, has_gpus=num_gpus > 0)
-        sleeps = self.config.sleep and num_gpus > 0
+        gpus = gpus_per_engine(self.model.engine.tensor_parallel_size)
+        self.transport = choose_transport(self.config, has_gpus=gpus > 0)
+        sleeps = self.config.sleep and gpus > 0
         beside_me = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         name = f"cai_ray-{uuid4().hex[:12]}"
         self._names = {"store": f"{name}-weights", "engines": [f"{name}-{i}" for i in range(self.config.num_engines)]}
@@ -130,12 +130,13 @@ class RolloutEngines:
             actor = ray.remote(RolloutActor).options(
                 name=engine_name,
                 num_cpus=self.config.cpus_per_engine,
-                num_gpus=0 if sleeps else num_gpus,
-                runtime_env=_shared_devices(number, int(num_gpus)) if sleeps else None,
+                num_gpus=0 if sleeps else gpus,
+                runtime_env=_shared_devices(number, int(gpus)) if sleeps else None,
                 # A call is repeated for as long as its actor is restarted: both end together.
                 max_restarts=self.config.max_restarts,
                 max_task_retries=-1,
                 scheduling_strategy=beside_me if sleeps else "SPREAD",
+                **({} if sleeps else actor_options(self.config)),
             )
             self._actors.append(
                 actor.remote(self.model, self.sampling, self.transport, sleeps, self._names["store"], number)
@@ -190,9 +191,7 @@ class RolloutEngines:
 
     @property
     def _sleeps(self) -> bool:
-        import ray
-
-        return self.config.sleep and ray.cluster_resources().get("GPU", 0) > 0
+        return self.config.sleep and num_gpus() > 0
 
     # What sync.py needs
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.storage import Storage
-from cai_ray.engines.cluster import ClusterConfig, connected
+from cai_ray.engines.cluster import ClusterConfig, connected, num_gpus
 from cai_ray.engines.training.arguments import (
     Device,
     deepspeed_config,
@@ -95,10 +95,9 @@ def _check(job: TrainingJob) -> None:
 
 def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:
     """Run the workers to their verdict."""
-    import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    use_gpu = num_gpus() > 0
     check_room(job.workers, use_gpu, can_grow=bool(cluster.address or os.environ.get("RAY_ADDRESS")))
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

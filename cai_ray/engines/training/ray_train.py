@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.config import WorkersConfig
+from cai_ray.engines.placement import first_with_room
 from cai_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def torch_trainer(
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": workers.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            resources_per_worker=_one_worker(workers, use_gpu),
+            label_selector=first_with_room(workers, [_one_worker(workers, use_gpu)] * workers.num_workers) or None,
         ),
         run_config=RunConfig(
             name=name,
@@ -60,13 +62,18 @@ def torch_trainer(
     )
 
 
+def _one_worker(workers: WorkersConfig, use_gpu: bool) -> dict[str, float]:
+    """What one reserves, by Ray's names of resources."""
+    return {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
+
+
 def check_room(workers: WorkersConfig, use_gpu: bool, can_grow: bool) -> None:
     """Raises ConfigError when this machine cannot hold all workers at once: Ray Train would wait for more nodes."""
     import ray
 
     have = ray.cluster_resources()
-    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker} | ({"GPU": workers.num_workers} if use_gpu else {})
-    for name, amount in wanted.items():
+    for name, each in _one_worker(workers, use_gpu).items():
+        amount = workers.num_workers * each
         if amount <= have.get(name, 0):
             continue
         problem = f"num_workers={workers.num_workers} need {amount:g} {name}s and there are {have.get(name, 0):g}"

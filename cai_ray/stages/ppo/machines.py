@@ -189,13 +189,14 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
     """Nothing is started yet; Ray is connected."""
     import ray
 
+    from cai_ray.engines.cluster import num_gpus
     from cai_ray.engines.learners.learners import Learners
     from cai_ray.engines.rollouts.engines import RolloutEngines
     from cai_ray.engines.rollouts.sync import WeightSync
 
     learners = Learners(learners_job(config, context, models), can_grow=context.cluster.address is not None)
     engines = RolloutEngines(models.policy, config.rollouts, config.sampling)
-    exact = not ray.cluster_resources().get("GPU", 0)
+    exact = not num_gpus()
     tolerance, worst = (
         config.proof.tolerance or (TOLERANCE if exact else half)
         for half in (HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST)

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact
@@ -37,7 +39,7 @@ from cai_ray.prompts.revision import (
 )
 from cai_ray.quality.cleaning import CleaningConfig
 from cai_ray.quality.gates import Gate, GatesConfig, row_gates
-from cai_ray.row_ids import REVISION_IDS, revision_row_id
+from cai_ray.row_ids import REVISION_IDS
 from cai_ray.rows import REVISION, ROW_ID
 from cai_ray.stages.context import Context
 from cai_ray.stages.revision import summary
@@ -202,15 +204,12 @@ def _check_room(
 
 def expand_units(prompts: pa.Table, *, config: Config) -> pa.Table:
     """Prompt rows -> units of work: one per sample, with `sample_index` and `row_id`."""
-    kinds = prompts["kind"].to_pylist()
-    repeats = [config.helpful_samples if kind == "helpful" else config.samples_per_prompt for kind in kinds]
-    indices = [position for position, num_samples in enumerate(repeats) for _ in range(num_samples)]
-    samples = [k for num_samples in repeats for k in range(num_samples)]
-    units = prompts.take(pa.array(indices, pa.int64()))
-    ids = [revision_row_id(p, k) for p, k in zip(units["prompt_id"].to_pylist(), samples, strict=True)]
-    return units.append_column("sample_index", pa.array(samples, pa.int32())).append_column(
-        ROW_ID, pa.array(ids, pa.string())
-    )
+    is_helpful = pc.equal(prompts["kind"], "helpful").to_numpy(zero_copy_only=False)
+    repeats = np.where(is_helpful, config.helpful_samples, config.samples_per_prompt)
+    units = prompts.take(pa.array(np.repeat(np.arange(prompts.num_rows), repeats)))
+    firsts = np.repeat(np.cumsum(repeats) - repeats, repeats)
+    units = units.append_column("sample_index", pa.array(np.arange(units.num_rows) - firsts, pa.int32()))
+    return units.append_column(ROW_ID, REVISION_IDS(units))
 
 
 def count_flags(row: dict[str, Any]) -> dict[str, int]:
