@@ -1,6 +1,6 @@
 """The Trainer's callback: every step measured and judged, every save made a checkpoint that counts.
 
-Tested in tests/cluster/test_training.py.
+Tested in tests/engines/training/test_watch.py and tests/cluster/test_training.py.
 """
 
 from __future__ import annotations
@@ -48,9 +48,20 @@ def watch_of(
             self._began = time.monotonic()
             self._num_tokens = 0.0
             self._eval: tuple[int, float] | None = None  # step, loss
+            self._is_warned = False  # that a node of a worker goes: one checkpoint is saved for it
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._began = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            import ray.train
+
+            # A barrier: every worker asks at every step.
+            if ray.train.get_preemption_info() is not None and not self._is_warned:
+                self._is_warned = control.should_save = True
+                if metrics is not None:
+                    metrics.event("a node is taken back: a checkpoint is saved", step=state.global_step)
+            return control
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> Any:
             if LOSS not in logs and EVAL_LOSS not in logs:
