@@ -195,9 +195,7 @@ def test_sampled_verdicts_are_worth_nearly_as_much_as_log_probabilities(micro_mo
         shutil.copytree(tmp_path / "run" / sample_pairs.STAGE, tmp_path / name / sample_pairs.STAGE)
         labels = label_comparisons.run(config, own, sample_pairs.STAGE)
         check_adds_up(labels, [row["pair_id"] for row in context.artifact(sample_pairs.STAGE).rows(["pair_id"])])
-        summary = summary_of(labels, LabelSummary, summarise)
-        oracle[name] = summary.oracle
-        print(name, summary.rows_out, {made: (one.agreement, one.brier) for made, one in summary.oracle.items()})
+        oracle[name] = summary_of(labels, LabelSummary, summarise).oracle
     agreement = {name: found["label"].agreement for name, found in oracle.items()}
     assert agreement["sampled"].value >= 0.95 * agreement["logprob"].value
     assert {"judge feedback", "judge sl_cai", "label"} == set(oracle["panel"])
