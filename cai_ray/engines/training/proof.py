@@ -189,27 +189,25 @@ def _answer_logprobs(
 def output_layer(model: ModelConfig) -> tuple[Tensor, Tensor | None] | None:
     """Weight [vocabulary, hidden] and bias of a language model's last layer, read without the rest of it.
 
-    None where its files hold none under the names that transformers has for it.
+    None where its files hold none under the names that transformers has for it. No model is built to learn the names:
+    under ZeRO-3 transformers would shard it.
     """
-    import torch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(read_config(model), trust_remote_code=model.trust_remote_code)
-    layer = empty.get_output_embeddings()
-    names: dict[int, list[str]] = {}
-    for name, parameter in empty.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    bias = getattr(layer, "bias", None)
-    wanted = {name: part for part in (layer.weight, bias) if part is not None for name in names.get(id(part), [])}
-    found: dict[int, Any] = {}
+    config = read_config(model)
+    known = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    tied = getattr(known, "_tied_weights_keys", None)  # output layer -> embeddings, for tied and untied alike
+    names: dict[str, str] = tied if isinstance(tied, dict) and tied else {"lm_head.weight": "model.embed_tokens.weight"}
+    weights = [*names, *(names.values() if config.tie_word_embeddings else ())]
+    biases = [name.removesuffix("weight") + "bias" for name in names]
+    found: dict[str, Tensor] = {}
     for path in sorted(_files(model).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            for name in wanted.keys() & set(file.keys()):
-                found[id(wanted[name])] = file.get_tensor(name)
-    weight = found.get(id(layer.weight))
-    return None if weight is None or (bias is not None and id(bias) not in found) else (weight, found.get(id(bias)))
+            held = set(file.keys())
+            found |= {name: file.get_tensor(name) for name in (*weights, *biases) if name in held}
+    weight = next((found[name] for name in weights if name in found), None)
+    return None if weight is None else (weight, next((found[name] for name in biases if name in found), None))
 
 
 def _files(model: ModelConfig) -> Path:
