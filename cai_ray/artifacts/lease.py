@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from pydantic import ValidationError
 
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
@@ -39,6 +40,7 @@ PREFIX, SUFFIX = "lease-", ".json"
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0  # a driver that swaps or starts an engine on all cores may be silent for some seconds
 POLL_S = 0.5
+READS = 4  # of a claim that is written over meanwhile
 MOST_CLAIMS = 8  # before a newcomer gives way to others that come at the same time
 
 
@@ -175,12 +177,20 @@ def _claims(run: Storage) -> list[Claim]:
     for name in names:
         with suppress(FileNotFoundError):  # given back since
             try:
-                found.append(Claim.model_validate_json(run.read(name)))
+                found.append(_read(run, name))
             except ValueError as error:
                 raise ConfigError(
                     f"{run.shown}/{name} is not a lease of this version; delete it when nobody works on the run"
                 ) from error
     return found
+
+
+def _read(run: Storage, name: str) -> Claim:
+    """A claim. On an object store a read asks for the size first: a beat between the two cuts it short, so again."""
+    for _ in range(READS - 1):
+        with suppress(ValidationError):
+            return Claim.model_validate_json(run.read(name))
+    return Claim.model_validate_json(run.read(name))
 
 
 def _claim(after: tuple[str, ...]) -> Claim:

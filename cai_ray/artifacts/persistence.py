@@ -28,11 +28,21 @@ FINAL = (
 _QUERY = re.compile(r"(\w+://[^\s?]+)\?\S*")
 
 
+# Stores that this process has given up on: what still wants them while it ends must not wait a minute each time.
+_away: set[str] = set()
+
+
 def persistently(call: Callable[[], T], where: str) -> T:
-    """What `call` returns. Raises StorageAway, naming `where`, when it has failed for a minute."""
-    for pause_s in (*PAUSES_S, None):
+    """What `call` returns. Raises StorageAway, naming `where`, when it has failed for a minute.
+
+    From then on each call to that store is made once, until one goes well.
+    """
+    store = "/".join(where.split("/")[:3])
+    for pause_s in (*(() if store in _away else PAUSES_S), None):
         try:
-            return call()
+            result = call()
+            _away.discard(store)
+            return result
         except OSError as error:
             told = _QUERY.sub(r"\1", str(error))  # a signature may stand in it
             if not _may_pass(error):
@@ -40,6 +50,7 @@ def persistently(call: Callable[[], T], where: str) -> T:
         if pause_s is not None:
             logger.debug("%s: again in %g s: %s", where, pause_s, told)
             time.sleep(pause_s * random.uniform(0.5, 1.0))
+    _away.add(store)
     raise StorageAway(
         f"the storage of {where} has not answered for a minute: {told}; what is committed there stays, and the same "
         "command goes on from it"

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +25,7 @@ from cai_ray.errors import ConfigError, StorageAway
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
+AZURE = "abfs"  # pyarrow's name of its file system
 # S3 only: a small file is then one PUT, and not a multipart upload, which a killed writer leaves pending.
 ONE_PUT = "allow_delayed_open"
 
@@ -161,6 +162,13 @@ class Storage:
         self.persistently(lambda: self.exists(name) and self.filesystem.delete_file(self.path(name)))
 
     def delete_folder(self, name: str = "") -> None:
+        if self.filesystem.type_name == AZURE:  # what deletes many blobs at once there refuses shared access signatures
+            below = pafs.FileSelector(self.path(name), allow_not_found=True, recursive=True)
+            files = self.persistently(lambda: self.filesystem.get_file_info(below))
+            for path in sorted((info.path for info in files), key=len, reverse=True):
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    self.persistently(partial(self.filesystem.delete_file, path))
+            return
         with suppress(FileNotFoundError):  # Google's, of a folder that is nothing but its files
             self.persistently(lambda: self.exists(name) and self.filesystem.delete_dir(self.path(name)))
 

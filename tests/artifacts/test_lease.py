@@ -211,3 +211,18 @@ def test_an_object_store_holds_it_as_well(tmp_path: Path) -> None:
             with pytest.raises(RunIsTaken, match="somebody works there already"):
                 held(run).__enter__()
         assert not claims(run)
+
+
+def test_a_claim_that_is_written_over_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Storage(str(tmp_path))
+    with held(run) as mine:
+        whole, cut = Storage.read, iter([1, 1])
+
+        def read(storage: Storage, name: str) -> bytes:
+            """An object store's, twice between two beats: as long as the claim was before."""
+            return whole(storage, name)[: -next(cut, 0) or None]
+
+        monkeypatch.setattr(Storage, "read", read)
+        mine.check()

@@ -30,6 +30,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(persistence, "PAUSES_S", (0.001,) * len(persistence.PAUSES_S))
+    monkeypatch.setattr(persistence, "_away", set())
 
 
 def test_the_pauses_are_shorter_than_a_lease_is_silent_and_a_minute_in_all() -> None:
@@ -46,6 +47,19 @@ def test_what_stays_away_is_one_error_to_repeat() -> None:
     with pytest.raises(StorageAway, match=r"s3://bucket/runs has not answered for a minute: .*SLOW_DOWN") as away:
         persistently(store, "s3://bucket/runs")
     assert exit_code(away.value) == EXIT_RETRYABLE and store.num_calls == 1 + len(persistence.PAUSES_S)
+
+
+def test_once_given_up_it_is_asked_once_until_it_answers() -> None:
+    store = Store(0, OSError(SLOW_DOWN))
+    for _ in range(3):
+        store.num_failures = store.num_calls + 1000
+        with pytest.raises(StorageAway):
+            persistently(store, "s3://away/runs")
+    assert store.num_calls == 3 + len(persistence.PAUSES_S)
+    store.num_failures = 0
+    assert persistently(store, "s3://away/runs/other") == "there"
+    store.num_failures = store.num_calls + 2
+    assert persistently(store, "s3://away/runs") == "there"
 
 
 @pytest.mark.parametrize(
