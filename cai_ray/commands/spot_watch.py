@@ -1,7 +1,7 @@
 """`cai-ray spot-watch`: a cloud's notice that it takes this node back becomes a drain of the node.
 
-Ray knows of a spot notice only what it is told. A node that drains gets no new work, and what engines hold when it goes
-is asked again on others.
+Ray knows of a spot notice only what it is told. A node that drains gets no new work, and Ray Train tells its workers,
+which save a checkpoint; what engines hold when the node goes is asked again on others.
 """
 
 from __future__ import annotations

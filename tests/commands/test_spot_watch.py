@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 from cai_ray.cli import app
 from cai_ray.commands import spot_watch
 from cai_ray.commands.spot_watch import aws_notice, file_notice, first_notice, gcp_notice
+from tests.runs import wait_for
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -101,3 +105,39 @@ def test_a_drain_is_tried_again_until_the_node_goes(monkeypatch: pytest.MonkeyPa
 def test_an_unknown_cloud_is_refused() -> None:
     result = CliRunner().invoke(app, ["spot-watch", "--cloud", "moon"])
     assert result.exit_code == 2 and "aws, gcp, none" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["file", "SIGTERM"])
+def test_ray_hears_that_the_node_goes(how: str, tmp_path: Path) -> None:
+    """In a process of its own, because this one may be connected to another Ray."""
+    done = subprocess.run(
+        [sys.executable, __file__, how, str(tmp_path / "notice")], capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+def main(how: str, notice: Path) -> None:
+    """A node of its own, which a notice drains."""
+    import ray
+    from ray._private.state import state
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**27, log_to_driver=False)
+    ray.remote(time.sleep).remote(60)  # a node that drains and has nothing to do ends at once
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "cai_ray.cli", "spot-watch", "--file", str(notice), "--address", address]
+    watcher = subprocess.Popen([*command, "--deadline", "60"], stdout=subprocess.PIPE, text=True)
+    time.sleep(5)
+    assert watcher.poll() is None, "it waits for a notice"
+    if how == "file":
+        notice.touch()
+    else:
+        watcher.send_signal(signal.SIGTERM)
+    words, _ = watcher.communicate(timeout=60)
+    assert watcher.returncode == 0 and "draining, 60 s are left" in words, words
+    [left_ms] = wait_for(state.get_draining_nodes, 20, "the drain").values()
+    assert 0 < left_ms / 1000 - time.time() <= 60
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
