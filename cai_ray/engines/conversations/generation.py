@@ -38,6 +38,7 @@ from cai_ray.engines.conversations.ending import (
 )
 from cai_ray.engines.conversations.outcomes import commit_outcomes, outcome_schema
 from cai_ray.engines.conversations.purse import Purse
+from cai_ray.engines.conversations.read_ahead import ReadAhead, most_ahead
 from cai_ray.engines.conversations.row_gate import RowGate, tasks_in_flight
 from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, PROOF_ROWS, SAMPLED, packed
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
@@ -266,17 +267,28 @@ def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
     LimitReached.
     """
     key = uuid.uuid4().hex
-    first, *others = [_records(work, place, key) for place, work in enumerate(works)]
+    ahead = [ReadAhead(most_ahead(work.job.engine, work.scaling)) for work in works]
+    first, *others = [_records(work, place, key, ahead[place]) for place, work in enumerate(works)]
+    num_done = [0] * len(works)
     endings: list[Ending] = []
+    ended: set[int] = set()  # places whose work is over before its rows are
     with draining(ask_to_stop):
         for batch in (first.union(*others) if others else first).iter_batches(batch_format="pyarrow", batch_size=None):
-            endings += [Ending.model_validate_json(text) for texts in batch[LEFT].to_pylist() for text in texts]
+            for place, texts in zip(batch["place"].to_pylist(), batch[LEFT].to_pylist(), strict=True):
+                endings += [Ending.model_validate_json(text) for text in texts]
+                if texts:
+                    ended.add(place)
+                    ahead[place].end()
             made = batch.filter(pc.is_valid(batch["record"]))
-            yield from zip(made["place"].to_pylist(), records_of(made), strict=True)
+            for place, record in zip(made["place"].to_pylist(), records_of(made), strict=True):
+                num_done[place] += record.num_rows + record.num_dropped + record.num_left_out
+                if place not in ended:
+                    ahead[place].tell(num_done[place])
+                yield place, record
         raise_first(endings)
 
 
-def _records(work: Work, place: int, key: str) -> Dataset:
+def _records(work: Work, place: int, key: str, ahead: ReadAhead) -> Dataset:
     """The records of one work's parts, for the driver; nothing runs yet. `key`: see Purse."""
     import ray
 
@@ -286,7 +298,7 @@ def _records(work: Work, place: int, key: str) -> Dataset:
     purse = Purse(work.allowance, work.price, key)
 
     def read(task: pa.Table) -> Iterator[pa.Table]:
-        return read_units(source, task, expand)
+        return read_units(source, task, expand) if ahead.wait(task["start"][0].as_py()) else iter(())
 
     def commit(batch: pa.Table) -> pa.Table:
         done, endings = parted(batch)

@@ -66,6 +66,8 @@ def left_of(units: Units, done: Ids) -> list[FileLeft]:
 def reading_tasks(files: Sequence[FileLeft]) -> list[pa.Table]:
     """What each reading task reads: `file` names, until they hold UNITS_PER_READ units, and `done` bits of each.
 
+    `start`: units that are left in all files before it.
+
     Tasks as many as the units need: each may start a process, which takes seconds, and one reads faster than any
     engine.
     """
@@ -77,11 +79,14 @@ def reading_tasks(files: Sequence[FileLeft]) -> list[pa.Table]:
             num_units = 0
         tasks[-1].append(file)
         num_units += file.num_left
+    sizes = [file.num_left for file in files]
+    starts = iter([end - size for end, size in zip(accumulate(sizes), sizes, strict=True)])
     return [
         pa.table(
             {
                 "file": pa.array([file.name for file in task], pa.string()),
                 "done": pa.array([np.packbits(file.is_done).tobytes() for file in task], pa.binary()),
+                "start": pa.array([next(starts) for _ in task], pa.int64()),
             }
         )
         for task in tasks
