@@ -123,7 +123,7 @@ def main(how: str, notice: Path) -> None:
     from ray._private.state import state
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**27, log_to_driver=False)
-    ray.remote(time.sleep).remote(60)  # a node that drains and has nothing to do ends at once
+    ray.remote(lambda: time.sleep(60)).remote()  # a node that drains and has nothing to do ends at once
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "cai_ray.cli", "spot-watch", "--file", str(notice), "--address", address]
     watcher = subprocess.Popen([*command, "--deadline", "60"], stdout=subprocess.PIPE, text=True)
