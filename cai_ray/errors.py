@@ -43,3 +43,13 @@ class LimitReached(Stopped):
 
 class RunIsTaken(Stopped):
     """Another driver works on this run (exit code 75): nothing was begun, or nothing more is committed here."""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came from; Ray wraps a worker's own error one or more times."""
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = getattr(at, "cause", None) or at.__cause__
+    return found

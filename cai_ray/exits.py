@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cai_ray.errors import LimitReached, RunIsTaken
+from cai_ray.errors import LimitReached, RunIsTaken, causes
 from cai_ray.stopping import hearing
 
 EXIT_BAD_INPUT = 2
@@ -80,7 +80,7 @@ def exit_code(error: BaseException) -> int | None:
     from cai_ray.constitution.principles import ConstitutionError
     from cai_ray.errors import ClusterAway, ConfigError, EngineGaveUp, StorageAway, TooManyDropped
 
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ConfigError | ConstitutionError):
             return EXIT_BAD_INPUT
         if isinstance(cause, TooManyDropped):
@@ -94,22 +94,12 @@ def exit_code(error: BaseException) -> int | None:
     return None
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what it came from; Ray wraps a worker's own error one or more times."""
-    found: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in found:
-        found.append(at)
-        at = getattr(at, "cause", None) or at.__cause__
-    return found
-
-
 def _message(error: BaseException) -> str:
     from cai_ray.constitution.principles import ConstitutionError
 
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ConstitutionError):
             from cai_ray.constitution.source import explain
 
             return explain(cause)
-    return str(_causes(error)[-1] if type(error).__name__.startswith("RayTaskError") else error)
+    return str(causes(error)[-1] if type(error).__name__.startswith("RayTaskError") else error)

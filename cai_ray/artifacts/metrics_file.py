@@ -8,6 +8,7 @@ import re
 import time
 from typing import Any, TextIO
 
+from cai_ray.artifacts.persistence import presume_away
 from cai_ray.artifacts.storage import Storage
 
 METRICS = "metrics.jsonl"
@@ -55,6 +56,10 @@ class MetricsFile:
         elif not self._folder.is_local:
             self._folder.write(METRICS, self._text.encode())
             self._uploaded = time.monotonic()
+
+    def presume_away(self) -> None:
+        """The storage has been waited for elsewhere, and given up."""
+        presume_away(self._folder.shown)
 
     def close(self) -> None:
         self.flush()

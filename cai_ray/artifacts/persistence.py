@@ -32,12 +32,21 @@ _QUERY = re.compile(r"(\w+://[^\s?]+)\?\S*")
 _away: set[str] = set()
 
 
+def presume_away(where: str) -> None:
+    """Another process has given up on this store: here, too, calls to it are made once until one goes well."""
+    _away.add(_store_of(where))
+
+
+def _store_of(where: str) -> str:
+    return "/".join(where.split("/")[:3])
+
+
 def persistently(call: Callable[[], T], where: str) -> T:
     """What `call` returns. Raises StorageAway, naming `where`, when it has failed for a minute.
 
     From then on each call to that store is made once, until one goes well.
     """
-    store = "/".join(where.split("/")[:3])
+    store = _store_of(where)
     for pause_s in (*(() if store in _away else PAUSES_S), None):
         try:
             result = call()

@@ -12,6 +12,7 @@ from cai_ray.artifacts.counters import MICRODOLLARS, OUTPUT_TOKENS, PROMPT_TOKEN
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import PartRecord
 from cai_ray.artifacts.storage import Storage
+from cai_ray.errors import StorageAway, causes
 from cai_ray.progress.exported import Exported
 from cai_ray.progress.line import LiveLine
 
@@ -59,6 +60,8 @@ class StageProgress(LiveLine):
         if self._num_rows or self._num_dropped:
             self._measure()
             self._show(is_last=True)
+        if error is not None and any(isinstance(cause, StorageAway) for cause in causes(error)):
+            self._metrics.presume_away()  # a worker has waited its minute; this process need not wait another
         self._metrics.close()
         if self._is_piece:
             self.change(visible=False)  # its stage's line has the sum

@@ -57,7 +57,7 @@ def read_delimited(stream: BinaryIO, delimiter: str) -> Iterator[Record | BadRec
         if is_first:
             _check_delimiter(header, row, delimiter)
             is_first = False
-        if len(lines.taken) > 1 and _swallows(lines.taken[1:], delimiter, len(header)):
+        if len(lines.taken) > 1 and _swallows(lines.taken[1:], delimiter, row, len(header)):
             raise ValueError(
                 f"a quote opened on line {first} spans {len(lines.taken)} lines, each of which looks like a record of "
                 "its own; remove the quote or double it"
@@ -117,11 +117,16 @@ def _check_stays_on_its_line(first: int, lines: _Lines, error: csv.Error) -> Non
         ) from error
 
 
-def _swallows(behind: Sequence[str], delimiter: str, num_columns: int) -> bool:
-    """Whether the lines behind a cell's first one look like records: many of them, or each begins with a number."""
+def _swallows(behind: Sequence[str], delimiter: str, row: Sequence[str], num_columns: int) -> bool:
+    """Whether the lines behind a cell's first one look like records: many of them, or numbered as records are."""
     if num_columns < 2:
         return False  # any line of text is a record of one cell
-    are_numbered = True
+    numbers = [line.partition(delimiter)[0].replace(_QUOTE, "").strip() for line in behind]
+    are_numbered = all(number.isdecimal() for number in numbers)
+    if are_numbered and row[0].isdecimal():
+        first = int(row[0]) + 1  # whatever else is on these lines: they go on counting from this very record
+        if [int(number) for number in numbers] == list(range(first, first + len(numbers))):
+            return True
     for line in behind:
         try:
             cells = next(csv.reader([line], delimiter=delimiter, strict=False), [])
@@ -129,5 +134,4 @@ def _swallows(behind: Sequence[str], delimiter: str, num_columns: int) -> bool:
             return False
         if len(cells) != num_columns:
             return False
-        are_numbered = are_numbered and cells[0].strip().isdigit()
     return are_numbered or len(behind) >= _MANY_LINES

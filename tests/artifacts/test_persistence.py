@@ -49,6 +49,14 @@ def test_what_stays_away_is_one_error_to_repeat() -> None:
     assert exit_code(away.value) == EXIT_RETRYABLE and store.num_calls == 1 + len(persistence.PAUSES_S)
 
 
+def test_what_another_process_has_given_up_is_not_waited_for() -> None:
+    persistence.presume_away("s3://away/runs/one")
+    store = Store(1000, OSError(SLOW_DOWN))
+    with pytest.raises(StorageAway):
+        persistently(store, "s3://away/runs/other")
+    assert store.num_calls == 1
+
+
 def test_once_given_up_it_is_asked_once_until_it_answers() -> None:
     store = Store(0, OSError(SLOW_DOWN))
     for _ in range(3):
