@@ -170,6 +170,7 @@ def test_ties_are_dropped_and_no_pair_left_is_told(
     assert json.loads((tmp_path / "empty/sample_pairs/manifest.json").read_text())["rows_dropped"] == {"identical": 8}
 
 
+@pytest.mark.long
 def test_sampled_verdicts_are_worth_nearly_as_much_as_log_probabilities(micro_model: Path, tmp_path: Path) -> None:
     """Eight verdicts in words, as of a server that gives no log-probabilities; and a panel of two."""
     context = context_of(tmp_path / "run", micro_model)

@@ -114,6 +114,7 @@ def test_preference_model_only(ray_session: None, tmp_path: Path) -> None:
     assert not (Path("runs") / "preference-model-only" / "load_prompts").exists()
 
 
+@pytest.mark.long
 def test_dpo_on_own_pairs(ray_session: None, tmp_path: Path) -> None:
     policy = save_tiny_policy(tmp_path / "policy")
     told = [{"messages": [*asked, {"role": "assistant", "content": no}]} for asked, no, _ in pairs(24)]

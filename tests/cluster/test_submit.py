@@ -96,6 +96,7 @@ def test_a_submitted_run_is_the_run_at_home(up: Hosts, tmp_path: Path) -> None:
     assert "was made with other settings" in wrong.stdout
 
 
+@pytest.mark.long
 def test_the_quickstart_is_the_same_over_hosts(up: Hosts, tmp_path: Path) -> None:
     few = ("--until", "revise", "--limit", "6", "--set", "revise.num_revisions=1")
     here = subprocess.run(
@@ -129,6 +130,7 @@ def num_answered(log: Path) -> int:
     return log.read_bytes().count(b"\n")
 
 
+@pytest.mark.long
 def test_a_job_goes_on_without_its_command_and_is_stopped_and_resumed(up: Hosts, tmp_path: Path) -> None:
     log = answers(up, tmp_path, delay_s=2.0)
     server = FakeServer(url=f"http://{up.address('head')}:{up.port}/v1")

@@ -79,6 +79,7 @@ def impatient(recipe: Path) -> list[str]:
     return [sys.executable, "-c", code, "run", str(recipe), *UNTIL]
 
 
+@pytest.mark.long
 def test_a_paused_driver_commits_nothing_more(tmp_path: Path) -> None:
     with serving(delay_s=0.5) as server:
         recipe = endpoint_recipe(tmp_path, server, NUM_PROMPTS)
