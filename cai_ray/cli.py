@@ -118,28 +118,29 @@ def _print_status(stages: list[Any]) -> None:
 
     table = Table(title="Stages", box=None, padding=(0, 1, 0, 0))
     costs = any(stage.dollars for stage in stages)
-    names = ("stage", "state", "rows in", "rows out", "dropped", "left out", "seconds", "tokens")
+    names = ("stage", "state", "in", "out", "dropped", "left out", "seconds", "tokens")
     for name in (*names, "dollars") if costs else names:
-        reasons = name in ("dropped", "left out")
-        table.add_column(
-            name, justify="left" if reasons or name in ("stage", "state") else "right", no_wrap=not reasons
-        )
+        table.add_column(name, justify="left" if name in ("stage", "state") else "right", no_wrap=True)
+    reasons: list[str] = []
     for stage in stages:
-        gone = (
-            ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "0"
-            for counts in (stage.rows_dropped, stage.rows_left_out)
-        )
+        for what, counts in (("dropped", stage.rows_dropped), ("left out", stage.rows_left_out)):
+            if counts:
+                by_reason = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+                reasons.append(f"{stage.stage}, {what}: {by_reason}")
         table.add_row(
             stage.stage,
             stage.state,
             "" if stage.rows_in is None else f"{stage.rows_in:,}",
             f"{stage.rows_out:,}",
-            *gone,
+            f"{sum(stage.rows_dropped.values()):,}",
+            f"{sum(stage.rows_left_out.values()):,}",
             "" if stage.duration_s is None else f"{stage.duration_s:,.1f}",
             f"{stage.tokens:,}" if stage.tokens else "",
             *([f"{stage.dollars:,.2f}"] if costs else []),
         )
     console.print(table)
+    for line in reasons:  # below, because reasons have no end of room in a cell
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 @app.command()
