@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from cai_ray.commands import config, constitution, doctor, microworld, recipes, spot_watch, submit
-from cai_ray.commands.arguments import Overrides, RecipeName, load_recipe
+from cai_ray.commands.arguments import Fresh, From, Limit, Only, Overrides, RecipeName, Until, load_recipe
 from cai_ray.commands.terminal import console, only_our_words
 from cai_ray.exits import edge
 from cai_ray.progress.board import terminal
@@ -36,11 +36,11 @@ CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. quicks
 def run(
     recipe: RecipeName,
     set_: Overrides = None,
-    only: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Begin with this stage.")] = None,
-    until: Annotated[str | None, typer.Option(help="End with this stage.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many prompts.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the output of these stages first.")] = False,
+    only: Only = None,
+    from_: From = None,
+    until: Until = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
     retry_dropped: Annotated[
         str | None,
         typer.Option(

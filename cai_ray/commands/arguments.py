@@ -18,6 +18,11 @@ RecipeName = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. revise.num_revisions=2; may be repeated.")
 ]
+Only = Annotated[str | None, typer.Option(help="Run this stage alone.")]
+From = Annotated[str | None, typer.Option("--from", help="Begin with this stage.")]
+Until = Annotated[str | None, typer.Option(help="End with this stage.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Load at most so many prompts.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the output of these stages first.")]
 
 
 def load_recipe(recipe: str, overrides: list[str] | None, limit: int | None = None, as_written: bool = False) -> Recipe:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cai_ray.commands.arguments import Overrides, RecipeName
+from cai_ray.commands.arguments import Fresh, From, Limit, Only, Overrides, RecipeName, Until
 from cai_ray.commands.terminal import console, only_our_words
 from cai_ray.errors import ConfigError, Stopped
 from cai_ray.exits import EXIT_RETRYABLE, edge
@@ -27,11 +27,11 @@ def submit(
         typer.Option(help="The cluster's dashboard, e.g. http://127.0.0.1:8265; without: RAY_API_SERVER_ADDRESS."),
     ] = None,
     set_: Overrides = None,
-    only: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Begin with this stage.")] = None,
-    until: Annotated[str | None, typer.Option(help="End with this stage.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many prompts.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the output of these stages first.")] = False,
+    only: Only = None,
+    from_: From = None,
+    until: Until = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
     retry_dropped: Annotated[
         str | None, typer.Option(metavar="REASONS", help="As in `cai-ray run`; deletes the stages after theirs.")
     ] = None,
@@ -48,11 +48,10 @@ def submit(
     if not address:
         raise ConfigError("no cluster is named; give --address http://HOST:8265 or set RAY_API_SERVER_ADDRESS")
     with tempfile.TemporaryDirectory(prefix="cai_ray-submit-") as folder:
-        overrides = [*(set_ or []), *([f"prompts.limit={limit}"] if limit else [])]
-        loaded, file = pack(recipe, overrides, Path(folder))
+        loaded, file = pack(recipe, set_ or [], Path(folder))
         select(steps(loaded), only, from_, until)  # a wrong stage is told here
-        given = {"--only": only, "--from": from_, "--until": until, "--retry-dropped": retry_dropped}
-        options = [word for name, value in given.items() if value is not None for word in (name, value)]
+        given = {"--only": only, "--from": from_, "--until": until, "--limit": limit, "--retry-dropped": retry_dropped}
+        options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
         command = ["python", "-m", "cai_ray.cli", "run", file, *options, *(["--fresh"] if fresh else [])]
         job = jobs.submit(jobs.connect(address), jobs.run_id(loaded), Path(folder), command)
     if job.is_new:

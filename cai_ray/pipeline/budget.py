@@ -34,16 +34,18 @@ def allowance_of(recipe: Recipe, step: Step, all_steps: Sequence[Step], run: Sto
     given = [(where, limits, steps) for where, limits, steps in found if limits is not None]
     if not given or step.is_view or not step.models:
         return None
+    names = {step.stage, *(one.stage for _, _, steps in given for one in steps)}
+    spent_by = {name: spent(run / name) for name in names}  # each is a listing of its folder
     left: dict[str, tuple[float, str]] = {}
     for where, limits, steps in given:
-        so_far = sum_of(spent(run / one.stage) for one in steps)
+        so_far = sum_of(spent_by[one.stage] for one in steps)
         for kind, (amount, limit) in _left(where, limits, so_far).items():
             if amount <= 0:
                 raise LimitReached(limit_reached(limit))
             left[kind] = min(left.get(kind, (amount, limit)), (amount, limit))
     return Allowance(
         folder=run / step.stage,
-        before=spent(run / step.stage),
+        before=spent_by[step.stage],
         tokens=int(left["tokens"][0]) if "tokens" in left else None,
         microdollars=int(left["dollars"][0]) if "dollars" in left else None,
         until=time.time() + left["hours"][0] if "hours" in left else None,

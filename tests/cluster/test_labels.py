@@ -32,6 +32,13 @@ from tests import answering
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 SMALL = ScalingConfig(rows_per_task=8, rows_per_part=16)
+THREE_ANSWERS = sample_pairs.Config(
+    samples_per_prompt=3,
+    strategy="all",
+    temperatures=(1.0, 1.5),
+    sampling=SamplingConfig(max_tokens=48),
+    scaling=SMALL,
+)
 MICRO = EngineConfig(max_num_seqs=64, max_num_batched_tokens=4096, kv_cache_gib=1.0)
 
 
@@ -67,21 +74,14 @@ def use_script(monkeypatch: pytest.MonkeyPatch, stage: Any, script: Script) -> N
 def test_the_micro_model_answers_and_labels(micro_model: Path, tmp_path: Path) -> None:
     context = context_of(tmp_path / "run", micro_model)
     prompts = prompts_of(context, 96)
-    config = sample_pairs.Config(
-        samples_per_prompt=3,
-        strategy="all",
-        temperatures=(1.0, 1.5),
-        sampling=SamplingConfig(max_tokens=48),
-        scaling=SMALL,
-    )
-    pairs = sample_pairs.run(config, context, load_prompts.STAGE)
+    pairs = sample_pairs.run(THREE_ANSWERS, context, load_prompts.STAGE)
     ids = [f"{row['prompt_id']}/{i}-{j}" for row in prompts.rows(["prompt_id"]) for i, j in ((0, 1), (0, 2), (1, 2))]
     check_adds_up(pairs, ids)
     assert pairs.manifest.rows_out > 200
     assert pairs.manifest.counters["num_cached_tokens"] > 0
     assert pairs.manifest.inputs == {load_prompts.STAGE: prompts.manifest.fingerprint}
     assert {row["temperature_a"] for row in pairs.rows(["temperature_a"])} == {1.0, 1.5}
-    assert sample_pairs.run(config, context, load_prompts.STAGE).manifest == pairs.manifest, (
+    assert sample_pairs.run(THREE_ANSWERS, context, load_prompts.STAGE).manifest == pairs.manifest, (
         "a finished stage is a no-op"
     )
 
@@ -175,14 +175,7 @@ def test_sampled_verdicts_are_worth_nearly_as_much_as_log_probabilities(micro_mo
     """Eight verdicts in words, as of a server that gives no log-probabilities; and a panel of two."""
     context = context_of(tmp_path / "run", micro_model)
     prompts_of(context, 192)
-    asked = sample_pairs.Config(
-        samples_per_prompt=3,
-        strategy="all",
-        temperatures=(1.0, 1.5),
-        sampling=SamplingConfig(max_tokens=48),
-        scaling=SMALL,
-    )
-    sample_pairs.run(asked, context, load_prompts.STAGE)
+    sample_pairs.run(THREE_ANSWERS, context, load_prompts.STAGE)
     panel = (JudgeConfig(model="feedback"), JudgeConfig(model="sl_cai", weight=2.0))
     wanted = {
         "logprob": {},
