@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cai_ray.errors import LimitReached, RunIsTaken, causes
+from cai_ray.lookup import without_keys
 from cai_ray.stopping import hearing
 
 EXIT_BAD_INPUT = 2
@@ -56,23 +57,28 @@ def edge(command: Callable[P, T]) -> Callable[P, T]:
             with hearing():
                 return command(*args, **kwargs)
         except LimitReached as reached:
-            errors.print(escape(str(reached)), soft_wrap=True, highlight=False)
+            _tell(str(reached))
             raise typer.Exit(EXIT_LIMIT_REACHED) from None
         except RunIsTaken as taken:
-            errors.print(escape(str(taken)), soft_wrap=True, highlight=False)
+            _tell(str(taken))
             raise typer.Exit(EXIT_RETRYABLE) from None
         except KeyboardInterrupt as stop:
             told = f"stopped by {str(stop) or 'Ctrl-C'}: what is done is kept; run the same command again to go on"
-            errors.print(escape(told), soft_wrap=True, highlight=False)
+            _tell(told)
             raise typer.Exit(EXIT_RETRYABLE) from None
         except Exception as error:
             code = exit_code(error)
             if code is None:
                 raise
-            errors.print(f"[bold red]error:[/] {escape(_message(error))}", soft_wrap=True, highlight=False)
+            _tell(_message(error), "[bold red]error:[/] ")
             raise typer.Exit(code) from None
 
     return wrapped
+
+
+def _tell(text: str, mark: str = "") -> None:
+    """One message; keys that stand in a URI there are left out."""
+    errors.print(f"{mark}{escape(without_keys(text))}", soft_wrap=True, highlight=False)
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 FOLDER = "folder"  # of the validation context: the recipe's
+_PASSWORD = re.compile(r"(?<=://)[^\s/?#'\"@:]*:(?!\d+/)[^\s?#'\"]*?@")
+_KEY = re.compile(
+    r"([?&][^\s=&?'\"]*(?:key|secret|token|password|credential|sig)[^\s=&'\"]*=)[^\s&#'\"]+", re.IGNORECASE
+)
 
 
 class Located(str):
@@ -33,6 +38,11 @@ def location(name: str) -> str:
     if isinstance(name, Located) and name.location != name:
         return name.location
     return os.path.expanduser(name) if name.startswith("~") else name
+
+
+def without_keys(text: str) -> str:
+    """The text with what is or may be a key left out of every URI in it: its user and password, a query's keys."""
+    return _KEY.sub(r"\1...", _PASSWORD.sub("", text))
 
 
 def searched(name: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 from cai_ray.config import Config, ModelConfig
 from cai_ray.errors import ConfigError
 from cai_ray.fingerprint import settings
-from cai_ray.lookup import FOLDER, InputFile, InputFolder, InputPath, Located, location, searched
+from cai_ray.lookup import FOLDER, InputFile, InputFolder, InputPath, Located, location, searched, without_keys
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.model_names import named_model
 from cai_ray.pipeline.recipe import dump, load
@@ -195,3 +195,32 @@ def test_a_model_of_a_recipe_is_named_by_where_it_is(tmp_path: Path, monkeypatch
     assert found == ModelConfig(
         path=str(folder / "models/base"), tokenizer=str(folder / "tokenizer"), chat_template=str(folder / "chat.jinja")
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("output 's3://key:se/cr:et@bucket/runs' is wrong", "output 's3://bucket/runs' is wrong"),
+        ("s3://b/runs?region=x&secret_key=hush&access_key=hush", "s3://b/runs?region=x&secret_key=...&access_key=..."),
+        (
+            '{"output": "abfs://me:hush@host/c/r?sv=1&sig=a%2Bb", "n": 1}',
+            '{"output": "abfs://host/c/r?sv=1&sig=...", "n": 1}',
+        ),
+        ("run --set=output=gs://k:hush@b/r", "run --set=output=gs://b/r"),
+    ],
+)
+def test_keys_in_uris_are_left_out(text: str, told: str) -> None:
+    assert without_keys(text) == told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "abfss://container@account.dfs.core.windows.net/runs?enable_tls=false",
+        "hdfs://namenode:8020/user/me@work/runs",
+        "what is a key? secret=none, user:me@home",
+        "http://10.0.0.1:8265 and me@example.com",
+    ],
+)
+def test_what_is_no_key_is_left_as_it_is(text: str) -> None:
+    assert without_keys(text) == text

@@ -33,6 +33,7 @@ from pydantic import ValidationError
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.errors import ConfigError, RunIsTaken
+from cai_ray.lookup import without_keys
 from cai_ray.stopping import stop_with
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ def _claim(after: tuple[str, ...]) -> Claim:
         user=user,
         since=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         # No more of it: a key may stand in what follows.
-        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:3]]),
+        command=without_keys(" ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])),
         after=after,
     )
 

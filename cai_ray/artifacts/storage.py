@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 
 from cai_ray.artifacts.persistence import persistently
 from cai_ray.errors import ConfigError, StorageAway
+from cai_ray.lookup import without_keys
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
@@ -45,8 +46,13 @@ def shown(location: str) -> str:
     """A location for people and logs: keys in a URI's user part or query are left out."""
     if not is_uri(location):
         return location
-    parts = urlsplit(location)
+    parts = urlsplit(without_keys(location))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def name_of(location: str) -> str:
+    """The last part of a location, for people."""
+    return PurePosixPath(shown(location)).name
 
 
 @dataclass(frozen=True)

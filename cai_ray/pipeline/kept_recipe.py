@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cai_ray.artifacts.storage import Storage
+from cai_ray.lookup import without_keys
 from cai_ray.pipeline.accepted import standing
 from cai_ray.pipeline.recipe import Recipe
 from cai_ray.pipeline.steps import SECTION_OF
@@ -25,7 +26,8 @@ def keep(recipe: Recipe, context: Context, working: Sequence[Step]) -> None:
     if working or earlier is None:
         untouched = _untouched(context.run, working)
         merged = merge(recipe.model_dump(mode="json"), earlier or {}, untouched, working, context)
-        context.run.write(RECIPE, json.dumps(merged, indent=2, ensure_ascii=False).encode())
+        text = json.dumps(merged, indent=2, ensure_ascii=False)
+        context.run.write(RECIPE, without_keys(text).encode())
 
 
 def merge(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai_ray.artifacts.storage import TEMPORARY_PREFIX, Storage, appended, shown
+from cai_ray.artifacts.storage import TEMPORARY_PREFIX, Storage, appended, name_of, shown
 from cai_ray.errors import ConfigError
 from tests.artifacts.stage_folders import ids, open_, opened, part
 
@@ -47,6 +47,7 @@ def test_a_question_mark_in_a_local_path_is_a_letter(location: str) -> None:
 def test_keys_are_not_shown() -> None:
     location = "s3://key:secret@bucket/runs?scheme=http&secret_key=hush"
     assert shown(location) == "s3://bucket/runs"
+    assert name_of(f"{location}&sig=a/b") == "runs"
 
 
 def test_writes_are_whole_and_leave_nothing_behind(tmp_path: Path) -> None:

@@ -32,12 +32,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.timeout(900)]
 NUM_PROMPTS, MANY_PROMPTS = 40, 160
 STAGES = ("load_prompts", "revise")
 REVISED: dict[str, Any] = {"num_revisions": 2, "scaling": {"rows_per_task": 2, "rows_per_part": 2, "max_engines": 2}}
-CANARY = "canary-7c1e"
+CANARY, CANARY_HEADER, CANARY_QUERY = "canary-7c1e", "canary-b20d", "canary-91fa"
 SUBMIT = ("python", "-m", "cai_ray.cli", "submit")
 LIST = """
 import sys
 from ray.job_submission import JobSubmissionClient
 print(JobSubmissionClient(sys.argv[1]).list_jobs())
+"""
+CODE = """
+import sys
+from ray.job_submission import JobSubmissionClient
+print(JobSubmissionClient(sys.argv[1]).get_job_info(sys.argv[2]).driver_exit_code)
 """
 SCRAPE = """
 import json, urllib.request
@@ -50,7 +55,7 @@ for address in [target for group in found for target in group["targets"]]:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     with hosts(tmp_path_factory.mktemp("hosts"), "head", "one", "two") as up:
-        up.keys |= {"MY_ENDPOINT_KEY": CANARY, "RAY_AUTH_TOKEN": up.token}
+        up.keys |= {"MY_ENDPOINT_KEY": CANARY, "MY_TEAM": CANARY_HEADER, "RAY_AUTH_TOKEN": up.token}
         up.start_head()
         up.join("one")
         up.join("two")
@@ -171,14 +176,26 @@ def test_another_token_is_refused(up: Hosts, tmp_path: Path) -> None:
         assert "RAY_AUTH_TOKEN_PATH" in refused.stderr and "Traceback" not in refused.stderr
 
 
+def test_rays_own_command_ends_with_1_and_the_job_has_the_code(up: Hosts, tmp_path: Path) -> None:
+    none = ("python", "-m", "cai_ray.cli", "run", str(tmp_path / "none.yaml"))
+    ended = up.run("one", "ray", "job", "submit", "--address", up.dashboard, "--submission-id", "own", "--", *none)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    code = up.run("head", "python", "-c", CODE, up.dashboard, "own")
+    assert code.stdout.split() == [str(EXIT_BAD_INPUT)], code.stderr
+
+
 def test_no_secret_is_anywhere_it_should_not_be(up: Hosts, tmp_path: Path) -> None:
+    """Keys of an endpoint, by name and in a header, one in the URI of `output`, and the cluster's token."""
     log = answers(up, tmp_path / "server")
     server = FakeServer(url=f"http://{up.address('head')}:{up.port}/v1")
-    keyed = {"models": {"policy": {"endpoint": {"api_key_env": "MY_ENDPOINT_KEY"}}}, "report": {}}
-    recipe = endpoint_recipe(tmp_path / "run", server, 8, name="secret", **keyed)
+    keys = {"api_key_env": "MY_ENDPOINT_KEY", "headers_env": {"X-Team": "MY_TEAM"}}
+    keyed = {"models": {"policy": {"endpoint": keys}}, "report": {}}
+    output = f"file://{tmp_path / 'run'}?secret_key={CANARY_QUERY}"
+    recipe = endpoint_recipe(tmp_path / "run", server, 8, name="secret", output=output, **keyed)
     ended = up.run("one", *SUBMIT, str(recipe), "--address", up.dashboard, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert all(json.loads(line)["authorization"] == f"Bearer {CANARY}" for line in log.read_text().splitlines())
+    sent = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {(one["authorization"], one["x-team"]) for one in sent} == {(f"Bearer {CANARY}", CANARY_HEADER)}
     assert num_answered(log) == 8
     info = up.run("head", "python", "-c", LIST, up.dashboard)
     assert "secret-" in info.stdout, info.stderr
@@ -187,7 +204,11 @@ def test_no_secret_is_anywhere_it_should_not_be(up: Hosts, tmp_path: Path) -> No
     told = ended.stdout + ended.stderr + info.stdout + jobs(up) + metrics.stdout
     where = [tmp_path / "run", *(up.folder / name for name in up.names)]
     texts = {str(file): file.read_bytes() for folder in where for file in folder.rglob("*") if file.is_file()}
-    assert len(texts) > 50
-    for secret in (CANARY, up.token):
+    # The recipe itself has the key that was written into it, here and where it travelled to.
+    recipes = [name for name in texts if name.endswith("/recipe.yaml")]
+    assert len(texts) > 50 and str(recipe) in recipes
+    for name in recipes:
+        texts[name] = texts[name].replace(CANARY_QUERY.encode(), b"")
+    for secret in (CANARY, CANARY_HEADER, CANARY_QUERY, up.token):
         assert secret not in told
         assert not [name for name, content in texts.items() if secret.encode() in content]

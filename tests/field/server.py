@@ -29,7 +29,7 @@ class FakeServer:
         refuse_words: all requests are refused with these words.
         page: every reply is this web page, with the status 200.
         fail_on: a request with these words in it fails with the status 500, alone.
-        is_told: each request goes to standard output, as a line of JSON, with its key.
+        is_told: each request goes to standard output, as a line of JSON, with its keys.
         delay_s: before each answer, seconds.
         favours: the likeliest token where log-probabilities are asked.
         num_asked: requests for an answer so far, refused ones too.
@@ -112,7 +112,8 @@ def serving(host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
             if state.is_told:
-                told = json.dumps({**body, "authorization": self.headers.get("Authorization")})
+                keys = {name.lower(): self.headers.get(name) for name in ("Authorization", "X-Team")}
+                told = json.dumps({**body, **keys})
                 with state._lock:
                     print(told, flush=True)
             self._say(*state.answer(body))

@@ -27,6 +27,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.algorithms.logprobs import token_logprobs
+from cai_ray.artifacts.storage import shown
 from cai_ray.config import ModelConfig, ProofConfig
 from cai_ray.engines.conversations.sampled import Sampled
 from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, TOLERANCE, largest_gap
@@ -113,7 +114,7 @@ def prove(proof: Proof, wrapped: Any, inner: Any, device: Device) -> str:
         found,
         expected,
         proof.config.tolerance or (TOLERANCE if _is_exact(proof, device) else HALF_PRECISION_TOLERANCE),
-        learner=f"{type(base).__name__} of {proof.model.path!r} with attention {attention!r}",
+        learner=f"{type(base).__name__} of {shown(proof.model.path)!r} with attention {attention!r}",
         other=f"the engine that sampled them in {proof.sampled_in}" if proof.sampled_in else "plain (eager) attention",
     )
 

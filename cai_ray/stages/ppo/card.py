@@ -5,8 +5,7 @@ Tested in tests/stages/ppo/test_train_ppo.py.
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from cai_ray.artifacts.storage import name_of
 from cai_ray.stages.ppo.config import Config
 from cai_ray.stages.ppo.models import Models
 
@@ -28,7 +27,7 @@ tags: [ppo, rlaif, constitutional-ai]
 ---
 # RL-CAI policy
 
-`{Path(models.policy.path).name}` after reinforcement learning from AI feedback (Bai et al. 2022, section 4), made with
+`{name_of(models.policy.path)}` after reinforcement learning from AI feedback (Bai et al. 2022, section 4), made with
 cai_ray: PPO against the score of a preference model, minus {config.kl.coefficient:g} x KL from where it started
 ({config.kl.estimator}{steering}).
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import name_of
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.models.answer_tokens import AnswerTokens
@@ -103,7 +103,7 @@ tags: [dpo, constitutional-ai]
 ---
 # Policy trained by direct preference optimisation
 
-Made by cai_ray from `{Path(model.path).name}`, its own reference, on {pairs.num_train} training pairs: loss
+Made by cai_ray from `{name_of(model.path)}`, its own reference, on {pairs.num_train} training pairs: loss
 {config.loss_type}, beta {config.beta:g}, {config.targets} targets.
 """
 

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from cai_ray.algorithms.centring import Centred, centred_head
 from cai_ray.artifacts.artifact import Artifact
+from cai_ray.artifacts.storage import name_of
 from cai_ray.artifacts.summaries.preference_model import PreferenceModelSummary
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, WorkersConfig
@@ -153,7 +154,7 @@ def whole_tokens(tokens: ScoredTokens, messages: list[Message], answer: str) -> 
 
 def model_card(config: Config, model: ModelConfig, pairs: WrittenPairs, end_token: str) -> str:
     """README.md of the saved model."""
-    name = Path(model.path).name
+    name = name_of(model.path)
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from cai_ray.artifacts.artifact import Artifact, OpenStage, open_stage
 from cai_ray.artifacts.counters import TRAINED_TOKENS
 from cai_ray.artifacts.derived import Outcome, batched, write_outcomes
-from cai_ray.artifacts.storage import Storage
+from cai_ray.artifacts.storage import Storage, name_of
 from cai_ray.config import LoraConfig, ModelConfig, OptimConfig, ProofConfig, WorkersConfig
 from cai_ray.dropped import DropReason, DropRow, LeftOutReason
 from cai_ray.engines.models.answer_tokens import IGNORED, AnswerTokens
@@ -252,7 +252,7 @@ def _nothing_left(config: Config, counts: Counter[str], max_length: int) -> str:
 def model_card(config: Config, model: ModelConfig, counts: Counter[str]) -> str:
     """README.md of the saved model."""
     how = "low-rank adapters, merged" if config.lora else "every weight"
-    name = model.path.rstrip("/").rsplit("/", 1)[-1]
+    name = name_of(model.path)
     learned = "its own revisions and helpful answers (Bai et al. 2022, section 3)"
     if config.examples:
         learned = f"the examples of {', '.join(source.source for source in config.examples)}"
