@@ -19,6 +19,7 @@ from rich.table import Table
 
 from cai_ray import shelf
 from cai_ray.artifacts.artifact import MANIFEST, Artifact, find
+from cai_ray.artifacts.lease import held
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.engines.cluster import connected
@@ -116,15 +117,19 @@ def run_all(made: Mapping[str, Recipe], begins: Callable[[str], object], show: C
 
 
 def take_over(recipe: Recipe, other: Recipe) -> list[str]:
-    """Copy the stages that `other` has finished and `recipe` would make just so; their names."""
+    """Copy the stages that `other` has finished and `recipe` would make just so; their names.
+
+    Raises RunIsTaken while another driver works on `recipe`'s run.
+    """
     all_steps = steps(recipe)
     context = pipeline.prepare(recipe, all_steps)
     taken = []
-    for step in all_steps:
-        source, target = pipeline.folder_of(other) / step.stage, context.folder(step.stage)
-        if find(target) is None and agrees(step, context, source):
-            _copy(source, target)
-            taken.append(step.stage)
+    with held(context.run):
+        for step in all_steps:
+            source, target = pipeline.folder_of(other) / step.stage, context.folder(step.stage)
+            if find(target) is None and agrees(step, context, source):
+                _copy(source, target)
+                taken.append(step.stage)
     return taken
 
 

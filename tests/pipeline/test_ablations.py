@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from cai_ray.artifacts import lease
 from cai_ray.artifacts.artifact import Artifact, find, open_stage
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
-from cai_ray.errors import ConfigError
+from cai_ray.errors import ConfigError, RunIsTaken
 from cai_ray.pipeline import ablations
 from cai_ray.pipeline import run as pipeline
 from cai_ray.pipeline.ablations import Ablation, load_ablation, take_over, variants
@@ -93,6 +94,17 @@ def test_a_stage_that_would_come_out_the_same_is_taken_over(base: Path) -> None:
     assert taken is not None and taken.manifest == finished.manifest
     assert list(taken.rows()) == [{"id": "x"}] and taken.folder.read("model/deep/weights.bin") == b"weights"
     assert take_over(made["same"], made["soft"]) == []  # it has it
+
+
+def test_nothing_is_copied_into_a_run_that_somebody_works_on(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    asked = ablation(variants={"soft": ["revise.num_revisions=2"], "same": ["revise.num_revisions=2"]})
+    made = variants(asked, base)
+    finish(made["soft"], "revise")
+    with lease.held(pipeline.folder_of(made["same"])), pytest.raises(RunIsTaken, match="somebody works there"):
+        take_over(made["same"], made["soft"])
+    assert find(pipeline.folder_of(made["same"]) / "revise") is None
+    assert take_over(made["same"], made["soft"]) == ["revise"]
 
 
 @pytest.mark.parametrize(
