@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from jsonschema import Draft202012Validator
 
+from cai_ray.cli import app
 from tests.cluster_files import cloud_schemas
 
 ROOT = Path(__file__).parents[2]
@@ -29,13 +31,14 @@ KUBERNETES = "1.37"
 SUBMISSION_MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 HEAD_ONLY = {"--head", "--port", "--node-ip-address", "--block", "--include-dashboard", "--dashboard-host"}
 RAY_COMMAND = re.compile(r"(?<![\w/.-])ray (start|symmetric-run|get-auth-token|health-check|list|stop)\b([^;|\n)]*)")
+OWN_COMMAND = re.compile(r"(?<![\w/.`-])cai-ray ([a-z-]+)( [^;|&>\])\n]*?--[^;|&>\])\n]*)")
 SBATCH_LINE = re.compile(r"^#SBATCH (--[a-z-]+)", re.MULTILINE)
 SBATCH = {"job-name", "nodes", "ntasks-per-node", "exclusive", "requeue", "open-mode", "output", "time"}
 
 
 def complaints(name: str, text: str) -> list[str]:
     """All that is wrong with `text` as the file `name` of clusters/."""
-    found = [*_ray_commands(name, text)]
+    found = [*_ray_commands(name, text), *_own_commands(name, text)]
     if name == "Dockerfile":
         return found + _tool("hadolint", "-", text)
     if name in ("local.sh", "slurm.sbatch"):
@@ -143,11 +146,28 @@ def _ray_commands(name: str, text: str) -> Iterator[str]:
     """Commands of Ray's that it does not have, and options that they do not take."""
     from ray.scripts.scripts import cli
 
-    code = "\n".join(line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#"))
-    for command, rest in RAY_COMMAND.findall(code):
+    for command, rest in RAY_COMMAND.findall(_code(text)):
         known = {option for parameter in cli.commands[command].params for option in parameter.opts}
         if command == "symmetric-run":  # its other options go to `ray start` on every node
             known |= {o for parameter in cli.commands["start"].params for o in parameter.opts} - HEAD_ONLY
         for option in re.findall(r"--[a-z][a-z-]*", rest.partition(" -- ")[0]):
             if option not in known:
                 yield f"{name}: ray {command} has no {option}"
+
+
+def _own_commands(name: str, text: str) -> Iterator[str]:
+    """The same of cai-ray's."""
+    commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+    for command, rest in OWN_COMMAND.findall(_code(text)):
+        if command not in commands:
+            yield f"{name}: cai-ray has no {command}"
+            continue
+        known = {option for parameter in commands[command].params for option in parameter.opts}
+        for option in re.findall(r"--[a-z][a-z-]*", rest):
+            if option not in known:
+                yield f"{name}: cai-ray {command} has no {option}"
+
+
+def _code(text: str) -> str:
+    """Without lines that are comments; a line that goes on is one."""
+    return "\n".join(line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#"))

@@ -17,6 +17,8 @@ TYPOS = [
     ("aws.yaml", "cache_stopped_nodes", "cached_stopped_nodes"),
     ("aws.yaml", "head_node_type: head", "head_node_type: haed"),
     ("aws.yaml", "--dashboard-host", "--dashbord-host"),
+    ("aws.yaml", "--cloud", "--clowd"),
+    ("gcp.yaml", "spot-watch", "spot-wach"),
     ("gcp.yaml", "max_workers: 8", "max_worker: 8"),
     ("gcp.yaml", "preemptible", "preemtible"),
     ("gcp.yaml", "project_id", "projectid"),
@@ -26,6 +28,8 @@ TYPOS = [
     ("kuberay-rayjob.yaml", "authOptions: {mode: token}", "authOptions: {mode: tokn}"),
     ("kuberay-rayjob.yaml", "medium: Memory", "medum: Memory"),
     ("kuberay-rayjob.yaml", "storageClassName", "storageClasName"),
+    ("kuberay-raycluster.yaml", "preStop", "preSop"),
+    ("kuberay-raycluster.yaml", "--deadline", "--dedline"),
     ("kuberay-raycluster.yaml", "version: v2", "version: v3"),
     ("kuberay-raycluster.yaml", "allowPrivilegeEscalation", "allowPrivilegeEscalations"),
     ("kuberay-raycluster.yaml", "minReplicas", "minReplica"),
@@ -60,6 +64,11 @@ def test_each_file_has_typos_planted() -> None:
     assert {name for name, _, _ in TYPOS} == set(FILES)
 
 
+@pytest.mark.parametrize("name", [n for n in FILES if n.endswith(".yaml")])
+def test_spot_nodes_are_watched(name: str) -> None:
+    assert "cai-ray spot-watch" in (FOLDER / name).read_text()
+
+
 def documents(name: str) -> list[Any]:
     return list(yaml.safe_load_all((FOLDER / name).read_text()))
 
@@ -77,7 +86,7 @@ def test_a_launched_cluster_is_closed_and_gives_its_nodes_back(name: str) -> Non
     assert head["resources"] == {"CPU": 0} and head["max_workers"] == 0
     assert all(kind["min_workers"] == 0 for kind in workers) and config["idle_timeout_minutes"] > 0
     assert kinds["gpu-spot"]["priority"] > kinds["gpu-on-demand"]["priority"]
-    starts = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
+    starts = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-2]
     assert all("RAY_AUTH_MODE=token" in start for start in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0] and "RAY_enable_autoscaler_v2=1" in starts[0]
     assert config["file_mounts"] == {"/home/ray/.ray": "~/.ray"}
