@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,7 @@ def main(recipe: Path) -> None:
     from tests import faults
     from tests.runs import run
 
+    # Nodes come from another thread, where Ray cannot set the handlers of an end at exit.
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -48,23 +49,28 @@ def main(recipe: Path) -> None:
             "object_store_memory": 2**28,
             "_system_config": {"health_check_period_ms": 1000, "health_check_failure_threshold": 5},
         },
+        shutdown_at_exit=False,
     )
-    worker = cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
-    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        worker = cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
+        ray.init(address=cluster.address, log_to_driver=False)
 
-    def lose_the_worker() -> None:
-        wait_for(lambda: records(recipe), 120, "the first part")
-        [raylet] = worker.all_processes["raylet"]
-        os.kill(raylet.process.pid, signal.SIGKILL)
-        print("node lost", flush=True)
-        cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
+        def replace_the_worker() -> None:
+            wait_for(lambda: records(recipe), 120, "the first part")
+            [raylet] = worker.all_processes["raylet"]
+            os.kill(raylet.process.pid, signal.SIGKILL)
+            print("node lost", flush=True)
+            cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=2**28)
 
-    threading.Thread(target=lose_the_worker, daemon=True).start()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        faults.use_script(monkeypatch, faults.Slow(0.1))
-        run(recipe)
-    ray.shutdown()
-    cluster.shutdown()
+        with ThreadPoolExecutor(1) as threads, pytest.MonkeyPatch.context() as monkeypatch:
+            replaced = threads.submit(replace_the_worker)
+            faults.use_script(monkeypatch, faults.Slow(0.1))
+            run(recipe)
+            replaced.result()
+        assert sum(node["Alive"] for node in ray.nodes()) == 2, "the head and the node that came"
+        ray.shutdown()
+    finally:
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
