@@ -1,6 +1,7 @@
 """`make bench`: run the benchmarks, each in a process of its own, and print what came out.
 
-`benchmarks.paper_findings` takes hours and is run by itself.
+`benchmarks.paper_findings` takes hours and is run by itself. `benchmarks.chaos` keeps what it has measured: delete its
+result file to have it measured again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ NAMES = (
     "small_run",
     "plan_tokens",
     "bad_inputs",
+    "chaos",
 )
 
 
