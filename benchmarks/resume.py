@@ -27,7 +27,7 @@ from cai_ray.row_ids import RowIds
 from cai_ray.rows import ROW_ID
 
 MANY = 100_000_000
-SIZES = (1_000_000, 3_000_000, 10_000_000)
+SIZES = (3_000_000, 10_000_000, 30_000_000)
 TARGETS = {"seconds": 600, "gib": 8}
 PAYLOAD_BYTES = 256
 ROWS_PER_PART = 8_192

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import psutil
 
@@ -34,6 +35,7 @@ from cai_ray.stages.revision import revise
 
 NUM_ROWS = 1_000_000
 NUM_ENGINES = 2  # one per core of the machine that this is measured on
+ROWS_IN_FLIGHT = 1_024  # as a large engine holds; with fewer, one that answers at once waits for the driver's next task
 ROWS_PER_PROMPT_FILE = 10_000
 ROWS_PER_PART = 2_048
 ANSWER = (
@@ -45,7 +47,7 @@ def answer(row_id: str, messages: Sequence[Message], seed: int) -> str:
     return f"{ANSWER} {seed}"
 
 
-def _write_prompts(context: pipeline.Context, num_rows: int) -> None:
+def write_prompts(context: pipeline.Context, num_rows: int) -> None:
     spec = StageSpec(context.folder(load_prompts.STAGE), load_prompts.STAGE, "bench", {}, {}, PROMPT_IDS)
     derive(spec, batched(map(_prompt, range(num_rows)), ROWS_PER_PROMPT_FILE), PROMPT)
 
@@ -63,21 +65,44 @@ def _prompt(k: int) -> Outcome:
     return Outcome(f"bench:{k}", row)
 
 
-class MemoryWatch(threading.Thread):
-    """Samples the driver's resident memory and the machine's shared memory (Ray's object store), MB."""
+class Sample(NamedTuple):
+    """What was seen of a run at one time."""
+
+    time: float  # Unix
+    num_parts: int
+    driver_mb: float  # resident
+    driver_cpu_s: float
+    shared_mb: float  # of the machine: Ray's object store
+
+
+class MemoryWatch:
+    """Looks at the driver, the machine and the parts in a stage's folder, once a second."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self.folder = folder
-        self.samples: list[tuple[float, int, float, float]] = []  # time, rows done, driver MB, shared MB
-        self.ended = threading.Event()
+        self.samples: list[Sample] = []
+        self._folder, self._me = folder, psutil.Process()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def run(self) -> None:
-        me = psutil.Process()
-        while not self.ended.wait(1.0):
-            num_parts = sum(1 for _ in (self.folder / "records").glob("*.json"))
-            memory = psutil.virtual_memory()
-            self.samples.append((time.time(), num_parts, me.memory_info().rss / 1e6, memory.shared / 1e6))
+    def __enter__(self) -> Self:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self._look()
+
+    def _look(self) -> None:
+        num_parts = sum(1 for _ in (self._folder / "records").glob("*.json"))
+        used, rss = self._me.cpu_times(), self._me.memory_info().rss
+        shared = psutil.virtual_memory().shared
+        self.samples.append(Sample(time.time(), num_parts, rss / 1e6, used.user + used.system, shared / 1e6))
 
 
 def main(num_rows: int = NUM_ROWS) -> None:
@@ -87,37 +112,40 @@ def main(num_rows: int = NUM_ROWS) -> None:
         "min_engines": NUM_ENGINES,
         "max_engines": NUM_ENGINES,
     }
-    overrides = ("revise.num_revisions=2", *(f"revise.scaling.{name}={value}" for name, value in scaling.items()))
+    overrides = (
+        "revise.num_revisions=2",
+        f"models.policy.engine.rows_in_flight={ROWS_IN_FLIGHT}",
+        *(f"revise.scaling.{name}={value}" for name, value in scaling.items()),
+    )
     with tempfile.TemporaryDirectory() as scratch:
         recipe = microworld_recipe(Path(scratch), "overhead", ensure_model(), 0, overrides)
         context = pipeline.prepare(recipe, steps(recipe))
         # In a process of its own: what it frees would hide what this one grows by.
-        writer = multiprocessing.get_context("fork").Process(target=_write_prompts, args=(context, num_rows))
+        writer = multiprocessing.get_context("fork").Process(target=write_prompts, args=(context, num_rows))
         writer.start()
         writer.join()
         job = dataclasses.replace(
             revise.job_of(recipe.revise, context), make_backend=lambda: ScriptedBackend(answer), expected_tokens=200
         )
-        watch = MemoryWatch(Path(context.folder(revise.STAGE).path()))
-        watch.start()
         asked = revise.conversations(recipe.revise, context, load_prompts.STAGE)
-        artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
-        watch.ended.set()
+        with MemoryWatch(Path(context.folder(revise.STAGE).path())) as watch:
+            artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
         written = sorted(Path(artifact.folder.path(file.name)).stat().st_mtime for file in artifact.manifest.files)
         first = artifact.manifest.files[0].num_rows
         rate = (artifact.manifest.rows_out - first) / (written[-1] - written[0])
-    at_100k = [s for s in watch.samples if s[1] * ROWS_PER_PART >= min(100_000, num_rows // 5)]
-    driver = max(s[2] for s in at_100k) - at_100k[0][2]
-    shared = max(s[3] for s in at_100k) - at_100k[0][3]
+    at_100k = [one for one in watch.samples if one.num_parts * ROWS_PER_PART >= min(100_000, num_rows // 5)]
+    driver = max(one.driver_mb for one in at_100k) - at_100k[0].driver_mb
+    shared = max(one.shared_mb for one in at_100k) - at_100k[0].shared_mb
     print(f"{rate:,.0f} rows/s; from row 100,000 on driver +{driver:.0f} MB, object store +{shared:.0f} MB")
     figures = {
         "rows_per_s": {"value": round(rate, 1), "target": 5000},
         "driver_growth_mb": {"value": round(driver, 1), "target": 50},
         "object_store_growth_mb": {"value": round(shared, 1), "target": 50},
-        "driver_mb_at_end": round(watch.samples[-1][2], 1),
+        "driver_mb_at_end": round(watch.samples[-1].driver_mb, 1),
         "num_rows": artifact.manifest.rows_in,
         "rounds": 2,
         "engines": NUM_ENGINES,
+        "rows_in_flight": ROWS_IN_FLIGHT,
     }
     claim = "a million rows of 2 rounds pass at >= 5,000 rows/s with flat memory when the engines answer at once"
     results_file.write("row_overhead", claim, figures, [0])

@@ -139,7 +139,12 @@ class EngineConfig(Throughput):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1.0, description="Share of GPU memory for weights and KV cache."
     )
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs per engine.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs of one node that share each layer.")
+    pipeline_parallel_size: int = Field(
+        1,
+        ge=1,
+        description="Parts of the layers, each on as many GPUs, over nodes; not for PPO or `serve`.",
+    )
     prefix_caching: bool = True
     enforce_eager: bool | None = Field(None, description="Skip graph capture; null: yes on CPU, no on GPU.")
     rows_in_flight: int | None = Field(
@@ -151,6 +156,11 @@ class EngineConfig(Throughput):
     max_restarts: int = Field(16, ge=0, description="Engine restarts per actor before the stage gives up.")
     export_metrics: bool = Field(False, description="vLLM's own metrics on Ray's metrics ports, as `ray_vllm_...`.")
     extra: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments, by vLLM's names.")
+
+    @property
+    def num_gpus(self) -> int:
+        """Of one engine, where there are any."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
 class Placement(Throughput):

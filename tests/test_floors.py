@@ -47,8 +47,9 @@ FLOORS = (
 # Inside engines/, from the ground up. Folders of one line never import each other, so rollouts and learners meet only
 # in what both know of weights.
 ENGINES = (
-    {"address", "shared_folder"},
+    {"address", "shared_folder", "execution", "peers"},
     {"cluster", "placement", "models", "weights"},
+    {"groups"},
     {"conversations"},
     {"backends"},
     {"training"},

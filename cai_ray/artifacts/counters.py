@@ -13,6 +13,7 @@ CACHED_TOKENS = "num_cached_tokens"  # of these, served by the prefix cache
 OUTPUT_TOKENS = "num_output_tokens"
 MICRODOLLARS = "microdollars"  # that requests cost, by the price of their server
 ENGINE_STARTS = "engine_starts"  # the first of each actor, and every restart
+ASKED_AGAIN = "asked_again"  # rows that waited for a slow engine and were asked of another one as well
 TRAINED_TOKENS = "num_tokens"  # of all examples that are learned or measured on
 EPISODES = "num_episodes"  # answers that PPO sampled
 _FLAG = "flag."

@@ -10,13 +10,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import psutil
 from pydantic import Field
 
-from cai_ray.config import Throughput
+from cai_ray.config import EngineConfig, Throughput
 from cai_ray.engines.address import START, check_address
+from cai_ray.engines.execution import callbacks
 from cai_ray.errors import ClusterAway, ConfigError, Stopped
 from cai_ray.stopping import draining, rehear
 
@@ -179,17 +179,9 @@ def kept_connection() -> Iterator[None]:
 def _set_up_ray_data() -> None:
     """One progress display and one error message, ours; Ray Data's own stay in its log file."""
     import ray
-    from ray.data._internal.execution.execution_callback import ExecutionCallback
-
-    class ForgetBlocks(ExecutionCallback):  # type: ignore[misc]  # untyped
-        """Ray Data keeps a record of every block for its statistics: kilobytes each in the driver, read by nobody."""
-
-        def on_execution_step(self, executor: Any) -> None:
-            for operator in executor._topology:
-                getattr(operator, "_output_blocks_stats", []).clear()
 
     context = ray.data.DataContext.get_current()
-    context.custom_execution_callback_classes = [ForgetBlocks]
+    context.custom_execution_callback_classes = callbacks()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Ray's own wrapper of a worker's error loses what it wraps on the way here, and with it the exit code.
@@ -210,22 +202,25 @@ def num_gpus() -> float:
     return max(float(ray.cluster_resources().get("GPU", 0)), float(_promised_gpus))
 
 
-def gpus_per_engine(tensor_parallel_size: int) -> float:
-    """GPUs to reserve for one engine: its tensor-parallel size where the cluster has GPUs, else none.
+def gpus_per_engine(engine: EngineConfig) -> float:
+    """GPUs that one engine takes where the cluster has GPUs, else none.
 
-    They are one reservation, and so on one node. Raises ConfigError when the cluster's nodes cannot hold one engine.
+    Those of one node are one reservation; see groups.py for more. Raises ConfigError when the cluster cannot hold one.
     """
-    total = num_gpus()
+    total, wanted = num_gpus(), engine.num_gpus
+    asked = f"tensor_parallel_size={engine.tensor_parallel_size}"
+    if engine.pipeline_parallel_size > 1:
+        asked += f" x pipeline_parallel_size={engine.pipeline_parallel_size}"
     if not total:
-        if tensor_parallel_size > 1:
+        if wanted > 1:
             raise ConfigError(
-                f"tensor_parallel_size={tensor_parallel_size} needs GPUs and this cluster has none; set it to 1, or "
+                f"{asked} needs GPUs and this cluster has none; set it to 1, or "
                 "cluster.num_gpus to those that it can come to"
             )
         return 0.0
-    if total < tensor_parallel_size:
+    if total < wanted:
         raise ConfigError(
-            f"tensor_parallel_size={tensor_parallel_size}, but the cluster has {total:g} GPUs; lower it, add nodes, or "
+            f"{asked}, but the cluster has {total:g} GPUs; lower it, add nodes, or "
             "set cluster.num_gpus to those that it can come to"
         )
-    return float(tensor_parallel_size)
+    return float(wanted)

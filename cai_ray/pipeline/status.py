@@ -10,9 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cai_ray.artifacts.artifact import PLAN, find
-from cai_ray.artifacts.parts import begun_parts
-from cai_ray.artifacts.spending import spent
+from cai_ray.artifacts.artifact import PLAN
+from cai_ray.artifacts.spending import Found, found_in, spent
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import Config
 from cai_ray.pipeline.recipe import Recipe
@@ -39,16 +38,16 @@ def status(recipe: Recipe) -> list[StageStatus]:
     found = []
     for step in steps(recipe):
         folder = folder_of(recipe) / step.stage
-        so_far = spent(folder)
-        one = _stage_status(folder, step.stage)
+        rows = found_in(folder)
+        so_far = spent(folder, rows)
+        one = _stage_status(folder, step.stage, rows)
         found.append(one.model_copy(update={"tokens": so_far.tokens, "dollars": so_far.dollars}))
     return found
 
 
-def _stage_status(folder: Storage, stage: str) -> StageStatus:
-    artifact = find(folder)
-    if artifact is not None:
-        manifest = artifact.manifest
+def _stage_status(folder: Storage, stage: str, rows: Found) -> StageStatus:
+    if rows.artifact is not None:
+        manifest = rows.artifact.manifest
         return StageStatus(
             stage=stage,
             state="finished",
@@ -60,7 +59,7 @@ def _stage_status(folder: Storage, stage: str) -> StageStatus:
         )
     if not folder.exists(PLAN):
         return StageStatus(stage=stage, state="not started", rows_in=None, rows_out=0, rows_dropped={})
-    records = begun_parts(folder)
+    records = rows.parts
     dropped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     for record in records:

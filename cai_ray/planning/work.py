@@ -88,13 +88,13 @@ def decode_rate(shape: Shape, engine: EngineConfig, hardware: Hardware) -> float
         )
     rate = assumed.anchor_output_tokens_per_s * ANCHOR_PARAMS / shape.params
     rate *= device.bandwidth_tb_s / DEVICES["H100"].bandwidth_tb_s
-    return min(assumed.most_output_tokens_per_s, rate * _parallel(engine.tensor_parallel_size, hardware))
+    return min(assumed.most_output_tokens_per_s, rate * _parallel(engine.num_gpus, hardware))
 
 
 def prefill_rate(shape: Shape, engine: EngineConfig, hardware: Hardware) -> float:
     """Prompt tokens/s of one engine: 2 FLOPs per parameter and token."""
     flops = hardware.device.bf16_tflops * 1e12 * hardware.assumptions.prefill_mfu
-    return flops / (2 * shape.params) * _parallel(engine.tensor_parallel_size, hardware)
+    return flops / (2 * shape.params) * _parallel(engine.num_gpus, hardware)
 
 
 def _parallel(num_gpus: int, hardware: Hardware) -> float:
@@ -103,7 +103,7 @@ def _parallel(num_gpus: int, hardware: Hardware) -> float:
 
 def engine_work(used: Usages, shape: Shape, engine: EngineConfig, max_engines: int, hardware: Hardware) -> Work:
     """A stage of conversations, on as many engines as the recipe allows and the hardware holds."""
-    width = engine.tensor_parallel_size if hardware.device.is_gpu else 1
+    width = engine.num_gpus if hardware.device.is_gpu else 1
     most = hardware.num_devices // width if hardware.device.is_gpu else max_engines
     num_engines = max(1, min(max_engines, most))
     assumed = hardware.assumptions
@@ -116,7 +116,7 @@ def engine_work(used: Usages, shape: Shape, engine: EngineConfig, max_engines: i
 
 def engine_memory(used: Usages, shape: Shape, engine: EngineConfig, hardware: Hardware) -> Memory:
     """Weights, and the KV cache of at least eight of the longest conversations."""
-    device, width = hardware.device, engine.tensor_parallel_size
+    device, width = hardware.device, engine.num_gpus
     bytes_per_value = 2 if device.is_gpu else 4
     weights = shape.params * bytes_per_value / width / GIB
     one = max(1.0, used.context_tokens) * shape.kv_bytes(bytes_per_value) / width / GIB

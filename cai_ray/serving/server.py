@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from cai_ray.config import Config as BaseConfig
 from cai_ray.config import ModelConfig
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
+from cai_ray.engines.groups import check_one_node
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.serving.prepare import Limits
 
@@ -252,12 +253,13 @@ def _deployment(config: Config) -> Any:
     from ray import serve
 
     engine = config.model.engine
+    check_one_node(engine, "a served model is")
     num_requests = max_inside(config) + SPARE_REQUESTS
     options = serve.deployment(
         name="model",
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
-            "num_gpus": gpus_per_engine(engine.tensor_parallel_size),
+            "num_gpus": gpus_per_engine(engine),
         },
         autoscaling_config={
             "min_replicas": config.min_replicas,

@@ -13,7 +13,7 @@ from cai_ray.artifacts.allowance import Allowance, Spent
 from cai_ray.artifacts.artifact import OpenStage, open_stage
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import write_part
-from cai_ray.artifacts.spending import spent
+from cai_ray.artifacts.spending import found_in, spent
 from cai_ray.artifacts.storage import Storage
 from cai_ray.dropped import DROPPED
 from cai_ray.row_ids import SHOT_IDS
@@ -44,6 +44,17 @@ def test_of_a_begun_stage_over_all_attempts(tmp_path: Path) -> None:
     found = spent(folder)
     assert (found.tokens, found.microdollars) == (240, 14)
     assert found.seconds == pytest.approx(20, abs=1)
+
+
+def test_what_is_known_of_a_folder_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Storage(str(tmp_path)) / "a"
+    finished(spec_of(folder, "a", SHOT_IDS), ROWS, [{ROW_ID: "x"}], counters=COST)
+    read: list[str] = []
+    ours = Storage.read
+    monkeypatch.setattr(Storage, "read", lambda self, name: read.append(name) or ours(self, name))
+    found = found_in(folder)
+    assert found.artifact is not None and found.artifact.manifest.rows_in == 1
+    assert spent(folder, found) == spent(folder) and read == ["manifest.json"] * 2
 
 
 def test_what_is_made_of_inner_artifacts_is_not_counted_twice(tmp_path: Path) -> None:

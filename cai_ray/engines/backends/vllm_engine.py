@@ -19,6 +19,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends import engine_process
 from cai_ray.engines.backends.vllm_plugin import EXTENSION
 from cai_ray.engines.conversations.asking import EngineDied, Unasked
+from cai_ray.engines.groups import check_packed
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import context_length, load_renderer
 from cai_ray.errors import ConfigError
@@ -89,6 +90,7 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         "block_size": engine.block_size,
         "enable_prefix_caching": engine.prefix_caching,
         "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
         "enable_log_requests": False,
         "disable_log_stats": True,
         "worker_extension_cls": EXTENSION,
@@ -103,6 +105,8 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         arguments["max_num_batched_tokens"] = max(engine.max_num_batched_tokens, context_length(model))
         if engine.tensor_parallel_size == 1:
             arguments["distributed_executor_backend"] = engine_process.IN_ENGINE_CORE
+    if engine.pipeline_parallel_size > 1:
+        arguments["distributed_executor_backend"] = "ray"  # in the placement group that this process runs in
     if engine.num_kv_blocks is not None:
         arguments["num_gpu_blocks_override"] = engine.num_kv_blocks
     return arguments | engine.extra
@@ -155,6 +159,7 @@ class VllmEngine(Unasked):
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         self._dispose()
+        check_packed(self.model.engine.tensor_parallel_size)
         engine_process.use_server()
         try:
             arguments = AsyncEngineArgs(**engine_arguments(self.model))

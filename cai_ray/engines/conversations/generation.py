@@ -1,8 +1,7 @@
 """The conversation engine: thousands of row coroutines at once inside each engine actor of a Ray Data pool.
 
 Requests of all rounds and all rows share one continuous batch, one loaded model, one prefix cache.
-There is no barrier between rounds and no engine per round. The driver sees only records of committed
-parts, so that its memory does not grow with the rows.
+There is no barrier between rounds and no engine per round. The pools of engines are in pool.py.
 """
 
 from __future__ import annotations
@@ -10,49 +9,32 @@ from __future__ import annotations
 import asyncio
 import gc
 import traceback
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cai_ray.artifacts import counters as counted
-from cai_ray.artifacts.allowance import Allowance
-from cai_ray.artifacts.lease import Lease
-from cai_ray.artifacts.parts import PartRecord, records_of
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import EngineConfig, Price, ScalingConfig
+from cai_ray.config import EngineConfig
 from cai_ray.dropped import DropReason, DropRow, dropped_row
 from cai_ray.engines.conversations.asking import Ask, Backend, Conversation
-from cai_ray.engines.conversations.ending import (
-    LEFT,
-    Ending,
-    ask_to_stop,
-    is_asked_to_stop,
-    left_row,
-    parted,
-    raise_first,
-)
-from cai_ray.engines.conversations.outcomes import commit_outcomes, outcome_schema
+from cai_ray.engines.conversations.ending import LEFT, Ending, is_asked_to_stop, left_row
+from cai_ray.engines.conversations.outcomes import outcome_schema
 from cai_ray.engines.conversations.purse import Purse
-from cai_ray.engines.conversations.read_ahead import ReadAhead, most_ahead
-from cai_ray.engines.conversations.row_gate import RowGate, tasks_in_flight
+from cai_ray.engines.conversations.row_gate import RowGate
 from cai_ray.engines.conversations.sampled import KEPT_PER_ENGINE, PROOF_ROWS, SAMPLED, packed
+from cai_ray.engines.conversations.stragglers import Stragglers
 from cai_ray.engines.conversations.supervisor import RowClock, Supervisor
-from cai_ray.engines.conversations.units import Expand, FileLeft, read_units, reading_tasks
-from cai_ray.engines.placement import actor_options
+from cai_ray.engines.conversations.units import Expand
+from cai_ray.engines.peers import Peers
 from cai_ray.engines.shared_folder import check_seen
-from cai_ray.errors import ConfigError, EngineGaveUp, RunIsTaken
+from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.progress.exported import Exported
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import digest, seed_for
-from cai_ray.stopping import draining
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
 
 STOP_POLL_S = 1.0
 
@@ -81,7 +63,14 @@ class ConversationJob:
 class ConversationActor:
     """One engine and the conversations it holds; `__call__` is Ray Data's async batch function."""
 
-    def __init__(self, job: ConversationJob, folder: Storage | None = None, purse: Purse | None = None) -> None:
+    def __init__(
+        self,
+        job: ConversationJob,
+        folder: Storage | None = None,
+        purse: Purse | None = None,
+        peers: Peers | None = None,
+    ) -> None:
+        """`peers`: of a pool whose engines take rows off each other."""
         self._job = job
         self._purse = purse or Purse(None, None, "")
         self._folder = folder  # where the rows will go
@@ -89,6 +78,7 @@ class ConversationActor:
         self._schema = outcome_schema(job.schema)
         self.backend = job.make_backend()
         self._supervisor = Supervisor(self.backend, job.engine)
+        self._stragglers = Stragglers(peers, self._run_row, self._supervisor.is_slow_with) if peers else None
         self._gate: RowGate | None = None
         self._num_starts_reported = 0
         self._num_sampled = 0  # answers kept for a proof
@@ -102,15 +92,10 @@ class ConversationActor:
         if self._watcher is None:
             self._watcher = asyncio.ensure_future(self._watch_for_a_stop())
         rows = batch.to_pylist()
-        gate = await self._ready()
-        if gate is None or self._ending is not None:
+        if not await self._is_ready() or self._ending is not None:
             outcomes = [self._left(row) for row in rows]
         else:
-            tasks = [asyncio.ensure_future(self._run_row(row, gate)) for row in rows]
-            self._under_way.update(tasks)
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-            self._under_way.difference_update(tasks)
-            outcomes = [self._outcome(row, end) for row, end in zip(rows, ends, strict=True)]
+            outcomes = await self._run_rows(rows)
         new_starts = self._supervisor.num_starts - self._num_starts_reported
         if self._exported:
             self._exported.restarted(new_starts - (new_starts > 0 and not self._num_starts_reported))
@@ -121,8 +106,20 @@ class ConversationActor:
             outcomes[0]["counters"].append((self._doubts.pop(), 1))
         yield pa.Table.from_pylist(outcomes, self._schema)
 
-    async def _ready(self) -> RowGate | None:
-        """The rows' gate once the engine is up; None when it never will be."""
+    async def _run_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        tasks = [asyncio.ensure_future(self._run_row(row)) for row in rows]
+        self._under_way.update(tasks)
+        if self._stragglers:
+            for row, task in zip(rows, tasks, strict=True):
+                self._stragglers.begin(row, task)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        self._under_way.difference_update(tasks)
+        if self._stragglers:
+            ends = [self._stragglers.end(row[ROW_ID], end) for row, end in zip(rows, ends, strict=True)]
+        return [self._outcome(row, end) for row, end in zip(rows, ends, strict=True)]
+
+    async def _is_ready(self) -> bool:
+        """Whether the engine is up and rows may pass the gate; False when it never will be."""
         try:
             if self._folder is not None:
                 check_seen(self._folder)
@@ -132,7 +129,7 @@ class ConversationActor:
             await asyncio.shield(self._first_answer)
         except (EngineGaveUp, ConfigError) as error:
             self._end(Ending.of(error))
-            return None
+            return False
         if self._gate is None:
             gc.collect()
             gc.freeze()  # an engine's libraries stay: the collector would look through them for every few rows
@@ -143,7 +140,7 @@ class ConversationActor:
                 self._job.engine.rows_in_flight,
                 self._exported.in_flight if self._exported else None,
             )
-        return self._gate
+        return True
 
     async def _ask_first(self) -> None:
         clock = RowClock(self._job.engine.row_time_limit_s)
@@ -158,6 +155,8 @@ class ConversationActor:
     async def _watch_for_a_stop(self) -> None:
         while not await asyncio.to_thread(is_asked_to_stop):
             await asyncio.to_thread(self._purse.exchange)
+            if self._stragglers:
+                await self._stragglers.exchange()
             await asyncio.sleep(STOP_POLL_S)
         self._end(Ending(kind="stopped", message=""))
 
@@ -179,15 +178,16 @@ class ConversationActor:
         assert self._ending is not None
         return left_row(row[ROW_ID], self._ending)
 
-    async def _run_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
+    async def _run_row(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return await self._end_of_row(row, gate)
+            return await self._end_of_row(row)
         except (EngineGaveUp, ConfigError) as error:
             self._end(Ending.of(error))
             raise
 
-    async def _end_of_row(self, row: dict[str, Any], gate: RowGate) -> dict[str, Any]:
-        job, row_id = self._job, row[ROW_ID]
+    async def _end_of_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        job, row_id, gate = self._job, row[ROW_ID], self._gate
+        assert gate is not None
         clock = RowClock(job.engine.row_time_limit_s)
         conversation = self.backend.open(
             row_id,
@@ -241,106 +241,3 @@ class ConversationActor:
         sampled = packed(conversation.sampled) if self._num_sampled < KEPT_PER_ENGINE else None
         self._num_sampled += sampled is not None
         return sampled
-
-
-@dataclass(frozen=True)
-class Work:
-    """A job, and where its rows come from and go to."""
-
-    job: ConversationJob
-    source: Storage
-    files: Sequence[FileLeft]  # of the source: what is not committed yet
-    folder: Storage
-    scaling: ScalingConfig
-    num_gpus_per_engine: float
-    lease: Lease | None = None  # checked before each part is committed
-    allowance: Allowance | None = None  # what may be spent from here on
-    price: Price | None = None
-
-
-def converse_all(works: Sequence[Work]) -> Iterator[tuple[int, PartRecord]]:
-    """Do what is left of all works at the same time, each on a pool of its own.
-
-    Yields each part as it commits, with the place in `works` that it belongs to. Needs a connected Ray
-    (engines/cluster.py). Raises, once what is done is committed, EngineGaveUp when a restart budget is used up or a
-    server is away, ConfigError when an engine or a server can never answer, Stopped after SIGTERM or Ctrl-C,
-    LimitReached.
-    """
-    key = uuid.uuid4().hex
-    ahead = [ReadAhead(most_ahead(work.job.engine, work.scaling)) for work in works]
-    first, *others = [_records(work, place, key, ahead[place]) for place, work in enumerate(works)]
-    num_done = [0] * len(works)
-    endings: list[Ending] = []
-    ended: set[int] = set()  # places whose work is over before its rows are
-    with draining(ask_to_stop):
-        for batch in (first.union(*others) if others else first).iter_batches(batch_format="pyarrow", batch_size=None):
-            for place, texts in zip(batch["place"].to_pylist(), batch[LEFT].to_pylist(), strict=True):
-                endings += [Ending.model_validate_json(text) for text in texts]
-                if texts:
-                    ended.add(place)
-                    ahead[place].end()
-            made = batch.filter(pc.is_valid(batch["record"]))
-            for place, record in zip(made["place"].to_pylist(), records_of(made), strict=True):
-                num_done[place] += record.num_rows + record.num_dropped + record.num_left_out
-                if place not in ended:
-                    ahead[place].tell(num_done[place])
-                yield place, record
-        raise_first(endings)
-
-
-def _records(work: Work, place: int, key: str, ahead: ReadAhead) -> Dataset:
-    """The records of one work's parts, for the driver; nothing runs yet. `key`: see Purse."""
-    import ray
-
-    job, scaling = work.job, work.scaling
-    source, folder, expand, lease = work.source, work.folder, job.expand, work.lease
-    num_tasks = tasks_in_flight(job.engine, scaling)
-    purse = Purse(work.allowance, work.price, key)
-
-    def read(task: pa.Table) -> Iterator[pa.Table]:
-        return read_units(source, task, expand) if ahead.wait(task["start"][0].as_py()) else iter(())
-
-    def commit(batch: pa.Table) -> pa.Table:
-        done, endings = parted(batch)
-        if lease is not None:
-            try:
-                lease.check()
-            except RunIsTaken as taken:
-                done, endings = done.slice(0, 0), [Ending(kind="taken", message=str(taken))]
-        record = commit_outcomes(folder, job.schema, done).model_dump_json() if done.num_rows else None
-        return pa.table(
-            {
-                "place": [place],
-                "record": pa.array([record], pa.string()),
-                LEFT: pa.array([[ending.model_dump_json() for ending in endings]], pa.list_(pa.string())),
-            }
-        )
-
-    return (
-        # Not `read_parquet`, which looks at the files first, in processes of its own, and makes sixteen blocks and more
-        # of any size. One operator, because `map_batches` and `repartition` with the same resources become one.
-        ray.data.from_blocks(reading_tasks(work.files))
-        .map_batches(read, batch_format="pyarrow", batch_size=1)
-        .repartition(target_num_rows_per_block=scaling.rows_per_task)
-        .map_batches(
-            ConversationActor,
-            fn_constructor_args=(job, folder, purse),
-            batch_format="pyarrow",
-            batch_size=scaling.rows_per_task,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=scaling.min_engines,
-                max_size=scaling.max_engines,
-                max_tasks_in_flight_per_actor=num_tasks,
-            ),
-            max_concurrency=num_tasks,
-            num_cpus=scaling.cpus_per_engine,
-            num_gpus=work.num_gpus_per_engine,
-            **actor_options(scaling),
-            # Ray Data's defaults are unlimited: a node that keeps dying would keep the job alive for ever.
-            # Retries of a task are bounded by the restarts of its actor; counted, they are used up in the seconds
-            # before Ray finds out that a node is gone.
-            max_restarts=scaling.max_actor_restarts,
-            max_task_retries=-1,
-        )
-        .map_batches(commit, batch_format="pyarrow", batch_size=scaling.rows_per_part, num_cpus=0.25)
-    )

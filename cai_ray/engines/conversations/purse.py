@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cai_ray.artifacts.allowance import Allowance, Spent, sum_of
 from cai_ray.config import Price
@@ -19,13 +20,16 @@ KEY = "cai_ray:spent:"  # in Ray's key-value store, before the attempt's key and
 
 
 class Purse:
-    """One engine's. `key`: of the attempt, the same for all its engines."""
+    """One engine's. `key`: of the attempt, the same for all its engines. A copy in another process is another's."""
 
     def __init__(self, allowance: Allowance | None, price: Price | None, key: str) -> None:
-        self._allowance, self._price = allowance, price
+        self._allowance, self._price, self._key = allowance, price, key
         self._prefix, self._name = f"{KEY}{key}:", uuid.uuid4().hex
         self._closed = self._others = Spent()
         self._open: list[Usage] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Purse, (self._allowance, self._price, self._key)
 
     def cost(self, usage: Usage) -> int | None:
         """Microdollars; None without a price."""

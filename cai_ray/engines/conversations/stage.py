@@ -17,7 +17,8 @@ from cai_ray.artifacts.spending import spent
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.dropped import DropReason
 from cai_ray.engines.cluster import ClusterConfig, connected, gpus_per_engine
-from cai_ray.engines.conversations.generation import ConversationJob, Work, converse_all
+from cai_ray.engines.conversations.generation import ConversationJob
+from cai_ray.engines.conversations.pool import Work, converse_all
 from cai_ray.engines.conversations.units import Units, left_of, units_of
 from cai_ray.engines.models.thinking import Doubt
 from cai_ray.errors import LimitReached
@@ -98,7 +99,8 @@ def _converse(begun: Sequence[_Begun], cluster: ClusterConfig) -> None:
                     lease=asked.spec.lease,
                     allowance=allowance,
                     price=model.endpoint.price if model.endpoint else None,
-                    num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine.tensor_parallel_size),
+                    is_served=model.endpoint is not None,
+                    num_gpus_per_engine=0.0 if model.endpoint else gpus_per_engine(model.engine),
                 )
             )
             num_units = len(one.units.ids)

@@ -65,7 +65,7 @@ class Supervisor:
         self.num_starts = 0
         self._changed = asyncio.Condition()
         self._up = False
-        self._has_answered = False  # any engine, any row
+        self._last_answer: float | None = None  # of any engine to any row
         self._starting: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._generation = 0
@@ -102,12 +102,16 @@ class Supervisor:
                             attempts=self._deaths[row_id],
                         ) from death
                 else:
-                    self._last_progress = time.monotonic()
-                    self._has_answered = True
+                    self._last_progress = self._last_answer = time.monotonic()
                     self._deaths.pop(row_id, None)
                     return result
         finally:
             await self._leave(row_id)
+
+    def is_slow_with(self, row_id: str, since: float) -> bool:
+        """Whether a row that has been here `since` (monotonic) waits for an engine that is well and answers others."""
+        is_well = self._up and not self._suspects and row_id not in self._deaths
+        return is_well and self._last_answer is not None and self._last_answer > since
 
     async def ready(self) -> None:
         """Wait until an engine is up, starting the first one."""
@@ -193,7 +197,7 @@ class Supervisor:
                 )
             self.num_starts += 1
             await self.backend.start()
-            if self.num_starts > 1 and not self._has_answered:
+            if self.num_starts > 1 and self._last_answer is None:
                 await self._probe()
         except Exception as error:  # whoever waits must hear of it: it is raised in their place
             self._failure = error

@@ -15,6 +15,7 @@ from pydantic import Field
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import ModelConfig, Placement, SamplingConfig
 from cai_ray.engines.cluster import gpus_per_engine, num_gpus
+from cai_ray.engines.groups import check_one_node
 from cai_ray.engines.placement import actor_options
 from cai_ray.engines.rollouts.backend import Transport
 from cai_ray.engines.rollouts.worker import EngineUse, RolloutActor, Sequences, WeightsLost
@@ -115,7 +116,8 @@ class RolloutEngines:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        gpus = gpus_per_engine(self.model.engine.tensor_parallel_size)
+        check_one_node(self.model.engine, "PPO's engines are")
+        gpus = gpus_per_engine(self.model.engine)
         self.transport = choose_transport(self.config, has_gpus=gpus > 0)
         sleeps = self.config.sleep and gpus > 0
         beside_me = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)

@@ -172,11 +172,11 @@ def leaving_for(
         free: what the cluster has left now, by Ray's names of resources.
     """
     of_engines = 0 if config.rollouts.sleep else config.rollouts.num_engines * policy.engine.tensor_parallel_size
-    tensor_parallel = 0 if model.endpoint else model.engine.tensor_parallel_size
+    gpus = 0 if model.endpoint else model.engine.num_gpus
     wanted = {"CPU": scaling.min_engines * scaling.cpus_per_engine + LIGHT_TASKS_CPUS}
     held = {"CPU": config.rollouts.num_engines * config.rollouts.cpus_per_engine}
     if has_gpus:
-        wanted["GPU"] = float(scaling.min_engines * tensor_parallel)
+        wanted["GPU"] = float(scaling.min_engines * gpus)
         held["GPU"] = float(of_engines)
     if all(amount <= free.get(name, 0.0) for name, amount in wanted.items()):
         return "nobody"

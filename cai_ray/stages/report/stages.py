@@ -35,6 +35,7 @@ class StageFacts:
     dollars: float = 0.0  # that requests cost, where their server has a price
     requests: int = 0
     engine_starts: int = 0
+    asked_again: int = 0  # rows that waited for a slow engine and were asked of another one as well
     trained_tokens: int = 0
     examples_per_s: float | None = None  # of training, median over steps
 
@@ -85,6 +86,7 @@ def _finished(stage: str, manifest: Manifest, examples_per_s: float | None) -> S
         dollars=counters.get(counted.MICRODOLLARS, 0) / 1e6,
         requests=counters.get(counted.REQUESTS, 0),
         engine_starts=counters.get(counted.ENGINE_STARTS, 0),
+        asked_again=counters.get(counted.ASKED_AGAIN, 0),
         trained_tokens=counters.get(counted.TRAINED_TOKENS, 0),
         examples_per_s=examples_per_s,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,8 @@ def test_prices(tmp_path: Path) -> None:
     assert purse(tmp_path, None, Price(prompt=2.5, output=10)).cost(usage) == 350
     assert purse(tmp_path, None, Price(prompt=2.5, cached=0.5, output=10)).cost(usage) == 40 * 2.5 + 60 * 0.5 + 100
     assert Purse(None, None, "").why_empty() is None
+
+
+def test_engines_that_get_a_copy_are_told_apart(tmp_path: Path) -> None:
+    ours = purse(tmp_path, 300)
+    assert len({one._name for one in (ours, *(pickle.loads(pickle.dumps(ours)) for _ in range(2)))}) == 3

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +39,21 @@ def test_a_uri_is_downloaded_once_and_again_when_its_files_change(remote: Path) 
     assert (first / "config.json").stat().st_mtime_ns == stamp
     (remote / "model.safetensors").write_bytes(b"12345")
     assert Path(local_folder(remote.as_uri())) != first
+
+
+def test_engines_that_start_together_on_a_node_download_once(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    copy = shutil.copyfileobj
+
+    def slowly(source: Any, target: Any, size: int) -> None:
+        copied.append(target.name)
+        time.sleep(0.1)
+        copy(source, target, size)
+
+    monkeypatch.setattr(shutil, "copyfileobj", slowly)
+    with ThreadPoolExecutor(4) as engines:
+        assert len(set(engines.map(local_folder, [remote.as_uri()] * 4))) == 1
+    assert len(copied) == 2, "config.json and the weights"
 
 
 def test_what_a_killed_download_left_is_not_taken(remote: Path) -> None:

@@ -22,6 +22,7 @@ def test_counters_are_shown_under_their_names(tmp_path: Path) -> None:
         counters.CACHED_TOKENS: 3,
         counters.OUTPUT_TOKENS: 4,
         counters.ENGINE_STARTS: 5,
+        counters.ASKED_AGAIN: 9,
         counters.TRAINED_TOKENS: 6,
         counters.flag_counter("no_op"): 7,
         counters.flag_counter("truncated"): 8,
@@ -37,6 +38,7 @@ def test_counters_are_shown_under_their_names(tmp_path: Path) -> None:
     (found,) = stages_of(RunSource(run), ["revise"])
     assert (found.requests, found.prompt_tokens, found.cached_tokens, found.output_tokens) == (1, 2, 3, 4)
     assert (found.engine_starts, found.trained_tokens, found.examples_per_s) == (5, 6, 30.0)
+    assert found.asked_again == 9
     assert list(found.flagged.items()) == [("truncated", 8), ("no_op", 7)]
 
 
