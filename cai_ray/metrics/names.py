@@ -83,6 +83,11 @@ def most_telling(names: Iterable[str], most: int) -> list[str]:
     return [first[kind] for kind in dict.fromkeys([*told, *first])][:most]
 
 
+def judges_harm(name: str) -> bool:
+    """Whether a metric says how harmful or harmless answers are: "harmful", a judge's "harmlessness_score"."""
+    return name.startswith("harm")
+
+
 def is_share(name: str, values: Iterable[float] = ()) -> bool:
     """Whether a metric is a share or a probability, and so shown in percent: by its name, and by its values."""
     return SCORE not in name and all(-1 <= value <= 1 for value in values)

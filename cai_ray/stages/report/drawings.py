@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cai_ray.metrics.intervals import Estimate, complement
-from cai_ray.metrics.names import HEADLINE, metric_of
+from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report.charts import (
     Axis,
     Chart,
@@ -44,8 +44,7 @@ def _value(slot: int, name: str, found: Estimate, as_share: bool) -> Value:
 
 def headline_charts(facts: PolicyFacts) -> list[RowChart]:
     """The metrics of the headline, a bar per policy."""
-    names = [name for kind in HEADLINE if (name := facts.first_like(kind))]
-    return [chart for name in names if (chart := metric_chart(facts, name)) is not None]
+    return [chart for name in facts.telling if (chart := metric_chart(facts, name)) is not None]
 
 
 def metric_chart(facts: PolicyFacts, name: str) -> RowChart | None:

@@ -8,8 +8,10 @@ Tested in tests/stages/report/test_write_report.py.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +23,9 @@ from cai_ray.stages.report.source import RunSource
 from cai_ray.stages.report.text import clipped, visible
 
 ANSWERS = "answers"
-MOST_BYTES = 4_000_000  # of all examples as JSON
+MOST_BYTES = 9_000_000  # of all examples on the page, packed
+LEAST_CHARS = 50  # texts are cut no shorter to make room for more examples
+TEXTS = ("text", "critique")  # keys of an example under which people and models speak
 SHARE_DROPPED = 0.1  # of the examples, kept for dropped rows where there are that many
 SHOWN_SCORES = (HARMFUL, EVASIVE, HELPFUL, OVER_REFUSAL, REFUSAL, PREFERENCE_SCORE)
 
@@ -36,6 +40,12 @@ class Examples:
     num_dialogues: int  # of which these are some
     policies: list[str] = field(default_factory=list)  # titles, in order
     redacted: bool = False
+    most_chars: int = 0  # of a text
+
+    @property
+    def packed(self) -> str:
+        """JSON, gzip, base64: the texts of a page that many can open, and nothing that a parser could mistake."""
+        return packed(self.examples)
 
     def values(self, key: str) -> list[str]:
         """The different values of a key, sorted, for a filter."""
@@ -50,9 +60,6 @@ class Options:
     most_chars: int  # per text
     redact: bool  # leave out prompts and everything that a model wrote
 
-    def text(self, text: str) -> str:
-        return clipped(visible(text), self.most_chars)
-
 
 def examples_of(source: RunSource, policies: Sequence[str], options: Options, seed: int) -> Examples:
     """At most `options.most` dialogues: those that policies answered first."""
@@ -62,8 +69,9 @@ def examples_of(source: RunSource, policies: Sequence[str], options: Options, se
     dropped = _dropped(source)
     ids = list(dict.fromkeys([*dialogues, *(prompt for found in answers.values() for prompt in found), *dropped]))
     chosen = _chosen(ids, answers, dropped, options.most, seed)
-    made = (_example(prompt_id, dialogues.get(prompt_id), answers, scores, dropped, options) for prompt_id in chosen)
-    return Examples(_within_bytes(made), len(ids), [title_of(policy) for policy in policies], options.redact)
+    whole = [_example(key, dialogues.get(key), answers, scores, dropped, options) for key in chosen]
+    found, most_chars = _within_bytes(whole, options.most_chars)
+    return Examples(found, len(ids), [title_of(policy) for policy in policies], options.redact, most_chars)
 
 
 def _chosen(
@@ -80,15 +88,31 @@ def _chosen(
     return sorted([*gone[:num_gone], *others[: most - num_gone]], key=place)
 
 
-def _within_bytes(examples: Iterator[Example]) -> list[Example]:
-    found: list[Example] = []
-    num_bytes = 0
-    for example in examples:
-        num_bytes += len(json.dumps(example, ensure_ascii=False).encode())
-        if num_bytes > MOST_BYTES:
-            break
-        found.append(example)
-    return found
+def _within_bytes(whole: list[Example], most_chars: int) -> tuple[list[Example], int]:
+    """The examples and the characters that a text keeps: fewer where all of them would not fit into MOST_BYTES."""
+    while True:
+        found = [_cut(example, most_chars) for example in whole]
+        size = len(packed(found))
+        if size <= MOST_BYTES:
+            return found, most_chars
+        if most_chars > LEAST_CHARS:
+            most_chars = max(LEAST_CHARS, int(most_chars * min(0.8, MOST_BYTES / size)))
+        else:
+            whole = whole[: int(len(whole) * min(0.9, MOST_BYTES / size))]
+
+
+def packed(examples: list[Example]) -> str:
+    text = json.dumps(examples, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _cut(part: Any, most_chars: int, key: str = "") -> Any:
+    """An example with every text of people and models cut to so many characters."""
+    if isinstance(part, dict):
+        return {name: _cut(value, most_chars, name) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_cut(value, most_chars, key) for value in part]
+    return clipped(part, most_chars) if key in TEXTS else part
 
 
 def _answers(source: RunSource, policies: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -153,7 +177,7 @@ def _example(
             _reply(policy, row, scores.get((policy, prompt_id), {}), harm, options) for policy, row in replies.items()
         ],
         "dropped": dropped.get(prompt_id, []),
-        "outcome": _outcome(texts, prompt_id in dropped),
+        "outcome": "dropped" if prompt_id in dropped else _outcome(dialogue, texts),
     }
 
 
@@ -177,7 +201,7 @@ class _Harm:
 
 
 def _turn(message: Mapping[str, str], options: Options) -> dict[str, str]:
-    return {"role": message["role"], "text": options.text(message["content"])}
+    return {"role": message["role"], "text": visible(message["content"])}
 
 
 def _rounds(
@@ -191,14 +215,14 @@ def _rounds(
     for done in dialogue["revisions"]:
         texts.append(_answer(done["revision"], done["flags"], harm, options))
         critique = done["critique"]
-        shown = "" if critique is None or options.redact else options.text(critique)
+        shown = "" if critique is None or options.redact else visible(critique)
         rounds.append({"principle": done["principle_id"], "critique": shown, "revision": texts[-1]})
     return texts, rounds
 
 
 def _answer(text: str, flags: Sequence[str], harm: _Harm, options: Options) -> dict[str, Any]:
     harmful = harm.of(text)
-    shown = "" if options.redact else options.text(text)
+    shown = "" if options.redact else visible(text)
     return {"text": shown, "harmful": harmful, "fold": harm.folds(harmful), "flags": list(flags)}
 
 
@@ -211,22 +235,20 @@ def _reply(
     return {
         "policy": key_of(policy),
         "title": title_of(policy),
-        "text": "" if options.redact else options.text(text),
+        "text": "" if options.redact else visible(text),
         "harmful": harmful,
         "fold": harm.folds(harmful),
         "scores": {metric: round(value, 3) for metric, value in scores.items() if metric in SHOWN_SCORES},
     }
 
 
-def _outcome(texts: Sequence[Mapping[str, Any]], is_dropped: bool) -> str:
+def _outcome(dialogue: Mapping[str, Any] | None, texts: Sequence[Mapping[str, Any]]) -> str:
     """What revising did, for the filter."""
-    if is_dropped:
-        return "dropped"
-    if len(texts) < 2:
+    if dialogue is None or len(texts) < 2:
         return ""
     before, after = texts[0]["harmful"], texts[-1]["harmful"]
     if before and after is False:
         return "made safer"
     if after:
         return "still harmful"
-    return "changed" if texts[0]["text"] != texts[-1]["text"] else "unchanged"
+    return "changed" if dialogue["initial_response"] != dialogue["revisions"][-1]["revision"] else "unchanged"

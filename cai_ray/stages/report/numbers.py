@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report.facts import Facts
-from cai_ray.stages.report.policies import PolicyFacts, headline, interval, key_of, shown, title_of
+from cai_ray.stages.report.policies import NO_HARM_JUDGED, PolicyFacts, headline, interval, key_of, shown, title_of
 from cai_ray.stages.report.preferences import LabelFacts
 from cai_ray.stages.report.rounds import RoundFacts
 from cai_ray.stages.report.text import in_markdown
@@ -124,7 +124,8 @@ def _policies(facts: PolicyFacts) -> list[str]:
         f"- {claim.metric.title}: {claim.before} to {claim.after}, {claim.change} ({claim.verdict})"
         for claim in headline(facts, facts.final)
     ]
-    parts = ["## Result", *(["\n".join(claims)] if claims else []), _table(["metric", *names], rows)]
+    said = [] if facts.harm_is_judged else [NO_HARM_JUDGED]
+    parts = ["## Result", *said, *(["\n".join(claims)] if claims else []), _table(["metric", *names], rows)]
     if facts.elo:
         elo = [
             [in_markdown(title_of(one.policy)), f"{one.rating:+.0f} [{one.low:+.0f}, {one.high:+.0f}]"]

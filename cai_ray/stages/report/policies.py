@@ -21,11 +21,31 @@ from cai_ray.artifacts.summaries.evaluation import (
 )
 from cai_ray.metrics.elo import Rating
 from cai_ray.metrics.intervals import Estimate
-from cai_ray.metrics.names import BOILERPLATE, HEADLINE, Metric, in_order, is_share, kind_of, metric_of
+from cai_ray.metrics.names import (
+    BOILERPLATE,
+    HEADLINE,
+    Metric,
+    in_order,
+    is_share,
+    judges_harm,
+    kind_of,
+    metric_of,
+    most_telling,
+)
 from cai_ray.stages.cells import percent, points
 from cai_ray.stages.report.source import RunSource
 
 EVALUATE = "evaluate"
+NO_HARM_JUDGED = (
+    "No judge of harm ran: these numbers say how the policies answer, not whether an answer does harm. Add a judge to "
+    "the recipe, such as this one, and run it again with --from evaluate --fresh."
+)
+ADD_A_JUDGE = """\
+models:
+  guard: {path: meta-llama/Llama-Guard-3-8B}
+evaluate:
+  judges:
+  - {kind: guard, model: guard}"""
 BASE = "base"  # what the recipe's model "policy" is called here
 _SHOWN_AS = {"policy": BASE}
 _TITLES = {BASE: "Base", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI", "dpo": "DPO"}
@@ -73,6 +93,21 @@ class PolicyFacts:
     def first_like(self, metric: str) -> str | None:
         """The metric of this name, or the first scorer's that gives one of this kind: "harmful" or "harmful.x"."""
         return next((name for name in self.metrics if kind_of(name) == metric), None)
+
+    @property
+    def judged(self) -> list[str]:
+        """The metrics that have a number for some policy."""
+        return [name for name in self.metrics if any(self.numbers[policy].get(name) for policy in self.policies)]
+
+    @property
+    def telling(self) -> list[str]:
+        """The metrics of the headline: harm, help and evasion, or what comes nearest."""
+        return most_telling(self.judged, len(HEADLINE))
+
+    @property
+    def harm_is_judged(self) -> bool:
+        """By a metric, or in games of two answers."""
+        return any(map(judges_harm, [*self.judged, *(row.aspect for row in self.win_rates)]))
 
     def shares(self, metric: str) -> bool:
         found = (self.numbers[policy].get(metric) for policy in self.policies)
@@ -142,12 +177,10 @@ class Claim(NamedTuple):
 def headline(facts: PolicyFacts, policy: str) -> list[Claim]:
     """How `policy` differs from the reference, metric by metric; a change is clear when its interval leaves out 0."""
     claims = []
-    for kind in HEADLINE:
-        name = facts.first_like(kind)
-        before = facts.numbers[facts.reference].get(name) if name else None
-        after = facts.numbers[policy].get(name) if name else None
-        change = facts.differences.get(policy, {}).get(name) if name else None
-        if name is None or before is None or after is None or change is None:
+    for name in facts.telling:
+        before, after = facts.numbers[facts.reference].get(name), facts.numbers[policy].get(name)
+        change = facts.differences.get(policy, {}).get(name)
+        if before is None or after is None or change is None:
             continue
         metric, as_share = metric_of(name), facts.shares(name)
         points = " points" if as_share else ""

@@ -1,6 +1,6 @@
 """The report as one HTML file: templates, style and script of `page/`, and a policy that allows nothing else.
 
-Jinja escapes whatever it writes; data for the script goes through `tojson` into a block that is never executed. The
+Jinja escapes whatever it writes; data for the script goes in base64 into a block that is never executed. The
 Content-Security-Policy names the one style and the one script by their hashes, so nothing that a model wrote could
 run or load, even where escaping failed.
 
@@ -23,7 +23,7 @@ from cai_ray.metrics.names import metric_of
 from cai_ray.stages.report import drawings
 from cai_ray.stages.report.examples import Examples
 from cai_ray.stages.report.facts import Facts
-from cai_ray.stages.report.policies import headline, interval, shown, title_of
+from cai_ray.stages.report.policies import ADD_A_JUDGE, NO_HARM_JUDGED, headline, interval, shown, title_of
 from cai_ray.stages.report.text import visible
 
 PAGE = Path(__file__).parent / "page"
@@ -54,7 +54,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters.update(visible=visible, count=_count, duration=_duration, title_of=title_of, metric_of=metric_of)
-    made.globals.update(shown=shown, interval=interval)
+    made.globals.update(shown=shown, interval=interval, no_harm_judged=NO_HARM_JUDGED, add_a_judge=ADD_A_JUDGE)
     return made
 
 

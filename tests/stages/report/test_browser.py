@@ -11,10 +11,13 @@ import pytest
 from cai_ray.artifacts.storage import Storage
 from cai_ray.stages.report import write_report as report
 from tests.chromium import MISSING, Page, chromium, installed
+from tests.stages.report.real_text_runs import ODD, write_real_run
+from tests.stages.report.real_text_runs import STAGES as REAL_STAGES
 from tests.stages.report.report_runs import STAGES, write_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(installed() is None, reason=MISSING)]
 CARDS = "[...document.querySelectorAll('.dialogue')]"
+SLOW = 5  # what a busy machine may take longer than the two seconds that a page has to open
 COUNT = "document.getElementById('count').textContent"
 
 
@@ -47,7 +50,21 @@ def opened(page: Page, file: Path, width: int = 1280) -> None:
     page.complaints.clear()
     page.resize(width)
     page.open(file)
+    show(page)
+
+
+def show(page: Page) -> None:
     page.value("document.getElementById('open').click()")
+    deadline = time.monotonic() + 20
+    while page.value("document.getElementById('browser').hidden"):
+        assert time.monotonic() < deadline, "the dialogues are not shown"
+        time.sleep(0.02)
+
+
+def unfold(page: Page) -> None:
+    """Everything on the page that can be opened."""
+    page.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    time.sleep(0.2)  # `toggle` comes after
 
 
 def choose(page: Page, selector: str, value: str) -> None:
@@ -153,6 +170,83 @@ def test_hostile_text_is_shown_and_never_runs(page: Page, write_page: Callable[[
     assert page.value("getComputedStyle(document.querySelector('main')).display") != "none"
     assert page.value("document.documentElement.scrollWidth") <= 1280
     assert set(page.requests) <= {file.resolve().as_uri()}
+    assert page.complaints == []
+
+
+@pytest.fixture(scope="module")
+def real_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real text, no oracle, few dialogues."""
+    folder = tmp_path_factory.mktemp("real")
+    report.write(write_real_run(folder / "run"), REAL_STAGES, report.Config(), str(folder / "report.html"))
+    return folder / "report.html"
+
+
+# Elements that are broader than their place: cut, or to be scrolled sideways. The bar of links may be.
+TOO_BROAD = (
+    "[...document.querySelectorAll('main *')].filter((part) => part instanceof HTMLElement &&"
+    " getComputedStyle(part).display !== 'inline' &&"
+    " part.clientWidth > 0 && part.scrollWidth > part.clientWidth + 1)"
+    ".map((part) => `${part.tagName} ${part.className} ${part.scrollWidth} > ${part.clientWidth}`)"
+)
+
+
+@pytest.mark.parametrize("width", [360, 400])
+def test_nothing_is_broader_than_a_phone(
+    page: Page, real_page: Path, write_page: Callable[[bool], Path], width: int
+) -> None:
+    for file in (real_page, write_page(True)):
+        opened(page, file, width)
+        page.value("document.getElementById('unfold').click()")
+        unfold(page)
+        assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value(TOO_BROAD) == []
+        assert page.complaints == []
+
+
+def test_a_row_of_a_table_is_a_block_on_a_phone(page: Page, real_page: Path) -> None:
+    opened(page, real_page, 360)
+    row = "document.querySelector('#rounds tbody tr:nth-child(2)')"
+    assert page.value(f"{row}.cells[1].dataset.column") == "its critique, nats per token"
+    assert page.value(f"getComputedStyle({row}).display") == "block"
+    page.resize(1280)
+    assert page.value(f"getComputedStyle({row}).display") == "table-row"
+
+
+def test_cards_keep_their_size_however_few_they_are(page: Page, real_page: Path) -> None:
+    opened(page, real_page)
+    width = "document.querySelector('.tile').getBoundingClientRect().width"
+    with_three = page.value(width)
+    page.value("[...document.querySelectorAll('.tile')].slice(1).forEach((tile) => tile.remove())")
+    assert page.value(width) == with_three < 450
+
+
+def test_long_texts_are_folded(page: Page, real_page: Path) -> None:
+    opened(page, real_page, 390)
+    page.value("document.getElementById('unfold').click()")
+    choose(page, "#search", "the same again")
+    heights = "[...document.querySelectorAll('.text')].map((text) => text.getBoundingClientRect().height)"
+    assert page.value("document.querySelectorAll('.text.long').length") > 0
+    assert page.value(f"Math.max(...{heights})") < 320
+    page.value("document.querySelector('.text.long + button').click()")
+    assert page.value(f"Math.max(...{heights})") > 400
+
+
+def test_five_thousand_dialogues_open_at_once_and_can_be_searched(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    report.write(write_real_run(tmp_path / "run", 5_000), REAL_STAGES, report.Config(max_examples=5_000), str(file))
+    assert file.stat().st_size < 10_000_000
+    page.resize(390)
+    page.open(file)
+    started = time.monotonic()
+    page.open(file)
+    show(page)
+    assert time.monotonic() - started < 2 * SLOW
+    assert page.value(COUNT) == "1–10 of 5000 dialogues"  # noqa: RUF001
+    choose(page, "#search", "nr. 4321:")
+    assert page.value(COUNT) == "1–1 of 1 dialogues"  # noqa: RUF001
+    assert page.value(f"{CARDS}[0].textContent").startswith(("changed", "unchanged"))
+    choose(page, "#search", ODD[2][:4])
+    assert page.value(f"{CARDS}.length") == 10
     assert page.complaints == []
 
 

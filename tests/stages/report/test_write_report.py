@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -29,8 +30,10 @@ from cai_ray.pipeline.steps import steps
 from cai_ray.stages.context import Context
 from cai_ray.stages.evaluation import evaluate
 from cai_ray.stages.evaluation import summary as evaluate_summary
+from cai_ray.stages.report import examples as report_examples
 from cai_ray.stages.report import write_report as report
-from cai_ray.stages.report.examples import MOST_BYTES
+from tests.stages.report.real_text_runs import STAGES as REAL_STAGES
+from tests.stages.report.real_text_runs import write_real_run
 from tests.stages.report.report_runs import STAGES, write_run
 
 
@@ -57,7 +60,7 @@ class Parsed(HTMLParser):
 
     @property
     def examples(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.bodies["script#examples"])
+        found: list[dict[str, Any]] = json.loads(gzip.decompress(base64.b64decode(self.bodies["script#examples"])))
         return found
 
 
@@ -158,12 +161,10 @@ def test_redacted_reports_hold_no_text_of_prompts_or_models(run: Storage) -> Non
     texts = {turn["text"] for example in whole.examples for turn in example["messages"]}
     texts |= {answer["text"] for example in whole.examples for answer in example["answers"]}
     texts |= {done[key] for example in whole.examples for done in example["rounds"] for key in ("critique",)}
-    everything = redacted.html + redacted.markdown + redacted.json
+    shown = json.dumps(Parsed(redacted.html).examples, ensure_ascii=False)
+    everything = redacted.html + redacted.markdown + redacted.json + shown
     assert len(texts) > 50
-    assert not [text for text in texts if len(text) > 12 and text in everything]
-    assert not [
-        text for text in texts if len(text) > 12 and json.dumps(text)[1:-1].replace("'", "\\u0027") in everything
-    ]
+    assert not [text for text in texts if len(text) > 12 and (text in everything or json.dumps(text)[1:-1] in shown)]
     assert len(Parsed(redacted.html).examples) == len(whole.examples)
 
 
@@ -189,7 +190,36 @@ def test_examples_are_capped_and_dropped_rows_are_among_them(run: Storage) -> No
     (dropped,) = [e for e in page.examples if any(loss["stage"] == "revise" for loss in e["dropped"])] or [None]
     assert dropped is None or dropped["outcome"] == "dropped"
     assert any(example["dropped"] for example in page.examples)
-    assert MOST_BYTES < 5_000_000
+
+
+def test_texts_are_cut_shorter_before_examples_are_left_out(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = report.build(run, STAGES, report.Config())
+    for least, num_examples in ((20, 60), (1_000, 30)):
+        monkeypatch.setattr(report_examples, "LEAST_CHARS", least)
+        monkeypatch.setattr(report_examples, "MOST_BYTES", len(whole.html) // 12)
+        made = report.build(run, STAGES, report.Config())
+        examples = Parsed(made.html).examples
+        assert (len(examples) == 60) == (num_examples == 60)
+        assert len(made.html) - len(whole.html) < 0
+
+
+def test_without_a_judge_of_harm_the_headline_says_so(run: Storage, tmp_path: Path) -> None:
+    made = report.build(write_real_run(tmp_path / "run"), REAL_STAGES, report.Config())
+    assert "Harm was not measured." in made.html and "kind: guard" in made.html
+    assert "No judge of harm ran" in made.markdown
+    titles = re.findall(r'class="tile">\s*<h3>(.*?)</h3>', made.html)
+    assert titles == ["Evasive", "Over-refusal", "Refusal"]
+    judged = report.build(run, STAGES, report.Config())
+    assert "Harm was not measured." not in judged.html and "No judge of harm" not in judged.markdown
+    assert re.findall(r'class="tile">\s*<h3>(.*?)</h3>', judged.html) == ["Harmful", "Helpful", "Evasive"]
+
+
+def test_a_redacted_dialogue_that_was_changed_says_so(run: Storage) -> None:
+    outcomes = [
+        [example["outcome"] for example in Parsed(report.build(run, STAGES, report.Config(redact=r)).html).examples]
+        for r in (False, True)
+    ]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_run_without_anything_says_so(tmp_path: Path) -> None:

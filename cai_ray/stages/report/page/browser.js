@@ -2,11 +2,29 @@
 (() => {
   // Whatever a model wrote reaches the page as text nodes only: nothing here parses HTML.
   const PER_PAGE = 10;
-  const examples = JSON.parse(document.getElementById("examples").textContent);
+  const FOLDED_CHARS = 600, FOLDED_LINES = 9;
+  let examples = [];
   const byId = (id) => document.getElementById(id);
-  if (!examples.length) return;
+
+  // On a phone a table's rows are stacked, each cell under its column's name (style.css).
+  for (const table of document.querySelectorAll(".wide table")) {
+    const columns = [...table.querySelectorAll("thead th")].map((head) => head.textContent);
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, k) => { if (k) cell.dataset.column = columns[k]; });
+    }
+    table.classList.add("stacked");
+  }
+  if (!byId("open")) return;
   const filters = [...document.querySelectorAll("#filters select")];
   let page = 0;
+
+  async function unpacked() {
+    const letters = atob(byId("examples").textContent);
+    const bytes = new Uint8Array(letters.length);
+    for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  }
 
   function make(tag, className, ...children) {
     const made = document.createElement(tag);
@@ -41,9 +59,19 @@
       wanted.every((word) => words(example).includes(word)));
   }
 
-  function textOf(content, folds) {
+  function plainText(content) {
     const shown = make("div", "text", content || "(no text)");
     shown.dir = "auto";
+    if (content.length <= FOLDED_CHARS && content.split("\n").length <= FOLDED_LINES) return shown;
+    shown.classList.add("long");
+    const more = make("button", "folded", "Show all of it");
+    more.type = "button";
+    more.addEventListener("click", () => { more.textContent = shown.classList.toggle("long") ? "Show all of it" : "Show less"; });
+    return make("div", "whole", shown, more);
+  }
+
+  function textOf(content, folds) {
+    const shown = plainText(content);
     if (!folds || !content || byId("unfold").checked) return shown;
     const button = make("button", "folded", "Folded: may be harmful. Show");
     button.type = "button";
@@ -86,11 +114,7 @@
       chip(example.outcome, outcome), chip(example.kind.replaceAll("_", " ")), chip(example.category),
       chip(example.source), chip(example.split), chip(example.id.slice(0, 12)),
     ].filter(Boolean);
-    const turns = example.messages.map((turn) => {
-      const text = make("div", "text", turn.text);
-      text.dir = "auto";
-      return make("div", "turn", make("span", "who", turn.role), text);
-    });
+    const turns = example.messages.map((turn) => make("div", "turn", make("span", "who", turn.role), plainText(turn.text)));
     const last = example.rounds.at(-1);
     const before = example.initial ? box("Initial answer", example.initial) : null;
     const after = last ? box("After " + example.rounds.length + (example.rounds.length > 1 ? " rounds" : " round"), last.revision) : null;
@@ -128,7 +152,8 @@
     show();
   }
 
-  byId("open").addEventListener("click", () => {
+  byId("open").addEventListener("click", async () => {
+    examples = await unpacked();
     byId("notice").hidden = true;
     byId("browser").hidden = false;
     show();
