@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def write(
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30),
             "system": f"{platform.system()} {platform.machine()}",
-            "gpu": None,
+            "gpu": _gpu_name(),
         },
         "versions": versions(),
         "seeds": list(seeds),
@@ -58,6 +59,12 @@ def _cpu_name() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
+
+
+def _gpu_name() -> str | None:
+    """Of what was measured on a GPU: torch is loaded then."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 
 def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:

@@ -47,9 +47,8 @@ class Guards:
 class Learning:
     """Scores and updates on this worker."""
 
-    def __init__(self, job: LearnersJob, place: Place, models: Models, guards: Guards) -> None:
-        self._job, self._place, self._models = job, place, models
-        self._passes = Passes(job.workers, place)
+    def __init__(self, job: LearnersJob, place: Place, passes: Passes, models: Models, guards: Guards) -> None:
+        self._job, self._place, self._passes, self._models = job, place, passes, models
         self.guards = guards
 
     def logprobs(self, packed: Packed, temperature: float) -> Arrays:

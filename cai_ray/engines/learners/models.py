@@ -84,7 +84,7 @@ def build_models(job: LearnersJob, device: Device) -> Models:
     policy, value = _policy(job, tokenizer, device), _value(job, device)
     reference = None if job.lora else _frozen(token_net(load_causal_lm(job.policy, tokenizer)), job, device)
     scorer = score_net(_classifier(job.reward))
-    reward_trained = _trained(scorer, job, device, job.reward_optim) if job.reward_optim else None
+    reward_trained = trained(scorer, job, device, job.reward_optim) if job.reward_optim else None
     models = Models(
         tokenizer=tokenizer,
         stored_dtype=read_config(job.policy).dtype or torch.float32,
@@ -100,23 +100,27 @@ def build_models(job: LearnersJob, device: Device) -> Models:
 
 def _policy(job: LearnersJob, tokenizer: Any, device: Device) -> Trained:
     model = load_causal_lm(job.policy, tokenizer)
-    if job.lora is not None:
-        import peft
+    return trained(token_net(with_adapters(model, job) if job.lora else model), job, device, job.optim)
 
-        model.requires_grad_(False)
-        if job.workers.gradient_checkpointing:
-            model.enable_input_require_grads()
-        model = peft.get_peft_model(model, peft_config(job.lora))
-    return _trained(token_net(model), job, device, job.optim)
+
+def with_adapters(model: Any, job: LearnersJob) -> Any:
+    """The model frozen, with the job's adapters, which learn."""
+    import peft
+
+    model.requires_grad_(False)
+    if job.workers.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return peft.get_peft_model(model, peft_config(job.lora))
 
 
 def _value(job: LearnersJob, device: Device) -> Trained | None:
     if job.value is None:
         return None
-    return _trained(score_net(_classifier(job.value)), job, device, job.value_optim)
+    return trained(score_net(_classifier(job.value)), job, device, job.value_optim)
 
 
-def _trained(net: Any, job: LearnersJob, device: Device, optim: OptimConfig) -> Trained:
+def trained(net: Any, job: LearnersJob, device: Device, optim: OptimConfig) -> Trained:
+    """The module as one that learns; gradient checkpointing as the job says."""
     turn_dropout_off(net)
     if job.workers.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -5,7 +5,7 @@ Tested in tests/engines/learners/test_reward.py and tests/cluster/test_policy_le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from cai_ray.algorithms.minibatches import Indices
 from cai_ray.algorithms.policy_losses import LossUnit, loss_weights
 from cai_ray.engines.learners.job import LearnersConfig
-from cai_ray.engines.learners.models import here
 from cai_ray.engines.learners.packing import Packed, cut, shares
 from cai_ray.engines.training.worker_group import Place
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Arrays = dict[str, NDArray[Any]]
@@ -55,22 +55,24 @@ class Batch:
 class Passes:
     """Deals sequences to the workers alike on each of them."""
 
-    def __init__(self, workers: LearnersConfig, place: Place) -> None:
-        self._place = place
-        self.device = here()
+    def __init__(self, workers: LearnersConfig, place: Place, device: torch.device) -> None:
+        self._place, self.device = place, device
         self._most_tokens = workers.pass_tokens(self.device.type == "cuda")
 
     def of(self, packed: Packed, chosen: Indices | None = None) -> Iterator[Batch]:
         """This worker's passes over the chosen sequences (None: all)."""
         lengths = packed.lengths
         chosen = tuple(range(len(lengths))) if chosen is None else chosen
-        spread = shares(chosen, lengths, self._place.num_workers, self._most_tokens)
-        for share in spread[self._place.rank]:
+        for share in self.shares(chosen, lengths):
             found = cut(packed, share, dummy=chosen[0])
             names = ("input_ids", "rows", "before", "targets", "places", "answer_lengths")
             tensors = self.tensors({name: getattr(found, name) for name in names})
             given = {name: tensors.pop(name) for name in ("input_ids", "rows", "before")}
             yield Batch(given=given, is_dummy=found.is_dummy, **tensors)
+
+    def shares(self, chosen: Indices, lengths: Sequence[int]) -> Sequence[Indices]:
+        """Which sequences go together into each pass: those of similar length, so that little is padding."""
+        return shares(chosen, lengths, self._place.num_workers, self._most_tokens)[self._place.rank]
 
     def tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         import torch

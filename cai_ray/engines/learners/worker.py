@@ -17,9 +17,9 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.learners import snapshot, weights
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.learners.learning import Guards, Learning
-from cai_ray.engines.learners.models import Models, build_models
+from cai_ray.engines.learners.models import Models, build_models, here
 from cai_ray.engines.learners.packing import Packed
-from cai_ray.engines.learners.passes import Arrays
+from cai_ray.engines.learners.passes import Arrays, Passes
 from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.arguments import Device, deepspeed_config
 from cai_ray.engines.training.checkpoints import Layout
@@ -84,7 +84,8 @@ class Worker:
 
     def _build(self) -> None:
         self._models: Models = build_models(self._job, self._device)
-        self._learning = Learning(self._job, self._place, self._models, Guards(GuardState(), GuardState()))
+        passes = Passes(self._job.workers, self._place, here())
+        self._learning = Learning(self._job, self._place, passes, self._models, Guards(GuardState(), GuardState()))
         self._is_fresh = True
 
     def score(self, packed: Packed, conversations: Packed) -> Arrays:

@@ -14,7 +14,6 @@ from torch.testing import assert_close
 
 from cai_ray.algorithms.guards import GuardState
 from cai_ray.config import OptimConfig
-from cai_ray.engines.learners import passes
 from cai_ray.engines.learners.job import LearnersConfig
 from cai_ray.engines.learners.learners import PLACEHOLDER
 from cai_ray.engines.learners.learning import Guards, Learning
@@ -22,6 +21,7 @@ from cai_ray.engines.learners.models import Models
 from cai_ray.engines.learners.nets import score_net, turn_dropout_off
 from cai_ray.engines.learners.optim import Trained
 from cai_ray.engines.learners.packing import Packed, pack
+from cai_ray.engines.learners.passes import Passes
 from cai_ray.engines.training.arguments import Device
 from cai_ray.engines.training.worker_group import Place
 from cai_ray.stages.ppo.refresh.relearning import slopes_of
@@ -46,13 +46,13 @@ def net_of(folder: Path) -> Any:
     return net
 
 
-def learning(folder: Path, monkeypatch: pytest.MonkeyPatch, tokens_per_pass: int) -> Learning:
-    monkeypatch.setattr(passes, "here", lambda: torch.device("cpu"))
+def learning(folder: Path, tokens_per_pass: int) -> Learning:
     workers = LearnersConfig(tokens_per_pass=tokens_per_pass)
     trained = Trained(net_of(folder), OPTIM, workers, Device(is_gpu=False, has_bf16=False), total_updates=1)
     models = Models(None, None, cast(Any, None), None, None, reward=trained.net, reward_trained=trained)
     job = replace(policy_job(folder, folder, folder), workers=workers, reward_optim=OPTIM)
-    return Learning(job, Place(0, 1, 0, 1), models, Guards(GuardState(), GuardState()))
+    place = Place(0, 1, 0, 1)
+    return Learning(job, place, Passes(workers, place, torch.device("cpu")), models, Guards(GuardState(), GuardState()))
 
 
 def conversations() -> list[tuple[int, ...]]:
@@ -73,10 +73,8 @@ def scores(learner: Learning) -> list[float]:
 
 
 @pytest.mark.parametrize("tokens_per_pass", [8, 4096], ids=["each conversation alone", "all in one pass"])
-def test_an_update_is_the_one_of_the_loss_itself(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tokens_per_pass: int
-) -> None:
-    learner = learning(folder, monkeypatch, tokens_per_pass)
+def test_an_update_is_the_one_of_the_loss_itself(folder: Path, tokens_per_pass: int) -> None:
+    learner = learning(folder, tokens_per_pass)
     before = scores(learner)
     loss, slopes = slopes_of(before, TARGETS, centring=0.1)
     stats = learner.reward_step(packed(slopes))
@@ -99,15 +97,15 @@ def test_an_update_is_the_one_of_the_loss_itself(
     assert slopes_of(scores(learner), TARGETS, centring=0.1)[0] < loss
 
 
-def test_a_gradient_that_is_no_number_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = learning(folder, monkeypatch, 4096)
+def test_a_gradient_that_is_no_number_changes_nothing(folder: Path) -> None:
+    learner = learning(folder, 4096)
     before = scores(learner)
     stats = learner.reward_step(packed([float("nan")] * (2 * len(TARGETS))))
     assert stats["skipped"] == 1.0 and scores(learner) == before
 
 
-def test_those_that_learn_are_those_that_are_saved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models = learning(folder, monkeypatch, 4096)._models
+def test_those_that_learn_are_those_that_are_saved(folder: Path) -> None:
+    models = learning(folder, 4096)._models
     assert list(models.trained) == ["reward"]
     assert replace(models, reward_trained=None).trained == {}
     models.close()
