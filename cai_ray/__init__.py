@@ -12,7 +12,7 @@ The map, from the ground up; imports go down, never up, and rooms of one wing ne
     stages      stages/{inputs, revision, supervised, preferences, ppo, evaluation, report}, microworld/
     serving     serving/                                           a trained model as a server, or in a terminal
     pipeline    pipeline/, planning/                               a recipe, its steps, a run; what it will take
-    elsewhere   submission/, doctor/                               a run as a job; what is wrong with a cluster
+    elsewhere   submission/, publishing/, doctor/      a run as a job, or on the hub; what is wrong with a cluster
     top         commands/, cli                                     one command
 
 Start reading at `stages/revision/revise.py` (what happens to a row), then `engines/conversations/generation.py` (how

@@ -88,6 +88,18 @@ class Limits(Throughput):
     hours: float | None = Field(None, gt=0, description="Of work, over all attempts.")
 
 
+class BatchConfig(Throughput):
+    """Requests by provider batch files, in OpenAI's form (/v1/files, /v1/batches)."""
+
+    requests: int = Field(
+        10_000, ge=1, le=50_000, description="Most in one batch; so many rows are open at once, and pass a limit."
+    )
+    gather_s: float = Field(5.0, gt=0, description="A batch goes when no further request has come for so long.")
+    poll_s: float = Field(60.0, gt=0, description="Between two questions whether it is done.")
+    window: str = Field("24h", min_length=1, description="The provider's completion window.")
+    most_hours: float = Field(48.0, gt=0, description="Longer, and the run ends with exit code 75 and goes on later.")
+
+
 class EndpointConfig(Config):
     """An OpenAI-compatible server."""
 
@@ -95,6 +107,11 @@ class EndpointConfig(Config):
     model: str = Field(description="The model name the server knows.")
     price: Price | None = Field(
         None, exclude_if=lambda price: price is None, description="Counts what requests cost, for limits.dollars."
+    )
+    batch: BatchConfig | None = Field(
+        None,
+        exclude_if=lambda batch: batch is None,
+        description="Ask by batch files, hours later and for less; {} with the defaults. null: request by request.",
     )
     api_key_env: str | None = Field(None, description="NAME of the environment variable that holds the key.")
     headers_env: dict[str, str] = Field(
@@ -238,6 +255,15 @@ class ModelConfig(Config):
     endpoint: EndpointConfig | None = Field(None, description="Ask this server; `path` is then not loaded.")
     engine: EngineConfig = EngineConfig()
 
+    @property
+    def batch_engine(self) -> EngineConfig:
+        """`engine`, with room and time for whole batches where the server is asked by them."""
+        if self.endpoint is None or self.endpoint.batch is None:
+            return self.engine
+        patience_s = 100 * self.endpoint.batch.most_hours * 3600  # a row may wait for a batch at each round
+        limits = {"row_time_limit_s": patience_s, "stall_limit_s": patience_s}
+        return self.engine.model_copy(update={"rows_in_flight": self.endpoint.batch.requests, **limits})
+
     @field_validator("chat_template_kwargs")
     @classmethod
     def _are_free(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +315,7 @@ class WorkersConfig(Placement):
     steps_per_checkpoint: int = Field(50, ge=1)
     keep_checkpoints: int = Field(2, ge=2, description="Older ones are deleted; two, so that one may be damaged.")
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Metrics go to metrics.jsonl always, and here too."
+        (), description="Metrics go to metrics.jsonl always, and here too; samples of PPO and the report as well."
     )
 
 

@@ -65,6 +65,7 @@ class DropReason(StrEnum):
     # pairs and labels
     IDENTICAL = "identical", "both answers of a pair are the same text"
     TIE = "tie", "neither answer is favoured"
+    UNJUDGED = "unjudged", "nobody has said which answer is better"
     NO_LOGPROBS = "no_logprobs", "no log-probabilities came back"
     # a quality gate set to "drop"
     NO_OP = "no_op", "the revision changed nothing"

@@ -40,7 +40,7 @@ FLOORS = (
     {"serving"},
     {"pipeline"},
     {"planning"},
-    {"submission", "doctor"},
+    {"submission", "publishing", "doctor"},
     {"commands"},
     {"cli"},
 )

@@ -32,6 +32,7 @@ from cai_ray.pipeline.recipe import Recipe
 from cai_ray.pipeline.retry_dropped import ask_again, first_with
 from cai_ray.pipeline.steps import SECTION_OF, steps
 from cai_ray.progress.board import Board, live_stages
+from cai_ray.progress.trackers import named_by, refuse_missing, send_report
 from cai_ray.stages.context import Context, Trained
 from cai_ray.stages.exports import EXPORTS
 from cai_ray.stages.report import write_report as report
@@ -50,6 +51,7 @@ def prepare(recipe: Recipe, all_steps: Sequence[Step]) -> Context:
     Puts the micro model into the cache when a model's path is "microworld" and it is not there yet. Raises ConfigError.
     """
     refuse_package_cache(recipe.output)
+    refuse_missing(named_by(step.config for step in all_steps))
     run = folder_of(recipe)
     constitution = constitution_of(recipe) if any(step.needs_constitution for step in all_steps) else None
     given = recipe.asked_models
@@ -100,7 +102,7 @@ def _checked(name: str, model: ModelConfig, today: datetime.date) -> ModelConfig
         from cai_ray.engines.backends.endpoint import check_endpoint
 
         check_endpoint(model)
-        return model
+        return model.model_copy(update={"engine": model.batch_engine})
     from cai_ray.engines.models.reading import load_renderer
     from cai_ray.engines.models.thinking import check_thinking
 
@@ -217,8 +219,12 @@ def _run_steps(recipe: Recipe, context: Context, chosen: Sequence[Step]) -> list
                 begin(recipe, context, step)
                 is_done = _is_done(step, context)
                 allowance = None if is_done else allowance_of(recipe, step, steps(recipe), context.run)
+                before = found.version if step.is_view and (found := find(context.folder(step.stage))) else None
                 with ending_in_time(step, allowance):
                     outcomes.append(_run_step(step, replace(context, allowance=allowance)))
+                if step.is_view and outcomes[-1].artifact.version != before:
+                    trackers = named_by(one.config for one in steps(recipe))
+                    send_report(trackers, context.run / report.STAGE, report.PAGE, report.MARKDOWN)
             except BaseException:
                 if board is not None:
                     board.ended(step.stage, "failed", "", None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.prompt_layouts.annotated import Annotated, argilla, label_studio
 from cai_ray.prompt_layouts.conversations import _transcript_turns, _turns
 from cai_ray.prompt_layouts.readings import Numbered, Reading
 from cai_ray.prompt_layouts.records import Fields, conversation, text_of
 
-JudgedLayout = Literal["auto", "ultrafeedback", "helpsteer", "helpsteer_preference", "chosen_rejected"]
+JudgedLayout = Literal[
+    "auto", "ultrafeedback", "helpsteer", "helpsteer_preference", "label_studio", "argilla", "chosen_rejected"
+]
 PairLayout = JudgedLayout | Literal["two_answers"]
 _RATINGS = ("fine-grained_score", "overall_score", "rating", "score")
 
@@ -89,6 +92,20 @@ def parse_preference(fields: Fields) -> ParsedPair:
 def parse_two_answers(fields: Fields) -> ParsedPair:
     """Two answers of which nobody has said yet which is better; the first is called chosen."""
     return _pair(fields, fields["response_a"], fields["response_b"], None)
+
+
+def parse_annotated(judged: Callable[[Fields], Annotated]) -> Callable[[Fields], ParsedPair]:
+    """Annotation tools: two answers, and the share of people who favour the first; the other share may be as large."""
+
+    def parse(fields: Fields) -> ParsedPair:
+        texts, prob_a = judged(fields)
+        named = {"prompt": ("messages", *_PROMPT), **_ANSWERS}
+        own = Fields(texts, {name: next((one for one in known if one in texts), None) for name, known in named.items()})
+        first, second = own["response_a"], own["response_b"]
+        better, worse = (first, second) if prob_a >= 0.5 else (second, first)
+        return _pair(own, better, worse, max(prob_a, 1 - prob_a))
+
+    return parse
 
 
 def gather_rated(records: Iterable[Numbered], columns: Mapping[str, str | None]) -> Iterator[Numbered]:
@@ -179,8 +196,8 @@ def _answer(turns: list[Message], side: str) -> str:
 
 
 _ANSWERS = {
-    "response_a": ("response_a", "response_1", "response1", "answer_a"),
-    "response_b": ("response_b", "response_2", "response2", "answer_b"),
+    "response_a": ("response_a", "response_1", "response1", "answer_a", "answer1"),
+    "response_b": ("response_b", "response_2", "response2", "answer_b", "answer2"),
 }
 _PROMPT = ("prompt", "instruction", "context", "messages", "question")
 TWO_ANSWERS = Reading(
@@ -201,6 +218,16 @@ JUDGED: dict[str, Reading[ParsedPair]] = {
         parse_preference,
         {"prompt": _PROMPT, **_ANSWERS, "preference": ("preference_strength", "overall_preference")},
         signs=(("response_1", "response_2", "preference_strength"), ("response1", "response2", "overall_preference")),
+    ),
+    "label_studio": Reading(
+        parse_annotated(label_studio),
+        {"data": ("data",), "annotations": ("annotations",)},
+        signs=(("data", "annotations"),),
+    ),
+    "argilla": Reading(
+        parse_annotated(argilla),
+        {"fields": ("fields",), "responses": ("responses",)},
+        signs=(("fields", "responses"),),
     ),
     "chosen_rejected": Reading(
         parse_pair,

@@ -143,7 +143,7 @@ def _export(name: str, source: Artifact, folder: Storage, convert: Convert) -> E
         folder.delete_folder(split)  # of other rows, or of a writer that was killed
     num_rows: dict[Split, int] = {}
     for number, table in enumerate(source.tables()):
-        for split, rows in _by_split(convert(table)):
+        for split, rows in by_split(convert(table)):
             _write(folder, f"{split}/part-{number:05d}.parquet", rows)
             num_rows[split] = num_rows.get(split, 0) + rows.num_rows
     if not num_rows:
@@ -156,7 +156,7 @@ def _export(name: str, source: Artifact, folder: Storage, convert: Convert) -> E
     return export
 
 
-def _by_split(rows: pa.Table) -> Iterator[tuple[Split, pa.Table]]:
+def by_split(rows: pa.Table) -> Iterator[tuple[Split, pa.Table]]:
     is_train = pc.equal(rows["split"], "train")
     parts: tuple[tuple[Split, pa.Table], ...] = (
         ("train", rows.filter(is_train)),

@@ -44,6 +44,40 @@ class JudgeFacts(Config):
     policies: dict[str, JudgedPolicy] = Field(description="Only policies that it was to judge.")
 
 
+class TwoRaters(Config):
+    """Two judges of one metric, over the answers that all judges of it have judged."""
+
+    first: str = Field(description="Name of the judge.")
+    second: str = Field(description="Likewise.")
+    alpha: float | None = Field(description="Krippendorff's alpha of the two.")
+    same: Estimate | None = Field(description="Share in [0, 1] of answers to which both give the same value.")
+    difference: Estimate | None = Field(description="Mean of the second's value less the first's, the metric's unit.")
+
+
+class Parted(Config):
+    """An answer on which judges are far apart."""
+
+    policy: str = Field(description="Whose answer.")
+    prompt_id: str = Field(description="To what.")
+    sample_index: int = Field(description=">= 0.")
+    values: dict[str, float] = Field(description="Judge -> its value.")
+
+
+class JudgeAgreement(Config):
+    """How far the judges of one metric are of one mind; None where nothing could be estimated."""
+
+    metric: str = Field(description="As the judges call it.")
+    num_answers: int = Field(description="That all of them have judged, >= 0.")
+    alpha: float | None = Field(
+        description="Krippendorff's alpha by squared distance, at most 1; 0 is chance; None where no two values differ."
+    )
+    parted: Estimate | None = Field(
+        description="Share in [0, 1] of answers whose values lie more than a point apart (a share's: more than 0.5)."
+    )
+    pairwise: tuple[TwoRaters, ...] = Field(description="Every two judges.")
+    parted_most: tuple[Parted, ...] = Field(description="The 20 answers on which they are furthest apart, at most.")
+
+
 class WinRates(Config):
     """A policy against another, by one judge and of one aspect. `value` to `n` are the estimate of its win rate."""
 
@@ -97,6 +131,9 @@ class EvaluationSummary(RowsSummary):
     unjudged: dict[str, dict[str, int]] = Field(description="Policy -> metric -> answers it could not be judged of.")
     dropped: dict[str, dict[str, int]] = Field(description="Policy -> reason -> answers that are missing.")
     judges: dict[str, JudgeFacts] = Field(description="Judge -> what it judged; empty without judges.")
+    judge_agreement: tuple[JudgeAgreement, ...] = Field(
+        (), description="Of each metric that several judges give; empty where none does."
+    )
     counters: dict[str, int] = Field(description="The manifest's: tokens, requests, flags; >= 0.")
     duration_s: float = Field(description="Of the attempts that led here, seconds, >= 0.")
     elo: tuple[Rating, ...] = Field(description="By all games of the first judge: points, the reference at 0.")

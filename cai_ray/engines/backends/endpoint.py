@@ -152,7 +152,12 @@ class EndpointBackend(Unasked):
             await client.close()
 
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> EndpointConversation:
-        return EndpointConversation(self, seed_of, guard)
+        return EndpointConversation(self, seed_of, guard, row_id)
+
+    async def send(self, key: str, is_chat: bool, options: dict[str, Any], extra: dict[str, Any]) -> Any:
+        """The server's response to one request; `key` tells it from all others of the stage."""
+        call = self.client.chat.completions.create if is_chat else self.client.completions.create
+        return await call(model=self.endpoint.model, extra_body=extra or None, **options)
 
     async def first_answer(self, guard: Guard) -> str | None:
         """Asked where the recipe says that the model thinks: elsewhere each request may cost, and marks are cleaned."""
@@ -209,10 +214,10 @@ class EndpointBackend(Unasked):
 class EndpointConversation(Counts):
     """One row's Ask on an EndpointBackend."""
 
-    def __init__(self, backend: EndpointBackend, seed_of: Callable[[int], int], guard: Guard) -> None:
+    def __init__(self, backend: EndpointBackend, seed_of: Callable[[int], int], guard: Guard, row_id: str = "") -> None:
         super().__init__()
-        self._backend, self._seed_of, self._guard = backend, seed_of, guard
-        self._num_asked = 0
+        self._backend, self._seed_of, self._guard, self._row_id = backend, seed_of, guard, row_id
+        self._num_asked = self._num_sent = 0
 
     @property
     def max_model_len(self) -> int | None:
@@ -290,23 +295,23 @@ class EndpointConversation(Counts):
         self, messages: Sequence[Message], options: dict[str, Any], extra: dict[str, Any]
     ) -> tuple[Any, int]:
         """The server's response, and the pieces of markup defused in the messages."""
-        model, endpoint, client = self._backend.model, self._backend.endpoint, self._backend.client
+        model, endpoint = self._backend.model, self._backend.endpoint
         safe, num_neutralised = neutralised(with_system_role(messages, model.system_role), markup_of(model))
         options, extra = renamed(options, extra, endpoint.parameters)
-        call: Callable[..., Awaitable[Any]]
-        if model.format == "transcript":
-            call, options = client.completions.create, options | {"prompt": transcript_prompt(safe)}
+        is_chat = model.format != "transcript"
+        if not is_chat:
+            options = options | {"prompt": transcript_prompt(safe)}
         else:
-            call, options = client.chat.completions.create, options | {"messages": chat_messages(safe)}
+            options = options | {"messages": chat_messages(safe)}
             if model.chat_template_kwargs:
                 extra = extra | {"chat_template_kwargs": model.chat_template_kwargs}
             if is_begun(messages):
                 extra = extra | {"continue_final_message": True, "add_generation_prompt": False}
-
         extra = extra | endpoint.extra_body
+        key, self._num_sent = f"{self._row_id}/{self._num_sent}", self._num_sent + 1
 
         async def send() -> Any:
-            return await self._backend.request(lambda: call(model=endpoint.model, extra_body=extra or None, **options))
+            return await self._backend.request(lambda: self._backend.send(key, is_chat, options, extra))
 
         return await self._guard(send), num_neutralised
 

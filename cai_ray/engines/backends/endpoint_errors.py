@@ -43,6 +43,16 @@ HELD_S = 2.0  # until others tell whether a first reply that is no completion is
 _MAX_DETAIL = 300  # characters of the server's own words
 
 
+class RefusedLine(ValueError):
+    """One request of a batch that ended with another status than 200; what the client raises for one that is alone."""
+
+    def __init__(self, status_code: int, body: Any) -> None:
+        self.status_code = status_code
+        self.body = body if isinstance(body, dict) else {"message": str(body)}
+        self.code = self.body.get("code")
+        super().__init__(self.body.get("message") or self.body)
+
+
 def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | EngineGaveUp | ConfigError:
     """What to raise for `error`, which the client let through after its retries."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
@@ -53,7 +63,7 @@ def outcome_of_error(error: Exception, endpoint: EndpointConfig) -> DropRow | En
         return DropRow(DropReason.ENDPOINT_ERROR, detail, num_sent)
     if isinstance(error, APIConnectionError):
         return DropRow(DropReason.ENDPOINT_ERROR, f"no connection: {_words(error)}", num_sent)
-    if not isinstance(error, APIStatusError):  # a 200 whose body is not JSON: retrying is not the client's way
+    if not isinstance(error, APIStatusError | RefusedLine):  # a 200 that is no JSON: the client does not retry it
         return DropRow(DropReason.ENDPOINT_ERROR, f"the reply cannot be read: {type(error).__name__}: {_words(error)}")
     status, said = error.status_code, _words(error)
     if status == 403 and _MODERATED.search(said):

@@ -26,9 +26,10 @@ def _vllm(model: ModelConfig) -> Backend:
 
 
 def _endpoint(model: ModelConfig) -> Backend:
+    from cai_ray.engines.backends.batches.backend import BatchBackend
     from cai_ray.engines.backends.endpoint import EndpointBackend
 
-    return EndpointBackend(model)
+    return BatchBackend(model) if model.endpoint and model.endpoint.batch else EndpointBackend(model)
 
 
 def classifier_factory(model: ModelConfig, form: InputForm, backbone: str | None = None) -> Callable[[], Any]:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cai_ray.artifacts.storage import Storage
 from cai_ray.chat import Message
 from cai_ray.config import SamplingConfig
 from cai_ray.engines.conversations.sampled import Sampled
@@ -127,6 +128,9 @@ class Backend(Protocol):
     async def check_answers(self) -> None:
         """After a row's time was up: raises EngineGaveUp when nobody is answered, whatever the row."""
 
+    def keep_in(self, folder: Storage) -> None:
+        """Before the start: the stage's folder, for what must be found again when the actor is gone."""
+
     def open(self, row_id: str, seed_of: Callable[[int], int], guard: Guard) -> Conversation:
         """A conversation whose request k samples with seed_of(k); every request goes through `guard`."""
 
@@ -143,6 +147,9 @@ class Unasked:
     async def first_answer(self, guard: Guard) -> str | None:
         """It does not think."""
         return None
+
+    def keep_in(self, folder: Storage) -> None:
+        """Nothing outlives it."""
 
 
 class Conversation(Ask, Protocol):

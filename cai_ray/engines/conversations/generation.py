@@ -77,6 +77,8 @@ class ConversationActor:
         self._exported = Exported.of(folder, job.stage) if folder else None
         self._schema = outcome_schema(job.schema)
         self.backend = job.make_backend()
+        if folder is not None:
+            self.backend.keep_in(folder)
         self._supervisor = Supervisor(self.backend, job.engine)
         self._stragglers = Stragglers(peers, self._run_row, self._supervisor.is_slow_with) if peers else None
         self._gate: RowGate | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,13 +144,3 @@ def trainer_args(
         "log_level": "error",
         "report_to": list(workers.report_to) or "none",
     }
-
-
-def refuse_missing_trackers(report_to: Iterable[str]) -> None:
-    """Raises ConfigError when a tracker of `report_to` is not installed."""
-    from importlib.util import find_spec
-
-    packages = {"tensorboard": ("tensorboard", "tensorboardX")}
-    for name in report_to:
-        if not any(find_spec(package) for package in packages.get(name, (name,))):
-            raise ConfigError(f"report_to names {name!r}, which is not installed; pip install {name}, or remove it")

@@ -19,7 +19,6 @@ from cai_ray.engines.training.arguments import (
     Device,
     deepspeed_config,
     plan_batches,
-    refuse_missing_trackers,
 )
 from cai_ray.engines.training.attempt import Attempt, Verdict, begin, end, failure
 from cai_ray.engines.training.job import (
@@ -34,6 +33,7 @@ from cai_ray.engines.training.job import (
 from cai_ray.engines.training.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.engines.training.worker import train_on_worker
 from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.progress.trackers import refuse_missing
 from cai_ray.progress.training import TrainingProgress
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _check(job: TrainingJob) -> None:
         raise ConfigError(f'{job.stage}: keep is "best", but there are no eval rows; set it to "last" or hold rows out')
     plan_batches(job.optim.batch_size, job.workers)
     deepspeed_config(job.workers, Device(is_gpu=False, has_bf16=False))
-    refuse_missing_trackers(job.workers.report_to)
+    refuse_missing(job.workers.report_to)
 
 
 def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:

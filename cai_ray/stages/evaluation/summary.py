@@ -25,6 +25,7 @@ from cai_ray.metrics.evaluations import estimate, flatten
 from cai_ray.metrics.intervals import Estimate
 from cai_ray.metrics.names import is_share, metric_of, most_telling
 from cai_ray.stages.cells import cell, percent, points
+from cai_ray.stages.evaluation.agreement import judge_agreement
 from cai_ray.stages.evaluation.folders import ANSWERS, GAMES, JUDGED
 from cai_ray.stages.evaluation.games import OVERALL, elo_by_judge, frontier_point, games_of, win_rates
 
@@ -208,6 +209,7 @@ def summarise(artifact: Artifact) -> EvaluationSummary:
         unjudged={name: dict(scores.unjudged[name]) for name in names},
         dropped={name: dict(reasons[name]) for name in names},
         judges=judges_of(artifact),
+        judge_agreement=judge_agreement(artifact),
         counters=manifest.counters,
         duration_s=manifest.duration_s,
         elo=next((found[OVERALL] for found in elo.values()), ()),

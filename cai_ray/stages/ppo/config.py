@@ -117,10 +117,6 @@ class Config(StageConfig):
             raise ValueError(f"optim.epochs={self.optim.epochs:g} must be whole: passes over each step's answers")
         if self.optim.max_steps is not None:
             raise ValueError(f"optim.max_steps={self.optim.max_steps} means nothing here; set num_steps")
-        if self.workers.report_to:
-            raise ValueError(
-                f"workers.report_to={list(self.workers.report_to)}: PPO writes metrics.jsonl alone; leave it out"
-            )
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,6 +46,13 @@ def rollout_rows(
         for episode, one, distance in zip(episodes, scored, kl, strict=True)
     ]
     return pa.Table.from_pylist(rows, ROLLOUT)
+
+
+def shown_rows(rows: pa.Table) -> list[dict[str, Any]]:
+    """Rows of the schema ROLLOUT as a table for people: the last turn of the prompt, the answer, its figures."""
+    plain = rows.select(["response", "score", "kl", "num_tokens", "truncated"]).to_pylist()
+    asked = (messages[-1]["content"] for messages in rows["messages"].to_pylist())
+    return [{"prompt": prompt, **row} for prompt, row in zip(asked, plain, strict=True)]
 
 
 def _finite(value: float) -> float | None:

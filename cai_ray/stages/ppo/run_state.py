@@ -19,10 +19,11 @@ from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
 from cai_ray.engines.training.attempt import Attempt, check_owner
 from cai_ray.engines.training.job import TrainingDiverged
+from cai_ray.progress.trackers import Trackers
 from cai_ray.row_ids import ROLLOUT_IDS
 from cai_ray.stages.ppo import snapshot
 from cai_ray.stages.ppo.config import STAGE, Config
-from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_rows
+from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_rows, shown_rows
 from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.models import Models
 from cai_ray.stages.ppo.progress import PpoProgress
@@ -67,6 +68,7 @@ class Training:
     progress: PpoProgress
     texts: list[tuple[int, ...]]  # not to be forgotten, as tokens; may be empty
     refresh: Refresh | None  # None: the preference model stays as it is
+    trackers: Trackers
 
     def tell(self, event: str, step: int | None = None) -> None:
         """Into metrics.jsonl and the log: something that is not as it should be."""
@@ -97,13 +99,15 @@ def is_due(training: Training, carried: Carried) -> bool:
 def keep_rows(
     training: Training, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], distances: Sequence[float]
 ) -> None:
-    """Some of the answers, drawn, as a part of their own."""
+    """Some of the answers, drawn, as a part of their own; and for the trackers, as often as there is a snapshot."""
     kept = training.turns.kept(step, training.config.samples_kept)
     rows = rollout_rows(
         training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
     )
     counters = {EPISODES: len(episodes), OUTPUT_TOKENS: sum(len(e.response_ids) for e in episodes)}
     write_part(training.opened.folder, rows, DROPPED.empty_table(), ROLLOUT_IDS(rows).to_pylist(), counters)
+    if step % training.config.workers.steps_per_checkpoint == 0 or step == training.config.num_steps:
+        training.trackers.table("rollouts", step, shown_rows(rows))
 
 
 def save(training: Training, carried: Carried) -> None:

@@ -24,6 +24,7 @@ from cai_ray.engines.cluster import connected
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training.attempt import begin, end
 from cai_ray.metrics.training_keys import KL
+from cai_ray.progress.trackers import Trackers
 from cai_ray.row_ids import ROLLOUT_IDS
 from cai_ray.rows import ROLLOUT
 from cai_ray.stages.context import Context
@@ -86,6 +87,7 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
     keep_rows(training, step, episodes, scored, distance.kl)
     measured |= health.speed(phase, machines.newly_busy_s(), episodes)
     training.metrics.write(step=step, num_steps=config.num_steps, **health.plain(measured))
+    training.trackers.curves(step, health.plain(measured))
     training.progress.show_measured(step, measured)
     return Carried(state, ready)
 
@@ -173,12 +175,16 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
     with connected(context.cluster), PpoProgress(folder, STAGE, config.num_steps) as progress:
         machines = build_machines(config, context, models)
         metrics = MetricsFile(folder, attempt.number, attempt.started_at)
-        training = Training(config, opened, models, turns, attempt, machines, metrics, progress, texts, refresh)
+        trackers = Trackers(config.workers.report_to, folder)
+        training = Training(
+            config, opened, models, turns, attempt, machines, metrics, progress, texts, refresh, trackers
+        )
         try:
             files = train(training)
         finally:
             machines.close()
             metrics.close()
+            trackers.close()
     end(folder)
     kept = kept_ids(turns, range(1, config.num_steps + 1), config.samples_kept)
     return opened.commit(pa.array([*ids, *kept], pa.string()), files)

@@ -60,6 +60,7 @@ def _numbers(facts: Facts) -> dict[str, Any]:
         "elo": [_renamed(row, "policy") for row in found.elo] if found else [],
         "win_rates": [_renamed(row, "policy", "reference") for row in found.win_rates] if found else [],
         "frontier": [_renamed(row, "policy") for row in found.frontier] if found else [],
+        "judge_agreement": list(found.judge_agreement) if found else [],
         "rounds": {**facts.rounds.shares, "preference_score": facts.rounds.scores} if facts.rounds else {},
         "logprobs": facts.rounds.logprobs if facts.rounds else {},
         "labels": _labels(facts.labels) if facts.labels else {},
@@ -132,7 +133,25 @@ def _policies(facts: PolicyFacts) -> list[str]:
             for one in facts.elo
         ]
         parts += ["## Elo", _table(["policy", "rating"], elo)]
+    if facts.judge_agreement:
+        rows = [
+            [
+                in_markdown(f"{one.metric}: {two.first}, {two.second}"),
+                _alpha(two.alpha),
+                _cell(two.same, True),
+                _alpha(one.alpha),
+                _cell(one.parted, True),
+            ]
+            for one in facts.judge_agreement
+            for two in one.pairwise
+        ]
+        head = ["two judges", "alpha", "same value", "alpha of all", "all far apart"]
+        parts += ["## Judges' agreement", _table(head, rows)]
     return parts
+
+
+def _alpha(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _rounds(facts: RoundFacts) -> str:

@@ -16,6 +16,7 @@ from cai_ray.artifacts.summaries.evaluation import (
     Diversity,
     EvaluationSummary,
     FrontierPoint,
+    JudgeAgreement,
     JudgeFacts,
     WinRates,
 )
@@ -78,6 +79,7 @@ class PolicyFacts:
     win_rates: Sequence[WinRates]
     frontier: Sequence[FrontierPoint]  # of policies whose harm and help were both judged
     judges: dict[str, JudgeFacts]
+    judge_agreement: Sequence[JudgeAgreement]
     num_prompts: int
     samples_per_prompt: int
 
@@ -135,6 +137,7 @@ def policies_of(source: RunSource) -> PolicyFacts | None:
         win_rates=summary.win_rates,
         frontier=[point for point in summary.frontier if point.harmless is not None and point.helpful is not None],
         judges=summary.judges,
+        judge_agreement=summary.judge_agreement,
         num_prompts=summary.num_prompts,
         samples_per_prompt=summary.samples_per_prompt,
     )

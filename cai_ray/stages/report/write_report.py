@@ -27,7 +27,7 @@ from cai_ray.stages.report.source import RunSource
 from cai_ray.stages.step import Step
 
 STAGE = "report"
-PAGE = "report.html"
+PAGE, MARKDOWN = "report.html", "report.md"
 NO_ROWS = RowIds(("id",))
 
 
@@ -50,7 +50,7 @@ class Report(NamedTuple):
 
     @property
     def files(self) -> dict[str, str]:
-        return {PAGE: self.html, "report.md": self.markdown, "report.json": self.json}
+        return {PAGE: self.html, MARKDOWN: self.markdown, "report.json": self.json}
 
 
 def build(run: Storage, stages: Sequence[str], config: Config) -> Report:

@@ -31,7 +31,6 @@ from cai_ray.stages.ppo.config import Config
         ({"advantage": {"kind": "grpo"}}, r'advantage.kind="grpo" compares answers.*samples_per_prompt=1'),
         ({"asynchronous": True, "rollouts": {"sleep": True}}, r"turn one of them off"),
         ({"workers": {"micro_batch_size": 4}}, r"set tokens_per_pass"),
-        ({"workers": {"report_to": ["wandb"]}}, r"workers.report_to=.'wandb'"),
         ({"learning_rate": 1.0}, r"extra_forbidden"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Provider batch files: requests that are answered hours later, for less."""
