@@ -132,7 +132,9 @@ class EvaluationSummary(RowsSummary):
     dropped: dict[str, dict[str, int]] = Field(description="Policy -> reason -> answers that are missing.")
     judges: dict[str, JudgeFacts] = Field(description="Judge -> what it judged; empty without judges.")
     judge_agreement: tuple[JudgeAgreement, ...] = Field(
-        (), description="Of each metric that several judges give; empty where none does."
+        (),
+        exclude_if=lambda found: not found,  # an evaluation without is written as before there were any
+        description="Of each metric that several judges give; left out where none does.",
     )
     counters: dict[str, int] = Field(description="The manifest's: tokens, requests, flags; >= 0.")
     duration_s: float = Field(description="Of the attempts that led here, seconds, >= 0.")
