@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from cai_ray import config as config_module
 from cai_ray.config import (
+    BatchConfig,
     Config,
     EndpointConfig,
     EngineConfig,
@@ -91,6 +92,7 @@ def test_what_changes_speed_only_is_marked_so() -> None:
         ProofConfig,
         Limits,
         Price,
+        BatchConfig,
     }
 
 

@@ -1,7 +1,7 @@
 """The limits of a run and of its stages: what the next stage may spend, and the end of a training whose time is up.
 
-Stages that ask models end after what is under way (engines/conversations/purse.py); a training ends at once and goes on
-from its newest checkpoint.
+Stages that ask models end after what is under way (engines/conversations/purse.py), PPO after its step; other trainings
+end at once and go on from their newest checkpoint.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _left(where: str, limits: Limits, so_far: Spent) -> dict[str, tuple[float, s
 @contextmanager
 def ending_in_time(step: Step, allowance: Allowance | None) -> Iterator[None]:
     """LimitReached is raised within when a training takes longer than it may."""
-    if allowance is None or allowance.until is None or step.makes is None:
+    if allowance is None or allowance.until is None or step.makes is None or step.minds_time:
         yield
         return
     reached = LimitReached(limit_reached(allowance.limits["hours"]))

@@ -33,6 +33,7 @@ class Step:
         files: the same input, to be recorded by its content.
         is_view: shows other stages and is made anew whenever they are, so that it is never refused.
         exports: name of the folder -> what writes it, beside the stages, for other tools.
+        minds_time: a training that ends by itself, between two steps, when its allowance's time is up.
         summary: shown at the end; writes what is missing of the stage's summary.
         units: how its rows are told apart, where dropped ones can be asked again.
         leaves_unasked: what it leaves out was never tried, and so is no part of what dropped rows are a share of.
@@ -51,6 +52,7 @@ class Step:
     identity: Callable[[], dict[str, Any]] = dict
     files: Callable[[], list[Input]] = list
     is_view: bool = False
+    minds_time: bool = False
     exports: Mapping[str, Callable[[Artifact, Storage], object]] = field(default_factory=dict)
     summary: Callable[[Artifact], Table | None] | None = None
     units: RowIds | None = None

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from cai_ray.algorithms import kl
 from cai_ray.algorithms.episodes import Episode, Scored
+from cai_ray.artifacts.allowance import Spent
 from cai_ray.artifacts.artifact import OpenStage
-from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS
+from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS, PROMPT_TOKENS
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
@@ -39,6 +40,7 @@ class Carried:
 
     state: LoopState
     ready: list[Episode] | None = None
+    num_tokens: int = 0  # of the step's requests, prompts and answers
 
 
 class Refresh(Protocol):
@@ -98,16 +100,31 @@ def is_due(training: Training, carried: Carried) -> bool:
 
 def keep_rows(
     training: Training, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], distances: Sequence[float]
-) -> None:
-    """Some of the answers, drawn, as a part of their own; and for the trackers, as often as there is a snapshot."""
+) -> int:
+    """Some of the answers, drawn, as a part of their own; and for the trackers, as often as there is a snapshot.
+
+    How many tokens the step's requests took.
+    """
     kept = training.turns.kept(step, training.config.samples_kept)
     rows = rollout_rows(
         training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
     )
-    counters = {EPISODES: len(episodes), OUTPUT_TOKENS: sum(len(e.response_ids) for e in episodes)}
+    counters = {
+        EPISODES: len(episodes),
+        PROMPT_TOKENS: sum(len(e.prompt_ids) for e in episodes),
+        OUTPUT_TOKENS: sum(len(e.response_ids) for e in episodes),
+    }
     write_part(training.opened.folder, rows, DROPPED.empty_table(), ROLLOUT_IDS(rows).to_pylist(), counters)
     if step % training.config.workers.steps_per_checkpoint == 0 or step == training.config.num_steps:
         training.trackers.table("rollouts", step, shown_rows(rows))
+    return counters[PROMPT_TOKENS] + counters[OUTPUT_TOKENS]
+
+
+def limit_reached(training: Training, carried: Carried, since: Spent) -> str | None:
+    """Why no further step may begin, after this attempt has spent so much; None: one may, or none is left."""
+    allowance = training.opened.spec.allowance
+    is_done = carried.state.step >= training.config.num_steps
+    return None if allowance is None or is_done else allowance.reached(since)
 
 
 def save(training: Training, carried: Carried) -> None:

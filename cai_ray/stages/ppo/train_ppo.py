@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from cai_ray.algorithms import kl
 from cai_ray.algorithms.episodes import Episode, Scored
+from cai_ray.artifacts.allowance import Spent
 from cai_ray.artifacts.artifact import Artifact, open_stage
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import FileRecord, write_part
@@ -23,6 +24,7 @@ from cai_ray.dropped import DROPPED
 from cai_ray.engines.cluster import connected
 from cai_ray.engines.learners.job import LearnersDiverged, LearnersLost
 from cai_ray.engines.training.attempt import begin, end
+from cai_ray.errors import LimitReached
 from cai_ray.metrics.training_keys import KL
 from cai_ray.progress.trackers import Trackers
 from cai_ray.row_ids import ROLLOUT_IDS
@@ -48,6 +50,7 @@ from cai_ray.stages.ppo.run_state import (
     diverged,
     is_due,
     keep_rows,
+    limit_reached,
     newest,
     refresh_is_due,
     save,
@@ -84,12 +87,12 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
         machines.prove(episodes)
     if num_lost := machines.newly_started():
         training.tell(f"in step {step} rollout engines were lost and started anew: {num_lost}", step)
-    keep_rows(training, step, episodes, scored, distance.kl)
+    num_tokens = keep_rows(training, step, episodes, scored, distance.kl)
     measured |= health.speed(phase, machines.newly_busy_s(), episodes)
     training.metrics.write(step=step, num_steps=config.num_steps, **health.plain(measured))
     training.trackers.curves(step, health.plain(measured))
     training.progress.show_measured(step, measured)
-    return Carried(state, ready)
+    return Carried(state, ready, num_tokens)
 
 
 def score(training: Training, state: LoopState, episodes: Sequence[Episode]) -> list[Scored]:
@@ -124,8 +127,11 @@ def learn(
 
 
 def train(training: Training) -> tuple[FileRecord, ...]:
-    """All steps that are left, and the model saved. A lost learner costs what came after the last snapshot."""
-    config, machines = training.config, training.machines
+    """All steps that are left, and the model saved. A lost learner costs what came after the last snapshot.
+
+    Raises LimitReached after the step that reaches one, with a snapshot of it.
+    """
+    config, machines, since = training.config, training.machines, Spent()
     snapshot, carried = newest(training, set(training.opened.done_ids))
     bring_up = machines.start
     while True:
@@ -139,9 +145,13 @@ def train(training: Training) -> tuple[FileRecord, ...]:
                     phase = Phases()
                 carried = one_step(training, carried, phase)
                 phase = Phases()
-                if is_due(training, carried):
+                since = since.plus(Spent(tokens=carried.num_tokens))
+                reached = limit_reached(training, carried, since)
+                if reached is not None or is_due(training, carried):
                     with phase("snapshot"):  # counted to the step that waits for it
                         save(training, carried)
+                if reached is not None:
+                    raise LimitReached(reached)
             card = model_card(config, training.models, len(training.turns.prompts))
             return tuple(machines.learners.export(training.opened.folder, card))
         except LearnersLost as lost:
@@ -202,6 +212,7 @@ def step(config: Config, source_stage: str, sources: RefreshSources | None) -> S
         makes="rl_cai",
         reads=(source_stage, *((sources.pairs_stage,) if sources else ())),
         needs_constitution=sources is not None,
+        minds_time=True,
         identity=lambda: input_identity(config.pretraining),
         files=lambda: input_files(config.pretraining),
         summary=shown(PpoSummary, summary.summarise, summary.table),

@@ -1,0 +1,270 @@
+"""Labels without log-probabilities against labels by them, and a panel of two against the better of the two.
+
+    python -m benchmarks.sampled_labels [--seeds 0 1 2] [--pairs 240] [--results FOLDER]
+
+Each seed's micro model answers harmful and harmless requests twice; vLLM's own servers, one per model, label the pairs:
+
+- by log-probabilities, both orders and one principle a pair, each seed's model on its own pairs and on the others';
+- by k = 8 sampled verdicts per question, through a door that refuses every request for log-probabilities;
+- as a panel: the mean of the model's own labels and those of the next seed's, on the same pairs.
+
+The oracle knows which answer is better; pairs that it has not decided are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results_file
+from benchmarks.finding_measures import pooled
+from cai_ray.config import ModelConfig, SamplingConfig
+from cai_ray.constitution.source import load, resolve
+from cai_ray.dropped import DropRow
+from cai_ray.engines.backends.endpoint import EndpointBackend
+from cai_ray.engines.backends.vllm_engine import engine_environment
+from cai_ray.microworld.pretrain import ensure_model
+from cai_ray.microworld.prompt_set import sample_prompts
+from cai_ray.rows import ROW_ID
+from cai_ray.seeding import digest
+from cai_ray.stages.preferences.label_comparisons import Config, label
+from cai_ray.stages.preferences.label_summary import Labelled, against_oracle, oracle_verdict
+
+CONSTITUTION = load(resolve("microworld"))
+SCORED = Config(tie_margin=0.0)
+SAMPLED = Config(tie_margin=0.0, reading="sampled", verdicts=8, verdict_sampling=SamplingConfig(max_tokens=16))
+ANSWER = SamplingConfig(temperature=1.0, max_tokens=48)
+START_LIMIT_S = 900
+Labels = dict[str, float]  # pair -> P(A)
+Row = dict[str, Any]
+
+
+@contextmanager
+def served(model: Path, log: Path) -> Iterator[str]:
+    """The base URL of vLLM's own server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--served-model-name", "micro", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--block-size", "32", "--max-model-len", "1024", "--max-num-seqs", "32"]
+    environment = os.environ | engine_environment(ModelConfig(path=str(model)))
+    with log.open("wb") as stream:
+        server = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        _wait(server, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"the server is not up:\n{log.read_text()[-3000:]}")
+
+
+@contextmanager
+def without_logprobs(url: str) -> Iterator[tuple[str, list[int]]]:
+    """A door to a server that refuses requests for log-probabilities, and how many it has refused."""
+    refused = [0]
+
+    class Door(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._pass(None)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if any(name in json.loads(body) for name in ("logprobs", "top_logprobs")):
+                refused[0] += 1
+                self._say(400, b'{"error": {"message": "logprobs is not supported with this model"}}')
+            else:
+                self._pass(body)
+
+        def _pass(self, body: bytes | None) -> None:
+            asked = urllib.request.Request(url + self.path.removeprefix("/v1"), body, dict(self.headers))
+            try:
+                with urllib.request.urlopen(asked, timeout=120) as reply:
+                    self._say(reply.status, reply.read())
+            except urllib.error.HTTPError as error:
+                self._say(error.code, error.read())
+
+        def _say(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    door = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    door.daemon_threads = True
+    threading.Thread(target=door.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{door.server_port}/v1", refused
+    finally:
+        door.shutdown()
+        door.server_close()
+
+
+async def _each(url: str, rows: Sequence[Row], do: Callable[[Row, Any], Awaitable[Any]]) -> list[Any]:
+    """What `do` makes of each row and its door to the server; DropRow where it raises that."""
+    endpoint = {"base_url": url, "model": "micro", "max_concurrency": 32, "timeout_s": 300}
+    backend = EndpointBackend(ModelConfig.model_validate({"endpoint": endpoint}))
+    slots = asyncio.Semaphore(32)
+
+    async def passed(send: Callable[[], Awaitable[Any]]) -> Any:
+        return await send()
+
+    async def one(row: Row) -> Any:
+        async with slots:
+            try:
+                seed = int.from_bytes(digest(row[ROW_ID], url.rsplit(":", 1)[0], num_bytes=3), "big")
+                return await do(row, backend.open(row[ROW_ID], lambda k: seed + k, passed))
+            except DropRow as drop:
+                return drop
+
+    await backend.start()
+    try:
+        return list(await asyncio.gather(*(one(row) for row in rows)))
+    finally:
+        await backend.close()
+
+
+def pairs_of(url: str, seed: int, num: int) -> list[Row]:
+    """Units of labelling that the oracle has decided, from two answers of the model at `url` to each request."""
+    asked = [
+        {ROW_ID: f"{seed}-{k}", "messages": list(request.messages)}
+        for k, request in enumerate(sample_prompts(num, 100 + seed, 0.6))
+    ]
+
+    async def answer_twice(row: Row, ask: Any) -> list[str]:
+        return [(await ask(row["messages"], ANSWER)).text for _ in range(2)]
+
+    found = []
+    for row, answers in zip(asked, asyncio.run(_each(url, asked, answer_twice)), strict=True):
+        if isinstance(answers, DropRow) or answers[0] == answers[1]:
+            continue
+        truth = oracle_verdict(row["messages"], *answers)
+        if truth is not None:
+            about = {"pair_id": row[ROW_ID], "prompt_id": row[ROW_ID], "kind": "red_team", "category": None}
+            texts = {"response_a": answers[0], "response_b": answers[1], "a_is_better": truth}
+            found.append(row | about | texts | {"split": "test"})
+    return found
+
+
+def labels_by(url: str, rows: Sequence[Row], config: Config, seed: int) -> Labels:
+    """P(A) of each pair that could be labelled."""
+
+    async def ask_label(row: Row, ask: Any) -> float:
+        found = await label(row, ask, config=config, constitution=CONSTITUTION, form="chat", seed=seed, keep_ties=True)
+        return float(found["prob_chosen"] if found["chosen_is_a"] else 1 - found["prob_chosen"])
+
+    ends = asyncio.run(_each(url, rows, ask_label))
+    return {row[ROW_ID]: end for row, end in zip(rows, ends, strict=True) if not isinstance(end, DropRow)}
+
+
+def worth(rows: Sequence[Row], labels: Mapping[str, float], common: set[str]) -> dict[str, Any]:
+    """Agreement with the oracle and Brier score over the pairs of `common`."""
+    known = [row for row in rows if row[ROW_ID] in common]
+    pairs = [Labelled(row["prompt_id"], [], labels[row[ROW_ID]], row["a_is_better"]) for row in known]
+    return against_oracle(pairs, [pair.prob_a for pair in pairs]).model_dump(include={"agreement", "brier"})
+
+
+def measure(seeds: Sequence[int], num: int) -> dict[str, Any]:
+    """Per seed, and pooled over the seeds."""
+    by_seed: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urls = [stack.enter_context(served(ensure_model(seed=s), scratch / f"{s}.log")) for s in seeds]
+        for place, seed in enumerate(seeds):
+            rows = pairs_of(urls[place], seed, num)
+            door, refused = stack.enter_context(without_logprobs(urls[place]))
+            sampled = labels_by(door, rows, SAMPLED, seed)
+            scored = labels_by(urls[place], rows, SCORED, seed)
+            other = labels_by(urls[(place + 1) % len(urls)], rows, SCORED, seed)
+            panel = {name: (scored[name] + other[name]) / 2 for name in scored.keys() & other.keys()}
+            both, judged = sampled.keys() & scored.keys(), set(panel)
+            by_seed.append(
+                {
+                    "num_pairs": len(rows),
+                    "num_unlabelled": {"logprob": len(rows) - len(scored), "sampled": len(rows) - len(sampled)},
+                    "num_refused_for_logprobs": refused[0],
+                    "reading": {
+                        "logprob": worth(rows, scored, both),
+                        "sampled": worth(rows, sampled, both),
+                    },
+                    "panel": {
+                        "own": worth(rows, scored, judged),
+                        "other": worth(rows, other, judged),
+                        "panel": worth(rows, panel, judged),
+                    },
+                }
+            )
+            print(f"seed {seed}: {json.dumps(by_seed[-1])}", flush=True)
+    return {"by_seed": by_seed, "pooled": _pooled(by_seed)}
+
+
+def _pooled(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        part: {
+            name: {figure: pooled([one[part][name][figure] for one in by_seed]) for figure in ("agreement", "brier")}
+            for name in by_seed[0][part]
+        }
+        for part in ("reading", "panel")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sampled verdicts and panels against the oracle.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--pairs", type=int, default=240, help="requests that are answered twice, per seed")
+    parser.add_argument("--results", type=Path, default=results_file.RESULTS)
+    given = parser.parse_args()
+    found = measure(given.seeds, given.pairs)
+    agreement = {name: found["pooled"]["reading"][name]["agreement"]["value"] for name in ("logprob", "sampled")}
+    ratio = agreement["sampled"] / agreement["logprob"]
+    brier = {name: found["pooled"]["panel"][name]["brier"]["value"] for name in ("own", "other", "panel")}
+    figures = {
+        **found,
+        "verdicts_per_question": SAMPLED.verdicts,
+        "sampled_to_logprob_agreement": {"value": ratio, "target": ">= 0.95"},
+        "panel_brier_less_the_better": {"value": brier["panel"] - min(brier["own"], brier["other"]), "target": "< 0"},
+    }
+    claim = "Eight sampled verdicts agree with the oracle >= 0.95 times as often as log-probabilities do"
+    results_file.write("sampled_labels", claim, figures, given.seeds, given.results)
+
+
+if __name__ == "__main__":
+    main()
