@@ -13,7 +13,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cai_ray.config import BatchConfig
@@ -27,38 +28,55 @@ Line = Mapping[str, Any]  # {"status_code": int, "body": {...}} of one request
 LOST: Line = {"status_code": 503, "body": {"error": {"message": "the batch ended without an answer to it"}}}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request as it goes into the file, and who waits for its answer."""
+
+    line: str
+    answer: asyncio.Future[Line]
+
+    def hears(self, line: Line) -> None:
+        if not self.answer.done():
+            self.answer.set_result(line)
+
+
+def _fail(requests: Mapping[str, Asked], error: Exception) -> None:
+    for asked in requests.values():
+        if not asked.answer.done():
+            asked.answer.set_exception(error)
+
+
 class Desk:
     """One engine's. `client`: an AsyncOpenAI. Raises EngineGaveUp and ConfigError where a whole batch fares so."""
 
     def __init__(self, client: Any, config: BatchConfig, journal: Journal) -> None:
         self._client, self._config, self._journal = client, config, journal
-        self._waiting: dict[str, dict[str, tuple[str, asyncio.Future[Line]]]] = {}  # path -> custom_id -> line, answer
+        self._waiting: dict[str, dict[str, Asked]] = {}  # path -> custom_id -> a request
         self._num_bytes = 0
         self._last_came = 0.0
         self._sender: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
-        self._known: dict[str, list[Entry]] | None = None  # custom_id -> batches of earlier attempts
+        self._given: set[tuple[str, str]] = set()  # (batch id, custom_id) whose answers were handed out
         self._read: dict[str, asyncio.Task[dict[str, Line]]] = {}  # batch id -> its lines
         self._refused: dict[str, Exception] = {}  # batch id -> why the provider did not take it
-        self._looking = asyncio.Lock()
+        self._making: set[str] = set()  # keys of batches that are being made
 
     async def ask(self, custom_id: str, path: str, body: Mapping[str, Any]) -> Line:
-        """The answer to one request; an earlier attempt's, where that was paid already and went well."""
-        for entry in (await self._earlier()).pop(custom_id, ()):
-            line = (await self._lines(entry)).get(custom_id)
-            if line is not None and line["status_code"] == 200:
-                return line
-        asked = json.dumps({"custom_id": custom_id, "method": "POST", "url": path, "body": body}) + "\n"
+        """The answer to one request; that of a batch which was sent before, where it went well."""
+        line = json.dumps({"custom_id": custom_id, "method": "POST", "url": path, "body": body}) + "\n"
         answer: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(path, {})[custom_id] = (asked, answer)
-        self._num_bytes += len(asked)
+        self._put(path, custom_id, Asked(line, answer))
+        return await answer
+
+    def _put(self, path: str, custom_id: str, asked: Asked) -> None:
+        self._waiting.setdefault(path, {})[custom_id] = asked
+        self._num_bytes += len(asked.line)
         self._last_came = time.monotonic()
         num_waiting = sum(map(len, self._waiting.values()))
         if num_waiting >= self._config.requests or self._num_bytes >= MOST_BYTES:
             self._send_all()
         elif self._sender is None:
             self._sender = asyncio.ensure_future(self._send_when_quiet())
-        return await answer
 
     async def _send_when_quiet(self) -> None:
         while (left_s := self._last_came + self._config.gather_s - time.monotonic()) > 0:
@@ -70,28 +88,57 @@ class Desk:
         """What waits, as one batch per path."""
         waiting, self._waiting, self._num_bytes = self._waiting, {}, 0
         for path, requests in waiting.items():
-            task = asyncio.ensure_future(self._run(path, requests))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._start(self._find_or_send(path, requests))
 
-    async def _run(self, path: str, requests: dict[str, tuple[str, asyncio.Future[Line]]]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _find_or_send(self, path: str, requests: dict[str, Asked]) -> None:
+        """Batches that hold some of the requests are waited for; the rest goes as a new one."""
         try:
-            entry = await self._made(path, {custom_id: asked for custom_id, (asked, _) in requests.items()})
+            earlier = await self._earlier(requests)
+        except Exception as error:
+            _fail(requests, error)
+            return
+        for entry, custom_ids in earlier:
+            self._start(self._hand_out(path, entry, {custom_id: requests.pop(custom_id) for custom_id in custom_ids}))
+        if requests:
+            self._start(self._send(path, requests))
+
+    async def _send(self, path: str, requests: dict[str, Asked]) -> None:
+        try:
+            entry = await self._made(path, {custom_id: asked.line for custom_id, asked in requests.items()})
             lines = await self._lines(entry)
             if (refused := self._refused.get(str(entry.batch_id))) is not None:
                 raise refused
         except Exception as error:
-            for _, answer in requests.values():
-                if not answer.done():
-                    answer.set_exception(error)
+            _fail(requests, error)
             return
-        for custom_id, (_, answer) in requests.items():
-            if not answer.done():
-                answer.set_result(lines.get(custom_id, LOST))
+        for custom_id, asked in requests.items():
+            self._given.add((str(entry.batch_id), custom_id))
+            asked.hears(lines.get(custom_id, LOST))
+
+    async def _hand_out(self, path: str, entry: Entry, requests: dict[str, Asked]) -> None:
+        """Answers of a batch that was sent before; what went wrong there is asked again."""
+        try:
+            lines = await self._lines(entry)
+        except Exception as error:
+            _fail(requests, error)
+            return
+        for custom_id, asked in requests.items():
+            self._given.add((str(entry.batch_id), custom_id))
+            line = lines.get(custom_id, LOST)
+            if line["status_code"] == 200:
+                asked.hears(line)
+            else:
+                self._put(path, custom_id, asked)
 
     async def _made(self, path: str, requests: Mapping[str, str]) -> Entry:
         """Upload the requests and make a batch of them."""
         entry = Entry(key=uuid.uuid4().hex, custom_ids=tuple(requests))
+        self._making.add(entry.key)
         content = "".join(requests.values()).encode()
         file = await self._client.files.create(file=(f"{entry.key}.jsonl", content), purpose="batch")
         await asyncio.to_thread(self._journal.write, entry)
@@ -106,23 +153,31 @@ class Desk:
         logger.info("batch %s: %d requests sent", batch.id, len(requests))
         return entry
 
-    # --- Earlier attempts ---------------------------------------------------------------------------------
+    # --- Batches that were sent before: by an earlier attempt, an engine that is gone, or this one -----------
 
-    async def _earlier(self) -> dict[str, list[Entry]]:
-        """custom_id -> the batches of earlier attempts that hold it, the entries without an id looked up."""
-        async with self._looking:
-            if self._known is None:
-                entries = await asyncio.to_thread(self._journal.entries)
-                self._known = {}
-                ids = await self._made_by_key() if any(entry.batch_id is None for entry in entries) else {}
-                for entry in entries:
-                    found = entry if entry.batch_id else entry.model_copy(update={"batch_id": ids.get(entry.key)})
-                    if found.batch_id is None:
-                        await asyncio.to_thread(self._journal.forget, entry)
-                        continue
-                    for custom_id in found.custom_ids:
-                        self._known.setdefault(custom_id, []).append(found)
-        return self._known
+    async def _earlier(self, custom_ids: Iterable[str]) -> list[tuple[Entry, list[str]]]:
+        """Batches that hold some of these, each of them once, and no answer that was handed out already."""
+        left = set(custom_ids)
+        found = []
+        for entry in await self._entries():
+            held = [one for one in entry.custom_ids if one in left and (entry.batch_id, one) not in self._given]
+            if held:
+                left.difference_update(held)
+                found.append((entry, held))
+        return found
+
+    async def _entries(self) -> list[Entry]:
+        """All of the journal, those without an id looked up by their key."""
+        entries = await asyncio.to_thread(self._journal.entries)
+        if all(entry.batch_id for entry in entries):
+            return entries
+        ids, found = await self._made_by_key(), []
+        for entry in entries:
+            if batch_id := entry.batch_id or ids.get(entry.key):
+                found.append(entry.model_copy(update={"batch_id": batch_id}))
+            elif entry.key not in self._making:
+                await asyncio.to_thread(self._journal.forget, entry)
+        return found
 
     async def _made_by_key(self) -> dict[str, str]:
         """Key -> id of every batch that the provider has of ours."""
