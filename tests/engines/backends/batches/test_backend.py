@@ -171,4 +171,4 @@ def test_a_killed_run_finds_its_batches(tmp_path: Path, server: BatchServer) -> 
     assert again.wait(150) == 0, (tmp_path / "log").read_text()
     assert set(server.paid.values()) == {1} and len(server.paid) == 40 * 3
     manifest = json.loads((tmp_path / "run" / "revise" / "manifest.json").read_text())
-    assert manifest["rows_out"] == 40 and manifest["counters"]["prompt_tokens"] == 40 * 3 * 10
+    assert manifest["rows_out"] == 40 and manifest["counters"]["num_prompt_tokens"] == 40 * 3 * 10
