@@ -255,15 +255,6 @@ class ModelConfig(Config):
     endpoint: EndpointConfig | None = Field(None, description="Ask this server; `path` is then not loaded.")
     engine: EngineConfig = EngineConfig()
 
-    @property
-    def batch_engine(self) -> EngineConfig:
-        """`engine`, with room and time for whole batches where the server is asked by them."""
-        if self.endpoint is None or self.endpoint.batch is None:
-            return self.engine
-        patience_s = 100 * self.endpoint.batch.most_hours * 3600  # a row may wait for a batch at each round
-        limits = {"row_time_limit_s": patience_s, "stall_limit_s": patience_s}
-        return self.engine.model_copy(update={"rows_in_flight": self.endpoint.batch.requests, **limits})
-
     @field_validator("chat_template_kwargs")
     @classmethod
     def _are_free(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -99,10 +99,11 @@ def _trained(given: Mapping[str, ModelConfig], all_steps: Sequence[Step]) -> dic
 def _checked(name: str, model: ModelConfig, today: datetime.date) -> ModelConfig:
     """The model, with the run's date where its prompts show one. Raises ConfigError for one that cannot be asked."""
     if model.endpoint is not None:
+        from cai_ray.engines.backends.batches.backend import with_room
         from cai_ray.engines.backends.endpoint import check_endpoint
 
         check_endpoint(model)
-        return model.model_copy(update={"engine": model.batch_engine})
+        return with_room(model)
     from cai_ray.engines.models.reading import load_renderer
     from cai_ray.engines.models.thinking import check_thinking
 

@@ -63,7 +63,7 @@ def model_card(own: str, licence: str, base: str | None, data_set: str | None, a
 
 def about_run(recipe: Mapping[str, Any], constitution: Constitution | None, report: str) -> str:
     """What a run's cards share. `recipe`: of recipe.json; `report`: report.md."""
-    parts = ["## How good it is", "\n".join(_lowered(report))]
+    parts = ["## How good it is", "\n".join(_lowered(report)).strip()]
     if constitution is not None:
         licence = f" Its licence: {constitution.license}." if constitution.license else ""
         principles = [

@@ -24,6 +24,16 @@ from cai_ray.seeding import stable_id
 T = TypeVar("T")
 
 
+def with_room(model: ModelConfig) -> ModelConfig:
+    """The model with room and time for whole batches, where its server is asked by them."""
+    if model.endpoint is None or model.endpoint.batch is None:
+        return model
+    patience_s = 100 * model.endpoint.batch.most_hours * 3600  # a row may wait for a batch at each round
+    limits = {"row_time_limit_s": patience_s, "stall_limit_s": patience_s}
+    engine = model.engine.model_copy(update={"rows_in_flight": model.endpoint.batch.requests, **limits})
+    return model.model_copy(update={"engine": engine})
+
+
 class BatchBackend(EndpointBackend):
     """The client of a server that takes batches."""
 

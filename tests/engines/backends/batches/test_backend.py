@@ -15,7 +15,7 @@ import pytest
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends.batches.backend import BatchBackend
+from cai_ray.engines.backends.batches.backend import BatchBackend, with_room
 from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.errors import ConfigError, EngineGaveUp
 from cai_ray.fingerprint import model_settings
@@ -151,7 +151,7 @@ def test_batches_change_no_fingerprint(server: BatchServer) -> None:
     assert with_batches.endpoint is not None
     without = with_batches.model_copy(update={"endpoint": with_batches.endpoint.model_copy(update={"batch": None})})
     assert model_settings(with_batches) == model_settings(without)
-    assert with_batches.batch_engine.rows_in_flight == 10_000 and without.batch_engine == without.engine
+    assert with_room(with_batches).engine.rows_in_flight == 10_000 and with_room(without) == without
 
 
 @pytest.mark.slow
