@@ -17,12 +17,21 @@ from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.diversity import distinct
 from cai_ray.metrics.evaluations import estimate
 from cai_ray.metrics.intervals import Estimate
-from cai_ray.metrics.training_keys import DUAL_CLIP_FRACTION, OUTLIERS, UPDATES_SKIPPED
+from cai_ray.metrics.training_keys import (
+    DUAL_CLIP_FRACTION,
+    JUDGE_CACHED_TOKENS,
+    JUDGE_S,
+    JUDGE_TOKENS,
+    OUTLIERS,
+    UNREAD,
+    UPDATES_SKIPPED,
+)
 from cai_ray.microworld.oracle import score
 from cai_ray.stages.preferences.preference_model_summary import EVAL_SCORES
 from cai_ray.stages.report.training import truth_by_step
 from cai_ray.stages.revision.summary import answers
 
+LAST_STEPS = 4
 ByPrompt = dict[str, float]
 METRICS = ("harmful", "evasive", "helpful")
 MONITORS = ("score", "kl", "entropy", "distinct", "length", "boilerplate_rate", "refusal_rate", "explained_variance")
@@ -139,6 +148,16 @@ def updates(trained: Artifact) -> dict[str, float]:
         "kl": steps[-1]["kl"],
         **{name: fmean(values) for name, values in shares.items() if values},
     }
+
+
+def reward_costs(trained: Artifact) -> dict[str, float]:
+    """A PPO run's steps, on average: seconds, and where a judge reads its tokens and seconds; the KL at the end."""
+    steps = [entry for entry in parse_metrics(read_metrics(trained.folder)) if "step_s" in entry]
+    last = steps[-LAST_STEPS:]
+    found = {"step_s": fmean(step["step_s"] for step in steps), "kl_at_the_end": fmean(step["kl"] for step in last)}
+    for name in (JUDGE_TOKENS, JUDGE_CACHED_TOKENS, JUDGE_S, UNREAD):
+        found[name] = fmean(step.get(name, 0.0) for step in steps)
+    return found
 
 
 def pooled(seeds: Sequence[Mapping[str, float] | Estimate | None]) -> dict[str, Any] | None:

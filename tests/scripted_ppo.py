@@ -24,11 +24,12 @@ from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import ModelConfig, ScalingConfig
+from cai_ray.dropped import DropReason, DropRow, dropped_row
 from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.engines.learners.job import LearnersLost
 from cai_ray.engines.rollouts.worker import EngineUse
 from cai_ray.row_ids import RESPONSES_IDS
-from cai_ray.rows import PROMPT
+from cai_ray.rows import PROMPT, ROW_ID
 from cai_ray.seeding import digest
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo import train_ppo
@@ -116,19 +117,19 @@ class ScriptedLearners:
         self.taste -= self._config.refresh.learning_rate * slope
         return {"grad_norm": abs(slope), "learning_rate": self._config.refresh.learning_rate, "skipped": 0.0}
 
-    def score(self, episodes: Sequence[Episode], reward_ids: Sequence[tuple[int, ...]]) -> list[Scored]:
-        assert len(episodes) == len(reward_ids)
+    def score(self, episodes: Sequence[Episode], reward_ids: Sequence[tuple[int, ...]] | None) -> list[Scored]:
+        assert reward_ids is None or len(episodes) == len(reward_ids)
         self._script(f"score v{min(e.policy_version for e in episodes)}")
-        found = [self._scored(*pair) for pair in zip(episodes, reward_ids, strict=True)]
+        found = [self._scored(*pair) for pair in zip(episodes, reward_ids or [None] * len(episodes), strict=True)]
         step = self.num_updates // (int(self._config.optim.epochs) * self._config.num_minibatches) + 1
         return self._script.change(step, found) if self._script.change else found
 
-    def _scored(self, episode: Episode, ids: tuple[int, ...]) -> Scored:
+    def _scored(self, episode: Episode, ids: tuple[int, ...] | None) -> Scored:
         length = len(episode.response_ids)
         logprob = -1.0 - 0.1 * math.tanh(self.weight)
         has_values = self._config.advantage.kind == "gae"
         return Scored(
-            score=self._reward(ids) + self.weight,
+            score=math.nan if ids is None else self._reward(ids) + self.weight,
             logprobs=(logprob,) * length,
             ref_logprobs=(-1.0,) * length,
             values=(0.1,) * length if has_values else (),
@@ -252,6 +253,59 @@ class ScriptedEngines:
 
 
 @dataclass
+class ScriptedJudges:
+    """Verdicts by a hash of what is judged; `unread`: the share of rows that get none. None is as sure as 1."""
+
+    script: Script
+    unread: float = 0.0
+    sleeps: bool = False
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def launch(self) -> None:
+        self.script("judges launch", is_learner=False)
+
+    def start(self) -> None:
+        self.script("judges start", is_learner=False)
+
+    def close(self) -> None:
+        self.script("judges close", is_learner=False)
+
+    def wake(self) -> None:
+        if self.sleeps:
+            self.script("judges wake", is_learner=False)
+
+    def sleep(self) -> None:
+        if self.sleeps:
+            self.script("judges sleep", is_learner=False)
+
+    def submit(self, rows: Sequence[dict[str, Any]], prompts: Sequence[str]) -> ScriptedVerdicts:
+        assert len(rows) == len(prompts)
+        self.script("judge", is_learner=False)
+        self.asked += rows
+        return ScriptedVerdicts(self, list(rows))
+
+
+@dataclass
+class ScriptedVerdicts:
+    judges: ScriptedJudges
+    rows: list[dict[str, Any]]
+
+    def result(self) -> list[dict[str, Any]]:
+        self.judges.script("verdicts", is_learner=False)
+        return [self._outcome(row) for row in self.rows]
+
+    def _outcome(self, row: dict[str, Any]) -> dict[str, Any]:
+        gone = share(row[ROW_ID], "unread") < self.judges.unread
+        dropped = dropped_row(row[ROW_ID], "train_ppo", DropRow(DropReason.UNPARSABLE, "no option")) if gone else None
+        return {
+            ROW_ID: row[ROW_ID],
+            "row": None if gone else {"verdict": 0.99 * share(row["answers"])},
+            "dropped": dropped,
+            "counters": [("num_prompt_tokens", 10), ("num_cached_tokens", 4), ("num_output_tokens", 1)],
+        }
+
+
+@dataclass
 class ScriptedSync:
     learners: ScriptedLearners
     engines: ScriptedEngines
@@ -271,7 +325,9 @@ def _models(folder: Path) -> Models:
     return models_of(small(), context_of(folder / "run", folder, prompt_rows(5)))
 
 
-def use_script(monkeypatch: pytest.MonkeyPatch, script: Script, models: Path) -> None:
+def use_script(
+    monkeypatch: pytest.MonkeyPatch, script: Script, models: Path, judges: ScriptedJudges | None = None
+) -> None:
     """Let the stage of this process drive scripted machines, and no Ray. `models`: of `models_folder`."""
     loaded = _models(models)
 
@@ -283,7 +339,9 @@ def use_script(monkeypatch: pytest.MonkeyPatch, script: Script, models: Path) ->
         def leaving(model: ModelConfig, scaling: ScalingConfig) -> Leaving:
             return script.leaving
 
-        return Machines(cast(Any, learners), cast(Any, engines), cast(Any, sync), config, 1e-3, leaving)
+        return Machines(
+            cast(Any, learners), cast(Any, engines), cast(Any, sync), config, 1e-3, leaving, judges=cast(Any, judges)
+        )
 
     monkeypatch.setattr(train_ppo, "build_machines", machines)
     monkeypatch.setattr(train_ppo, "models_of", lambda config, context: loaded)

@@ -124,6 +124,7 @@ def judge_rollouts(
     writing: tuple[float, float, float],
     logprobs_finite: bool = True,
     scores_finite: bool = True,
+    unreadable: str = "",
 ) -> tuple[Verdict, GuardState]:
     """After a rollout phase, before anything is learned from it.
 
@@ -132,6 +133,7 @@ def judge_rollouts(
         writing: (distinct-n in [0, 1], mean entropy in nats per token, mean tokens per answer).
         logprobs_finite: every log-probability of policy, reference and sampler is a number.
         scores_finite: so is every score and value.
+        unreadable: why too many answers have no score at all; "" where they do not.
     """
     distinct, entropy, length = writing
     bad = _not_finite(kl=kl, distinct=distinct, entropy=entropy, length=length)
@@ -141,6 +143,8 @@ def judge_rollouts(
         )
     elif not scores_finite:
         bad = "a score or value is not finite; look at the preference model and the last value update"
+    elif unreadable:
+        bad = unreadable
     if not bad:
         state = _remembered(state, config.collapse, Writing(distinct=distinct, entropy=entropy, length=length))
         if config.max_kl is not None and kl > config.max_kl:

@@ -16,6 +16,8 @@ ENGINE_STARTS = "engine_starts"  # the first of each actor, and every restart
 ASKED_AGAIN = "asked_again"  # rows that waited for a slow engine and were asked of another one as well
 TRAINED_TOKENS = "num_tokens"  # of all examples that are learned or measured on
 EPISODES = "num_episodes"  # answers that PPO sampled
+JUDGE_TOKENS = "num_judge_tokens"  # read and written by the judge that PPO's reward comes from
+JUDGE_CACHED_TOKENS = "num_judge_cached_tokens"
 _FLAG = "flag."
 _LOGPROB = "logprob."
 

@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 
 from cai_ray.artifacts.allowance import Spent, sum_of
 from cai_ray.artifacts.artifact import MANIFEST, PLAN, Artifact, find
-from cai_ray.artifacts.counters import MICRODOLLARS, OUTPUT_TOKENS, PROMPT_TOKENS
+from cai_ray.artifacts.counters import JUDGE_TOKENS, MICRODOLLARS, OUTPUT_TOKENS, PROMPT_TOKENS
 from cai_ray.artifacts.metrics_file import elapsed_of
 from cai_ray.artifacts.parts import PartRecord, begun_parts
 from cai_ray.artifacts.storage import Storage
@@ -65,4 +65,5 @@ def _own(folder: Storage, found: Found) -> Spent:
 
 
 def _of(counters: Counter[str], seconds: float) -> Spent:
-    return Spent(counters[PROMPT_TOKENS] + counters[OUTPUT_TOKENS], counters[MICRODOLLARS], seconds)
+    tokens = counters[PROMPT_TOKENS] + counters[OUTPUT_TOKENS] + counters[JUDGE_TOKENS]
+    return Spent(tokens, counters[MICRODOLLARS], seconds)

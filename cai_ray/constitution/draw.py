@@ -38,7 +38,7 @@ def check_choice(constitution: Constitution, choice: PrincipleChoice, num_rounds
     """Raises ConstitutionError when `num_rounds` draws cannot be made; call it before any engine starts."""
     num_principles = len(constitution.serving(use))
     if num_principles == 0 and num_rounds > 0:
-        key = "revision_request" if use == "revision" else "comparison_question"
+        key = {"revision": "revision_request", "comparison": "comparison_question", "rubric": "rubric_question"}[use]
         mistake = Mistake(None, "principles", "", f"none of them serves {use}", f"give at least one a {key}")
         raise ConstitutionError(constitution.name, [mistake])
     if not choice.replacement and num_rounds > num_principles:

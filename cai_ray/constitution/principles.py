@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from cai_ray.config import Config
 from cai_ray.seeding import stable_id
 
-Use = Literal["revision", "comparison"]
+Use = Literal["revision", "comparison", "rubric"]
 
 # Surrounding white space is not significant: a YAML block scalar ends in a line break nobody meant.
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -96,14 +96,14 @@ class FewShotComparison(Config):
 
 
 def use_mistake(critique: bool, revision: bool, comparison: bool) -> RuleError | None:
-    """What is wrong with the set of texts a principle has, given which of the three are there."""
+    """What is wrong with the set of texts a principle has, given which are there; a rubric's question compares too."""
     if revision or (comparison and not critique):
         return None  # a revision request alone serves direct revision, without a critique
     if critique:
         return RuleError("a critique_request needs a revision_request", "add the revision_request")
     return RuleError(
         "a principle serves revision, comparison or both",
-        "add critique_request and revision_request, or comparison_question",
+        "add critique_request and revision_request, or comparison_question (for a rubric, rubric_question)",
     )
 
 
@@ -115,18 +115,33 @@ class Principle(Config):
     revision_request: Text | None = Field(None, description="Asks for a better answer.")
     comparison_question: Text | None = Field(None, description="Asks which of two answers is better.")
     categories: tuple[Text, ...] = Field((), description="Words for what it is about; contextual choice reads them.")
-    weight: float = Field(1.0, gt=0.0, allow_inf_nan=False, strict=True, description="Relative, for `weighted` draws.")
+    rubric_question: Text | None = Field(
+        None,
+        exclude_if=lambda question: question is None,  # a constitution without any is the one that it was before
+        description='Asks of one answer, by "Yes" or "No", whether it is good; null: made from comparison_question.',
+    )
+    weight: float = Field(
+        1.0, gt=0.0, allow_inf_nan=False, strict=True, description="Relative: of `weighted` draws, and in a rubric."
+    )
+    veto: bool = Field(
+        False,
+        strict=True,
+        exclude_if=lambda veto: not veto,
+        description="In a rubric: always asked, and P(yes) multiplies what the others give.",
+    )
     few_shot: tuple[FewShotRevision, ...] = Field((), description="Examples shown when this principle was drawn.")
 
     @model_validator(mode="after")
     def _has_a_use(self) -> Principle:
-        texts = (self.critique_request, self.revision_request, self.comparison_question)
-        if mistake := use_mistake(*(text is not None for text in texts)):
+        asks = self.comparison_question is not None or self.rubric_question is not None
+        if mistake := use_mistake(self.critique_request is not None, self.revision_request is not None, asks):
             raise mistake
         return self
 
     def serves(self, use: Use) -> bool:
-        return (self.revision_request if use == "revision" else self.comparison_question) is not None
+        if use == "revision":
+            return self.revision_request is not None
+        return self.comparison_question is not None or (use == "rubric" and self.rubric_question is not None)
 
 
 DUPLICATE_RULE = "principle ids are unique"
@@ -164,9 +179,15 @@ class Constitution(Config):
     def for_comparison(self) -> tuple[Principle, ...]:
         return tuple(p for p in self.principles if p.serves("comparison"))
 
+    @cached_property
+    def for_rubric(self) -> tuple[Principle, ...]:
+        return tuple(p for p in self.principles if p.serves("rubric"))
+
     def serving(self, use: Use) -> tuple[Principle, ...]:
         """The principles that can be drawn for `use`, in file order; similarities are aligned with this."""
-        return self.for_revision if use == "revision" else self.for_comparison
+        served = {"revision": "for_revision", "comparison": "for_comparison", "rubric": "for_rubric"}
+        found: tuple[Principle, ...] = getattr(self, served[use])
+        return found
 
     def principle(self, principle_id: str) -> Principle:
         """The principle with this id. Raises ConstitutionError naming the nearest ids."""

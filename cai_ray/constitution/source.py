@@ -193,8 +193,9 @@ def _cross_mistakes(data: dict[str, Any], lines: dict[Location, int]) -> list[Mi
                 rule = f"{DUPLICATE_RULE}, line {first[principle_id]} has the same"
                 mistakes.append(Mistake(line, _where((*at, "id")), _short(principle_id), rule, "rename one of them"))
             first.setdefault(principle_id, line)
-        keys = ("critique_request", "revision_request", "comparison_question")
-        if problem := use_mistake(*(principle.get(key) is not None for key in keys)):
+        keys = ("critique_request", "revision_request", "comparison_question", "rubric_question")
+        critique, revision, *compares = (principle.get(key) is not None for key in keys)
+        if problem := use_mistake(critique, revision, any(compares)):
             mistakes.append(Mistake(_line(at, lines), _where(at), "", problem.rule, problem.fix))
     return mistakes
 

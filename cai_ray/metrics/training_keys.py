@@ -31,7 +31,7 @@ EXAMPLES_PER_S = "examples_per_s"
 TOKENS_PER_S = "tokens_per_s"  # trained; of PPO: sampled
 
 # PPO: a step's answers.
-SCORE = "score"  # mean of the preference model's raw scores, in its own units
+SCORE = "score"  # mean of the raw rewards: a preference model's in its own units, a judge's in [0, 1]
 KL = "kl"  # from the start, nats per answer
 KL_COEFFICIENT = "kl_coefficient"  # beta: score units per nat
 ENTROPY = "entropy"  # nats per token
@@ -42,6 +42,10 @@ REFUSAL_RATE = "refusal_rate"  # share of answers
 EVASIVE_RATE = "evasive_rate"  # share of answers that refuse without a reason or an alternative
 BOILERPLATE_RATE = "boilerplate_rate"  # share of answers that carry a phrase said to many prompts
 DISTINCT = "distinct"  # distinct-2 over all answers, share
+UNREAD = "unread"  # share of answers that the judge gave no readable verdict on
+JUDGE_TOKENS = "judge_tokens"  # read and written
+JUDGE_CACHED_TOKENS = "judge_cached_tokens"  # of these, served by the prefix cache
+JUDGE_S = "judge_s"  # from asking to the last verdict
 SAMPLER_GAP = "sampler_gap"  # mean |learner - sampler| log-probability, nats per token
 # PPO: a step's updates.
 POLICY_LOSS = "policy_loss"

@@ -7,6 +7,7 @@ first, then in the working directory (`cai_ray.lookup`); `output` is relative to
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -240,21 +241,20 @@ def _explain(mistake: dict[str, Any]) -> str:
 def _keys_beside(location: Sequence[int | str]) -> list[str]:
     """The keys that the section holding `location` knows."""
     model: Any = Recipe
-    for part in location[:-1]:
+    for part, following in itertools.pairwise(location):
         found = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        model = _section_type(found.annotation) if found is not None else model
+        model = _section_type(found.annotation, following) if found is not None else model
     return list(model.model_fields)
 
 
-def _section_type(annotation: Any) -> Any:
-    """The config class within `X`, `X | None`, `tuple[X, ...]` or `dict[str, X]`."""
+def _section_type(annotation: Any, kind: int | str) -> Any:
+    """The config class within `X`, `X | None`, `tuple[X, ...]` or `dict[str, X]`; of several the one of this kind."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_type(argument)
-        if found is not None:
-            return found
-    return None
+    found = [_section_type(argument, kind) for argument in getattr(annotation, "__args__", ())]
+    known = [section for section in found if section is not None]
+    fitting = (one for one in known if "kind" in one.model_fields and one.model_fields["kind"].default == kind)
+    return next(fitting, known[0] if known else None)
 
 
 def dump(recipe: Recipe) -> str:

@@ -93,7 +93,7 @@ def _labels(stage: str | None, config: PairTraining) -> str | None:
 
 
 def _refresh(recipe: Recipe, config: train_ppo.Config) -> RefreshSources | None:
-    """What other sections say of `ppo.refresh`; None without one. Raises ConfigError where they are not there.
+    """What other sections say of a refreshed reward; None without one. Raises ConfigError where they are not there.
 
     Their settings decide results of PPO too: its fingerprint has them, by the fingerprint of the stage it reads.
     """
@@ -103,19 +103,20 @@ def _refresh(recipe: Recipe, config: train_ppo.Config) -> RefreshSources | None:
     missing = [name for name, section in (("labels", labels), ("preference_model", trained)) if section is None]
     if labels is None or trained is None:
         raise ConfigError(
-            f"ppo.refresh labels fresh pairs as the section labels says and goes on with the training of the section "
-            f"preference_model; this recipe has no {' and no '.join(missing)}. Add it, or set ppo.refresh to null"
+            f"ppo.reward of kind refresh labels fresh pairs as the section labels says and goes on with the training "
+            f"of the section preference_model; this recipe has no {' and no '.join(missing)}. Add it, or choose "
+            "another kind"
         )
     if labels.models:
         raise ConfigError(
-            f"ppo.refresh labels fresh pairs with one model, and labels.models names {len(labels.models)}; set "
-            "labels.model in its place, or ppo.refresh to null"
+            f"ppo.reward of kind refresh labels fresh pairs with one model, and labels.models names "
+            f"{len(labels.models)}; set labels.model in its place, or choose another kind"
         )
     made = train_preference_model.MADE
     if config.preference_model != made:
         raise ConfigError(
-            f"ppo.refresh goes on with the training of the run's own preference model, and ppo.preference_model is "
-            f"{config.preference_model!r}; set it to {made!r}, or ppo.refresh to null"
+            f"ppo.reward of kind refresh goes on with the training of the run's own preference model, and "
+            f"ppo.preference_model is {config.preference_model!r}; set it to {made!r}, or choose another kind"
         )
     return RefreshSources(
         feedback_model=labels.model,

@@ -124,7 +124,9 @@ class PlannedAsk:
         self._tokens.add_reply(text, reply, cut_at_stop_string=False)
         return self._count(ids, reply, wanted + num_thinking, text)
 
-    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+    async def choose(
+        self, messages: Sequence[Message], options: Sequence[str], *, unlisted: float | None = None
+    ) -> list[float]:
         """The option whose answer is the row's `response_a`, whichever order it is shown in: never a tie."""
         renderer = self._counter.renderer
         ids = renderer.encode(renderer.text(renderer.neutralised(messages)[0]))

@@ -35,7 +35,7 @@ COT_STOP_STRINGS = (ANSWER_START, "\n\nHuman:")  # the reasoning ends where the 
 _OPENING = "Consider the following conversation"
 
 # What the text around judged text writes itself: defused within it.
-_PLAIN_LABELS: dict[Form, tuple[str, ...]] = {
+PLAIN_LABELS: dict[Form, tuple[str, ...]] = {
     "chat": ("[conversation]", "[end of conversation]", "Answer (A):", "Answer (B):"),
     "transcript": ("Options:", "(A)", "(B)", _OPENING, ANSWER_STARTS["transcript"]),
 }
@@ -143,7 +143,7 @@ def _question_text(
     think: bool,
     form: Form,
 ) -> str:
-    own = TRANSCRIPT if nonce is not None else (*TRANSCRIPT, *_PLAIN_LABELS[form])
+    own = TRANSCRIPT if nonce is not None else (*TRANSCRIPT, *PLAIN_LABELS[form])
     quoted = [{"role": m["role"], "content": defuse_labels(m["content"], own)[0]} for m in conversation]
     a, b = (defuse_labels(answer, own)[0] for answer in (a, b))
     shown = turns(quoted)
@@ -156,11 +156,15 @@ def _question_text(
 def _plain_text(shown: str, a: str, b: str, form: Form) -> str:
     if form == "transcript":
         return f"{_OPENING} between a human and an assistant:\n\n{shown}\n\nOptions:\n\n(A) {a}\n\n(B) {b}"
-    # The micro world's model is trained on exactly this text; change both or none.
+    return f"{plain_answer(shown, a)}\n\nAnswer (B): {b}"
+
+
+def plain_answer(shown: str, answer: str) -> str:
+    """A conversation and an answer to it without fences. The micro world's models are trained on exactly this text."""
     return (
         f"{_OPENING} between a human and an assistant.\n\n"
         f"[conversation]\n{shown}\n[end of conversation]\n\n"
-        f"Answer (A): {a}\n\nAnswer (B): {b}"
+        f"Answer (A): {answer}"
     )
 
 

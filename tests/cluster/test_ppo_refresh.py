@@ -84,7 +84,10 @@ def refresh_context(folder: Path, micro_model: Path, scores: Path) -> Context:
 def test_a_run_with_a_refresh(ray_session: None, micro_model: Path, scores: Path, tmp_path: Path) -> None:
     where = refresh_context(tmp_path, micro_model, scores)
     labels = label_comparisons.Config()
-    changes = {"num_steps": 2, "refresh": {"every": 1, "prompts": 12, "batch_size": 8, "learning_rate": 1e-4}}
+    changes = {
+        "num_steps": 2,
+        "reward": {"kind": "refresh", "every": 1, "prompts": 12, "batch_size": 8, "learning_rate": 1e-4},
+    }
     config = Config.model_validate(runs.merged(SECTION, changes))
     real = sources(
         job=partial(label_comparisons.job_of, labels),

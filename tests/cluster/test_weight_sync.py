@@ -16,7 +16,8 @@ import pytest
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
 from cai_ray.engines.models.agreement import TOLERANCE
-from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines, spread
+from cai_ray.engines.placement import spread
+from cai_ray.engines.rollouts.engines import RolloutConfig, RolloutEngines
 from cai_ray.engines.rollouts.sync import WeightSync, WeightSyncFailed
 from cai_ray.engines.weights.sender import WeightSender
 from cai_ray.errors import ConfigError, EngineGaveUp
@@ -205,7 +206,7 @@ def check_loss(loop: Loop, lost: int, kill: Callable[[], None]) -> None:
     assert {episode.policy_version for episode in episodes} == {loop.engines.version}
     assert loop.sampler_gap(episodes) < TOLERANCE
     sampled = loop.engines.use()[kept].num_tokens - tokens
-    assert sampled == sum(len(episodes[i].response_ids) for i in spread(requests, 2)[kept])
+    assert sampled == sum(len(episodes[i].response_ids) for i in spread([r.prompt_id for r in requests], 2)[kept])
     loop.prove(episodes[:8])
     starts[lost] += 1
     assert loop.engines.num_starts() == starts

@@ -158,3 +158,22 @@ def test_human_pairs_on_held_out_prompts_are_not_learned(tmp_path: Path) -> None
 def test_known_models_are_found_by_name() -> None:
     assert all(shape.params > 1e6 for _, shape in KNOWN)
     assert ModelConfig().path == "microworld"
+
+
+def test_a_judge_of_answers_reads_what_its_questions_hold(tmp_path: Path) -> None:
+    def judged(**reward: Any) -> tuple[float, int]:
+        ppo: dict[str, Any] = {
+            **{"model": "policy", "num_steps": 10, "prompts_per_step": 16, "samples_per_prompt": 4},
+            **{"optim": {"batch_size": 16}, "advantage": {"kind": "rloo"}, "sampling": {"max_tokens": 32}},
+            "reward": {"kind": "constitution", "model": "policy", **reward},
+        }
+        models = {"policy": {"path": "microworld"}}
+        data = {"prompts": {"path": "microworld", "num_prompts": 100}, "revise": None}
+        made = stages(plan(recipe(tmp_path, models=models, ppo=ppo, **data), hardware("2xH100"), use_finished=False))
+        return made["train_ppo"].used.requests, made["train_ppo"].work.num_devices
+
+    answers = 10 * 16 * 4
+    assert judged() == (2 * answers, 3), "one question about each answer, by engines of their own"
+    assert judged(principles_per_answer=3)[0] == 4 * answers
+    assert judged(reading="pairwise")[0] == answers + 10 * 16 * 6 * 2, "six pairs of a prompt, in both orders"
+    assert judged(engines={"sleep": True})[1] == 2

@@ -32,7 +32,9 @@ class ScriptedAsk:
         answer = self.script(messages)
         return Completion(text=answer, finish_reason="stop") if isinstance(answer, str) else answer
 
-    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+    async def choose(
+        self, messages: Sequence[Message], options: Sequence[str], *, unlisted: float | None = None
+    ) -> list[float]:
         assert self.logprobs is not None
         self.compared.append(list(messages))
         return self.logprobs(messages)

@@ -42,4 +42,6 @@ class PpoSummary(RowsSummary):
     updates_skipped: int | float = Field(description="Updates that were not learned from, >= 0.")
     events: tuple[str, ...] = Field(description="What was told on the way: restarts, skipped steps, refreshes.")
     duration_s: float = Field(description="Of the attempts that led here, seconds, >= 0.")
+    reward: str = Field("preference_model", description="Where the reward came from: its kind, and a judge's reading.")
+    num_judge_tokens: int = Field(0, description="Tokens that the reward's judge read and wrote, >= 0.")
     refreshes: tuple[Refresh, ...] = Field((), description="Refreshes of the preference model, in order.")

@@ -272,11 +272,13 @@ class EndpointConversation(Counts):
         options = {"max_tokens": SHORT.max_tokens, "temperature": SHORT.temperature}
         return read_reply((await self._send(QUESTION, options, {}))[0])
 
-    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+    async def choose(
+        self, messages: Sequence[Message], options: Sequence[str], *, unlisted: float | None = None
+    ) -> list[float]:
         """Log-probabilities (nats) of each option as the next token, by one token and its likeliest rivals.
 
         Raises DropRow: NO_LOGPROBS when the server gives no log-probabilities, UNPARSABLE when an
-        option is not among the likeliest tokens.
+        option (with `unlisted`: when every option) is not among the likeliest tokens.
         """
         self._num_asked += 1
         # Temperature 1, because some servers report log-probabilities after scaling by it.
@@ -286,7 +288,7 @@ class EndpointConversation(Counts):
         else:
             asked |= {"logprobs": CHOICES_WANTED}
         response, _ = await self._send(messages, asked, {})
-        found = option_logprobs(response, options)
+        found = option_logprobs(response, options, unlisted)
         reply = read_reply(response)
         self.account_read(reply.num_prompt_tokens, reply.num_cached_tokens, num_output_tokens=1)
         return found

@@ -97,8 +97,11 @@ def read_reply(response: Any) -> Reply:
     )
 
 
-def option_logprobs(response: Any, options: Sequence[str]) -> list[float]:
-    """The log-probability (nats) of each option as the first token of the response. Raises DropRow."""
+def option_logprobs(response: Any, options: Sequence[str], unlisted: float | None = None) -> list[float]:
+    """The log-probability (nats) of each option as the first token of the response. Raises DropRow.
+
+    `unlisted`: of options that are not named beside others of them; None: each has to be.
+    """
     likeliest = _likeliest(first_choice(response))
     if not likeliest:
         raise DropRow(
@@ -111,9 +114,11 @@ def option_logprobs(response: Any, options: Sequence[str]) -> list[float]:
     for token, logprob in likeliest:
         exact[token] = max(logprob, exact.get(token, logprob))
         loose[token.strip()] = max(logprob, loose.get(token.strip(), logprob))
+    known = [exact.get(option, loose.get(option.strip())) for option in options]
+    spare = None if all(logprob is None for logprob in known) else unlisted
     found = []
-    for option in options:
-        option_logprob = exact.get(option, loose.get(option.strip()))
+    for option, named in zip(options, known, strict=True):
+        option_logprob = spare if named is None else named
         if option_logprob is None:
             raise DropRow(
                 DropReason.UNPARSABLE,

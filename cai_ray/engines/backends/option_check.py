@@ -37,6 +37,19 @@ def check_options(model: ModelConfig, options: Sequence[str], sample: Sequence[M
         )
 
 
+def is_one_token(model: ModelConfig, option: str, sample: Sequence[Message]) -> bool:
+    """Whether the tokenizer of a model with weights spells the option, right behind the sample, as one token."""
+    from cai_ray.engines.backends.vllm_backend import option_token_id
+    from cai_ray.engines.models.reading import load_renderer
+
+    renderer = load_renderer(model)
+    try:
+        option_token_id(renderer, option, renderer.text(list(sample)))
+    except ValueError:
+        return False
+    return True
+
+
 async def _ask_once(model: ModelConfig, options: Sequence[str], sample: Sequence[Message]) -> None:
     from cai_ray.engines.backends.endpoint import EndpointBackend
 

@@ -72,7 +72,9 @@ class ScriptedConversation(Counts):
         self.account(completion)
         return completion
 
-    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+    async def choose(
+        self, messages: Sequence[Message], options: Sequence[str], *, unlisted: float | None = None
+    ) -> list[float]:
         """The script's answer names the option: 0 nats for it, -20 for the others."""
         chosen = (await self(messages, SamplingConfig())).text
         return [0.0 if option == chosen else -20.0 for option in options]

@@ -137,8 +137,10 @@ class VllmConversation(Counts):
 
         return await self._guard(send)
 
-    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
-        """Log-probabilities (nats) of each option as the next token, by one forward pass of one token."""
+    async def choose(
+        self, messages: Sequence[Message], options: Sequence[str], *, unlisted: float | None = None
+    ) -> list[float]:
+        """Log-probabilities (nats) of each option as the next token, by one forward pass; all are listed."""
         self._num_asked += 1
         renderer = self._backend.renderer
         text = renderer.text(renderer.neutralised(messages)[0])

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cai_ray.chat import Renderer
 from cai_ray.config import EngineConfig, ModelConfig, SamplingConfig
@@ -26,6 +26,9 @@ from cai_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 SMALL_WEIGHTS_BYTES = 256 * 2**20
+SLEEPS: dict[str, Any] = {"enable_sleep_mode": True}  # vLLM's argument, for an engine that shares its GPUs
+T = TypeVar("T")
+_DEATH_POLL_S = 0.2
 
 
 def engine_environment(model: ModelConfig) -> dict[str, str]:
@@ -212,6 +215,29 @@ class VllmEngine(Unasked):
         from vllm import TokensPrompt
 
         return await self._last(self._engine.generate(TokensPrompt(prompt_token_ids=list(ids)), params, request_id))
+
+    async def sleep(self) -> None:
+        """Weights to host memory, KV cache dropped. GPUs only, and of a model `with_sleep`."""
+        await self._asked(self._engine.sleep(level=1))
+
+    async def wake(self) -> None:
+        await self._asked(self._engine.wake_up())
+
+    async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
+        """vLLM never answers calls of this kind when its engine dies (0.32), so its death is looked for meanwhile."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        engine, answering = self._engine, asyncio.ensure_future(answer)
+        try:
+            while not answering.done():
+                await asyncio.wait([answering], timeout=_DEATH_POLL_S)
+                if not answering.done() and (engine is not self._engine or engine.errored):
+                    raise EngineDied("the engine died before it answered")
+            return answering.result()
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+        finally:
+            answering.cancel()
 
     async def _last(self, outputs: AsyncIterator[Any]) -> Any:
         """The last of one request's outputs. Raises EngineDied, DropRow(REQUEST_REJECTED)."""

@@ -65,9 +65,13 @@ class Ask(Protocol):
     async def __call__(self, messages: Sequence[Message], sampling: SamplingConfig) -> Completion:
         """Answer the messages. Raises DropRow when this row cannot be answered."""
 
-    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> list[float]:
+    async def choose(
+        self, messages: Sequence[Message], options: Sequence[str], *, unlisted: float | None = None
+    ) -> list[float]:
         """Log-probabilities (nats) of each option as the next token; messages end in a partial
-        assistant turn. Raises DropRow when the server does not give them."""
+        assistant turn. Raises DropRow when the server does not give them.
+
+        `unlisted`: of options that a server does not name beside others of them; None: that drops the row."""
 
     def count_tokens(self, messages: Sequence[Message]) -> int | None:
         """Tokens of the rendered prompt; None when the server's tokenizer is not known here."""

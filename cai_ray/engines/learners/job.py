@@ -59,7 +59,7 @@ class LearnersJob:
     folder: Storage  # the stage's; snapshots/ and model/ are made in it
     seed: int
     policy: ModelConfig  # and, frozen, the reference
-    reward: ModelConfig  # a sequence classifier with one output
+    reward: ModelConfig | None  # a sequence classifier with one output; None: scores come from elsewhere
     value: ModelConfig | None  # a classifier with one output, or a language model (its head starts at zero); None: none
     optim: OptimConfig  # batch_size: answers per update; epochs: whole passes over a step's answers
     value_optim: OptimConfig

@@ -8,6 +8,7 @@ Tested in tests/cluster/test_policy_learners.py.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -102,23 +103,23 @@ class Learners:
         ray.kill(hub)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def score(self, episodes: Sequence[Episode], reward_ids: Sequence[Ids]) -> list[Scored]:
+    def score(self, episodes: Sequence[Episode], reward_ids: Sequence[Ids] | None) -> list[Scored]:
         """Scores of whole conversations, and per response token log-probabilities (policy, reference) and values.
 
         Args:
             episodes: >= 1.
             reward_ids: each episode's conversation with its answer in the reward model's tokens, to be scored at the
-                last one (`ScoredTokens.encode`).
+                last one (`ScoredTokens.encode`). None without a reward model: scores are NaN then.
         """
         packed = _packed(episodes, {})
-        conversations = _scored_at_the_end(reward_ids)
+        conversations = None if reward_ids is None else _scored_at_the_end(reward_ids)
         parts = self._call("score", packed=packed, conversations=conversations)
         columns = {
             name: _placed(parts, "places", name) for name in ("logprobs", "ref_logprobs", "values") if name in parts[0]
         }
         rows = {name: unpack(column, packed.answer_lengths) for name, column in columns.items()}
         values = rows.get("values", [()] * len(episodes))
-        scores = _placed(parts, "which", "score").tolist()
+        scores = [math.nan] * len(episodes) if conversations is None else _placed(parts, "which", "score").tolist()
         return [
             Scored(score=score, logprobs=logprobs, ref_logprobs=reference, values=value)
             for score, logprobs, reference, value in zip(
@@ -166,7 +167,7 @@ class Learners:
         found = self._call(
             "update",
             packed=_packed(episodes, columns),
-            num_minibatches=max(1, len(episodes) // self._job.optim.batch_size),
+            num_minibatches=math.ceil(len(episodes) / self._job.optim.batch_size),  # some answers may have left
             step=step,
             seed=seed,
             other=other,

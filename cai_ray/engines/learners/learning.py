@@ -63,17 +63,17 @@ class Learning:
                     found.append({"places": batch.places, "logprobs": logprobs})
         return joined(found, ("places", "logprobs"))
 
-    def score(self, packed: Packed, conversations: Packed) -> Arrays:
+    def score(self, packed: Packed, conversations: Packed | None) -> Arrays:
         """This worker's share of everything `Scored` holds.
 
         Args:
             packed: prompts and answers in the policy's tokens.
             conversations: whole conversations in the reward model's tokens, each with one more token as its answer:
-                what the model says where that token would be chosen is the score.
+                what the model says where that token would be chosen is the score. None: nothing is scored.
 
         Returns:
-            places, logprobs, ref_logprobs, values (without a value model: none), all [num_tokens]; which, score:
-            [num_conversations].
+            places, logprobs, ref_logprobs, values (without a value model: none), all [num_tokens]; which, score, if
+            any: [num_conversations].
         """
         import torch
 
@@ -90,7 +90,7 @@ class Learning:
                 if not batch.is_dummy:
                     tokens.append(found)
         names = ("places", "logprobs", "ref_logprobs", *(("values",) if models.value else ()))
-        return {**joined(tokens, names), **self.rewards(conversations)}
+        return {**joined(tokens, names), **({} if conversations is None else self.rewards(conversations))}
 
     def rewards(self, conversations: Packed) -> Arrays:
         """This worker's share of the scores: which, score, both [num_conversations]. As in `score`."""

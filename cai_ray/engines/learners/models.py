@@ -27,7 +27,8 @@ from cai_ray.errors import ConfigError
 class Models:
     """`reference` is None when the policy has adapters: it is the policy without them. `value` is None without one.
 
-    `reward` is what gives scores; `reward_trained` is behind it where it learns, and None where it is frozen.
+    `reward` is what gives scores, None where others do; `reward_trained` is behind it where it learns, and None where
+    it is frozen.
     """
 
     tokenizer: Any  # the policy's, as it is stored
@@ -83,15 +84,15 @@ def build_models(job: LearnersJob, device: Device) -> Models:
     tokenizer = read_tokenizer(job.policy)  # as it is: nothing here needs a padding token
     policy, value = _policy(job, tokenizer, device), _value(job, device)
     reference = None if job.lora else _frozen(token_net(load_causal_lm(job.policy, tokenizer)), job, device)
-    scorer = score_net(_classifier(job.reward))
-    reward_trained = trained(scorer, job, device, job.reward_optim) if job.reward_optim else None
+    scorer = score_net(_classifier(job.reward)) if job.reward else None
+    reward_trained = trained(scorer, job, device, job.reward_optim) if scorer and job.reward_optim else None
     models = Models(
         tokenizer=tokenizer,
         stored_dtype=read_config(job.policy).dtype or torch.float32,
         policy=policy,
         value=value,
         reference=reference,
-        reward=reward_trained.net if reward_trained else _frozen(scorer, job, device),
+        reward=reward_trained.net if reward_trained else scorer and _frozen(scorer, job, device),
         reward_trained=reward_trained,
     )
     del sharding

@@ -88,7 +88,7 @@ class Worker:
         self._learning = Learning(self._job, self._place, passes, self._models, Guards(GuardState(), GuardState()))
         self._is_fresh = True
 
-    def score(self, packed: Packed, conversations: Packed) -> Arrays:
+    def score(self, packed: Packed, conversations: Packed | None) -> Arrays:
         return self._learning.score(packed, conversations)
 
     def rewards(self, conversations: Packed) -> Arrays:

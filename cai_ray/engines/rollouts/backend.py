@@ -5,19 +5,15 @@ Tested in tests/engines/rollouts/test_engines.py.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.vllm_backend import VllmBackend
-from cai_ray.engines.conversations.asking import EngineDied
+from cai_ray.engines.backends.vllm_engine import SLEEPS
 from cai_ray.engines.weights.host_engine import BACKEND
 from cai_ray.engines.weights.store import NONE_YET, Weights
 
-T = TypeVar("T")
 Transport = Literal["host", "nccl"]
-_DEATH_POLL_S = 0.2
 
 
 class RolloutBackend(VllmBackend):
@@ -72,29 +68,6 @@ class RolloutBackend(VllmBackend):
         """Raises EngineDied when it is."""
         await self._asked(self._engine.check_health())
 
-    async def sleep(self) -> None:
-        """Weights to host memory, KV cache dropped. GPUs only."""
-        await self._asked(self._engine.sleep(level=1))
-
-    async def wake(self) -> None:
-        await self._asked(self._engine.wake_up())
-
-    async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
-        """vLLM never answers calls of this kind when its engine dies (0.32), so its death is looked for meanwhile."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        engine, answering = self._engine, asyncio.ensure_future(answer)
-        try:
-            while not answering.done():
-                await asyncio.wait([answering], timeout=_DEATH_POLL_S)
-                if not answering.done() and (engine is not self._engine or engine.errored):
-                    raise EngineDied("the engine died before it answered")
-            return answering.result()
-        except EngineDeadError as error:
-            raise EngineDied(str(error)) from error
-        finally:
-            answering.cancel()
-
 
 def with_weight_transfer(model: ModelConfig, transport: Transport, sleeps: bool) -> ModelConfig:
     """The model with vLLM's arguments for taking weights and for log-probabilities as they were sampled with."""
@@ -103,6 +76,6 @@ def with_weight_transfer(model: ModelConfig, transport: Transport, sleeps: bool)
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature; vLLM's default is before it
     }
     if sleeps:
-        ours["enable_sleep_mode"] = True
+        ours |= SLEEPS
     engine = model.engine.model_copy(update={"extra": ours | model.engine.extra})
     return model.model_copy(update={"engine": engine})

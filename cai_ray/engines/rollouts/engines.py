@@ -13,10 +13,10 @@ from uuid import uuid4
 from pydantic import Field
 
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest
-from cai_ray.config import ModelConfig, Placement, SamplingConfig
+from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.engines.cluster import gpus_per_engine, num_gpus
 from cai_ray.engines.groups import check_one_node
-from cai_ray.engines.placement import actor_options
+from cai_ray.engines.placement import EnginesConfig, spread, staying_options
 from cai_ray.engines.rollouts.backend import Transport
 from cai_ray.engines.rollouts.worker import EngineUse, RolloutActor, Sequences, WeightsLost
 from cai_ray.engines.weights.store import Weights, WeightStore
@@ -26,19 +26,13 @@ logger = logging.getLogger(__name__)
 CLOSING_LIMIT_S = 20.0
 
 
-class RolloutConfig(Placement):
+class RolloutConfig(EnginesConfig):
     """How rollouts spread over the cluster, and how weights get there. Changes speed and memory, not results."""
 
-    num_engines: int = Field(1, ge=1, description="vLLM engines; each takes tensor_parallel_size GPUs, if any.")
-    cpus_per_engine: float = Field(1.0, ge=0, description="Logical CPUs reserved per engine.")
-    sleep: bool = Field(
-        False, description="Engines sleep on the learners' GPUs while those train (one node); false: GPUs of their own."
-    )
     transport: Literal["auto", "host", "nccl"] = Field(
         "auto", description='How weights travel: "host" memory, or "nccl" between GPUs; auto: nccl unless they share.'
     )
     bucket_bytes: int = Field(64 * 2**20, ge=2**10, description="Weights are gathered and sent in runs of this size.")
-    max_restarts: int = Field(4, ge=0, description="Restarts per engine before the stage gives up.")
 
 
 class Pending:
@@ -47,7 +41,7 @@ class Pending:
     def __init__(self, engines: RolloutEngines, requests: Sequence[EpisodeRequest]) -> None:
         self._engines, self._requests = engines, tuple(requests)
         self._order = engines.next_order()
-        self._shares = spread(self._requests, engines.config.num_engines)
+        self._shares = spread([request.prompt_id for request in self._requests], engines.config.num_engines)
         self._references = [self._send(number) for number in range(len(self._shares))]
         self._episodes: list[Episode] | None = None
 
@@ -130,15 +124,7 @@ class RolloutEngines:
         )
         for number, engine_name in enumerate(self._names["engines"]):
             actor = ray.remote(RolloutActor).options(
-                name=engine_name,
-                num_cpus=self.config.cpus_per_engine,
-                num_gpus=0 if sleeps else gpus,
-                runtime_env=_shared_devices(number, int(gpus)) if sleeps else None,
-                # A call is repeated for as long as its actor is restarted: both end together.
-                max_restarts=self.config.max_restarts,
-                max_task_retries=-1,
-                scheduling_strategy=beside_me if sleeps else "SPREAD",
-                **({} if sleeps else actor_options(self.config)),
+                name=engine_name, **staying_options(self.config, number, gpus, sleeps)
             )
             self._actors.append(
                 actor.remote(self.model, self.sampling, self.transport, sleeps, self._names["store"], number)
@@ -263,20 +249,3 @@ def choose_transport(config: RolloutConfig, has_gpus: bool) -> Transport:
     if config.transport == "nccl" and config.sleep:
         raise ConfigError('rollouts.transport is "nccl", which cannot share GPUs (sleep); set it to "auto"')
     return config.transport
-
-
-def spread(requests: Sequence[EpisodeRequest], num_engines: int) -> list[list[int]]:
-    """Positions of the requests for each engine: evenly, and a prompt's samples together, for its cached prefix."""
-    by_prompt: dict[str, list[int]] = {}
-    for position, request in enumerate(requests):
-        by_prompt.setdefault(request.prompt_id, []).append(position)
-    shares: list[list[int]] = [[] for _ in range(num_engines)]
-    for positions in by_prompt.values():
-        min(shares, key=len).extend(positions)
-    return shares
-
-
-def _shared_devices(number: int, num_gpus: int) -> dict[str, Any]:
-    """Engine `number` on the same GPUs as that learner; Ray, which sees them taken, is not asked."""
-    first = number * num_gpus
-    return {"env_vars": {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(num_gpus))}}

@@ -15,6 +15,7 @@ from cai_ray.engines.rollouts.engines import RolloutConfig
 from cai_ray.stages.ppo.pretraining import STAGE as STAGE
 from cai_ray.stages.ppo.pretraining import PretrainingConfig
 from cai_ray.stages.ppo.refresh.config import RefreshConfig
+from cai_ray.stages.ppo.rewards.config import ConstitutionReward, PreferenceModelReward, RewardConfig
 from cai_ray.stages.prompt_sources import Config as PromptsConfig
 
 # What would change the distribution that is learned, and its value where it does not.
@@ -25,7 +26,14 @@ class Config(StageConfig):
     """The recipe's section `ppo`. A step is: answers to fresh prompts, scores, several updates, new weights."""
 
     model: str = Field("sl_cai", description="Which model to start from; a frozen copy of it is the reference.")
-    preference_model: str = Field("preference_model", description="Which model scores the answers.")
+    preference_model: str = Field(
+        "preference_model", description="Which model scores the answers, where `reward` is one that needs it."
+    )
+    reward: RewardConfig = Field(
+        PreferenceModelReward(),
+        exclude_if=lambda reward: reward == PreferenceModelReward(),  # as it was before there was a choice
+        description="Where the reward comes from: `kind` preference_model, refresh or constitution.",
+    )
     prompts: PromptsConfig | None = Field(
         None,
         exclude_if=lambda prompts: prompts is None,  # a run without them is the run that it was before there were any
@@ -51,11 +59,6 @@ class Config(StageConfig):
     pretraining: PretrainingConfig | None = Field(
         None, description="Text not to be forgotten, weighted by loss.pretraining_coefficient; null: none."
     )
-    refresh: RefreshConfig | None = Field(
-        None,
-        exclude_if=lambda refresh: refresh is None,  # a run without it is the run that it was before there was one
-        description="Let the preference model go on learning from fresh pairs of the policy's answers; null: do not.",
-    )
     guards: GuardConfig = GuardConfig()
     optim: OptimConfig = Field(
         OptimConfig(learning_rate=1e-6, epochs=2),
@@ -69,6 +72,16 @@ class Config(StageConfig):
     proof: ProofConfig = Field(
         ProofConfig(), description="Engines and learners on answers of a step: before the first, and after every sync."
     )
+
+    @property
+    def refresh(self) -> RefreshConfig | None:
+        """How the preference model goes on learning; None: it does not."""
+        return self.reward if isinstance(self.reward, RefreshConfig) else None
+
+    @property
+    def constitution(self) -> ConstitutionReward | None:
+        """How a judge's verdicts are the reward; None: they are not."""
+        return self.reward if isinstance(self.reward, ConstitutionReward) else None
 
     @property
     def num_episodes(self) -> int:
@@ -123,8 +136,18 @@ class Config(StageConfig):
     def _refreshes_have_steps_after_them(self) -> Config:
         if self.refresh is not None and self.refresh.every >= self.num_steps:
             raise ValueError(
-                f"refresh.every={self.refresh.every} and num_steps={self.num_steps}: no refresh would come before the "
-                "last step; lower refresh.every, raise num_steps, or set refresh to null"
+                f"reward.every={self.refresh.every} and num_steps={self.num_steps}: no refresh would come before the "
+                "last step; lower reward.every, raise num_steps, or set reward.kind to preference_model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _comparisons_stay_within_a_prompt(self) -> Config:
+        if self.constitution and self.constitution.reading == "pairwise" and self.advantage.kind == "gae":
+            raise ValueError(
+                'reward.reading="pairwise" says which of a prompt\'s answers is the better one, and advantage.kind='
+                '"gae" takes rewards of different prompts on one scale; set advantage.kind to grpo or rloo (with '
+                "samples_per_prompt of 2 or more), or reward.reading to rating or rubric"
             )
         return self
 

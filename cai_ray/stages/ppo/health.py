@@ -15,8 +15,10 @@ from cai_ray.metrics import training_keys as keys
 from cai_ray.metrics.diversity import Answered, boilerplate, distinct
 from cai_ray.metrics.refusals import read
 from cai_ray.quality.gates import boilerplate_score
+from cai_ray.stages.ppo.config import Config
 from cai_ray.stages.ppo.lesson import Distance
 from cai_ray.stages.ppo.progress import Phases
+from cai_ray.stages.ppo.rewards.scored import Rewarded
 from cai_ray.stages.ppo.run_state import Training, diverged
 from cai_ray.stages.ppo.snapshot import LoopState
 
@@ -55,23 +57,25 @@ def writing(episodes: Sequence[Episode], texts: Sequence[str], prompts: Sequence
     }
 
 
-def sampled(episodes: Sequence[Episode], scored: Sequence[Scored], kl: Sequence[float]) -> dict[str, float]:
-    """What the models say of the answers, before anything is learned.
+def sampled(
+    episodes: Sequence[Episode], scored: Sequence[Scored], kl: Sequence[float], unread: frozenset[int] = frozenset()
+) -> dict[str, float]:
+    """What the models say of the answers, before anything is learned. `unread`: positions without a score.
 
     Returns:
         score and score_std (raw), kl (nats per answer), kl_per_token, entropy (nats per token, estimated from the
         sampled tokens), sampler_gap (mean |learner - sampler| log-probability, nats per token).
     """
     num_tokens = sum(len(episode.response_ids) for episode in episodes)
-    scores = [one.score for one in scored]
+    scores = [one.score for k, one in enumerate(scored) if k not in unread]
     gaps = (
         abs(mine - theirs)
         for episode, one in zip(episodes, scored, strict=True)
         for mine, theirs in zip(one.logprobs, episode.logprobs, strict=True)
     )
     return {
-        keys.SCORE: fmean(scores),
-        "score_std": pstdev(scores) if all(map(math.isfinite, scores)) else math.nan,
+        keys.SCORE: fmean(scores) if scores else math.nan,
+        "score_std": pstdev(scores) if scores and all(map(math.isfinite, scores)) else math.nan,
         keys.KL: fmean(kl),
         "kl_per_token": sum(kl) / num_tokens,
         keys.ENTROPY: -sum(sum(one.logprobs) for one in scored) / num_tokens,
@@ -119,11 +123,23 @@ def plain(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
+def too_many_unread(config: Config, rewarded: Rewarded) -> str:
+    """Why a step with so many answers without a verdict is not learned from; "" where it is."""
+    num, total = len(rewarded.unread), len(rewarded.scored)
+    most = config.constitution.max_unread if config.constitution else 1.0
+    if not num or (num <= most * total and num < total):
+        return ""
+    return (
+        f"{num} of {total} answers got no verdict that can be read, above ppo.reward.max_unread={most:g} "
+        f"({rewarded.why}); look at the judge's replies, or raise the share"
+    )
+
+
 def judge(
     training: Training,
     before: LoopState,
     episodes: Sequence[Episode],
-    scored: Sequence[Scored],
+    rewarded: Rewarded,
     distance: Distance,
 ) -> tuple[Verdict, LoopState, dict[str, float]]:
     """Is the policy still well? A step that is not is skipped; after too many in a row the run stops."""
@@ -131,7 +147,8 @@ def judge(
     texts = [training.models.answer(episode.text) for episode in episodes]
     prompts = [training.turns.prompt(episode.prompt_id).text for episode in episodes]
     measured = {
-        **sampled(episodes, scored, distance.kl),
+        **sampled(episodes, rewarded.scored, distance.kl, rewarded.unread),
+        **rewarded.measured,
         **writing(episodes, texts, prompts),
         keys.KL_COEFFICIENT: before.kl.coefficient,
         "policy_lag": float(before.step - min(episode.policy_version for episode in episodes)),
@@ -143,6 +160,7 @@ def judge(
         writing=(measured[keys.DISTINCT], measured[keys.ENTROPY], measured[keys.LENGTH]),
         logprobs_finite=distance.logprobs_finite,
         scores_finite=distance.scores_finite,
+        unreadable=too_many_unread(training.config, rewarded),
     )
     if verdict.action != "go":
         training.tell(f"step {step} is not learned from: {verdict.reason}", step)

@@ -36,12 +36,17 @@ class Lesson(NamedTuple):
     measured: dict[str, float]
 
 
-def distance_of(episodes: Sequence[Episode], scored: Sequence[Scored]) -> Distance:
-    """Before anything is learned: KL from the reference, and whether every number is one."""
+def distance_of(
+    episodes: Sequence[Episode], scored: Sequence[Scored], unread: frozenset[int] = frozenset()
+) -> Distance:
+    """Before anything is learned: KL from the reference, and whether every number is one.
+
+    `unread`: positions of answers without a score.
+    """
     mask = _mask([len(episode.response_ids) for episode in episodes])
     kl = per_token_kl(_padded([s.logprobs for s in scored]), _padded([s.ref_logprobs for s in scored]), "k3")
     logprobs = [e.logprobs for e in episodes] + [s.logprobs for s in scored] + [s.ref_logprobs for s in scored]
-    values = [s.values for s in scored] + [(s.score,) for s in scored]
+    values = [s.values for s in scored] + [(s.score,) for k, s in enumerate(scored) if k not in unread]
     return Distance(sequence_kl(kl, mask).tolist(), _all_finite(logprobs), _all_finite(values))
 
 
@@ -54,8 +59,7 @@ def lesson_of(
 ) -> Lesson:
     """Rewards and advantages over the whole step, so that it does not matter how many learners there are.
 
-    `episodes` come as they were asked for, those of a prompt side by side. Raises ValueError where a score is not
-    finite; the guards have refused such a step before.
+    Raises ValueError where a score is not finite; the guards have refused such a step before.
     """
     import torch
 
@@ -70,7 +74,8 @@ def lesson_of(
     rewards = shaped_rewards(shaped, penalty, mask, kl_state.coefficient)
     has_values = config.advantage.kind == "gae"
     values = _padded([s.values for s in scored]) if has_values else None
-    groups = torch.arange(len(episodes)) // config.samples_per_prompt
+    turn = {group: k for k, group in enumerate(dict.fromkeys(group_of(episode, config) for episode in episodes))}
+    groups = torch.tensor([turn[group_of(episode, config)] for episode in episodes])
     advantages, returns = advantages_of(config.advantage, rewards, mask, values=values, groups=groups)
     measured = {
         "score_shaped": float(shaped.mean()),
@@ -84,6 +89,11 @@ def lesson_of(
             advantages = whiten(advantages, mask, moments(advantages, mask))
     given: PerToken = _unpadded(returns, lengths) if returns is not None else [() for _ in lengths]
     return Lesson(_unpadded(advantages, lengths), given, score_state, measured)
+
+
+def group_of(episode: Episode, config: Config) -> tuple[str, int]:
+    """Which answers it is compared with: those that were sampled for the same turn of its prompt."""
+    return episode.prompt_id, episode.sample_index // config.samples_per_prompt
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> Tensor:

@@ -6,7 +6,7 @@ Tested in tests/stages/ppo/test_train_ppo.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
@@ -19,10 +19,12 @@ from cai_ray.engines.training.proof import judged
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import STAGE, Config
 from cai_ray.stages.ppo.models import Models
+from cai_ray.stages.ppo.rewards.judges import judges_of
 
 if TYPE_CHECKING:
     from cai_ray.engines.learners.learners import Learners
     from cai_ray.engines.rollouts.engines import Pending, RolloutEngines
+    from cai_ray.engines.rollouts.standing import StandingEngines
     from cai_ray.engines.rollouts.sync import WeightSync
 
 LIGHT_TASKS_CPUS = 2.0  # logical, that Ray Data's readers and writers take beside an engine
@@ -40,19 +42,28 @@ class Machines:
     tolerance: float  # of the proof before the first update, nats per token on average
     leaving: Callable[[ModelConfig, ScalingConfig], Leaving]  # who has to go so that engines of that model can start
     worst: float = TOLERANCE  # of the proof after a sync: nats of the token that is furthest apart
+    judges: StandingEngines | None = None  # that the reward asks; None: learners know it
     _busy_s: float = 0.0
     _num_starts: int = 0
     _asked: Pending | None = None  # what was submitted last
 
     def start(self, resume: str | None, version: int) -> None:
         """Bring all up; learners go on from the snapshot `resume`, and the engines get its weights."""
+        judges = self.judges
         if self.config.rollouts.sleep:
             self.engines.start()  # alone: an engine measures what is free on the GPU that it is to share
             self.engines.sleep()
         else:
             self.engines.launch()
+        if judges is not None and judges.sleeps:
+            judges.start()
+            judges.sleep()
+        elif judges is not None:
+            judges.launch()
         self.learners.start(resume)
         self.engines.start()
+        if judges is not None and not judges.sleeps:
+            judges.start()
         self.newly_started()
         self.push(version)
 
@@ -88,10 +99,11 @@ class Machines:
             self.push(version)
 
     def close(self) -> None:
-        try:
-            self.engines.close()
-        finally:
-            self.learners.close()
+        with ExitStack() as closing:
+            closing.callback(self.learners.close)
+            closing.callback(self.engines.close)
+            if self.judges is not None:
+                closing.callback(self.judges.close)
 
     def push(self, version: int) -> None:
         """The learners' weights to every engine."""
@@ -205,4 +217,5 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
     def leaving(model: ModelConfig, scaling: ScalingConfig) -> Leaving:
         return leaving_for(config, models.policy, not exact, ray.available_resources(), model, scaling)
 
-    return Machines(learners, engines, WeightSync(learners, engines), config, tolerance, leaving, worst)
+    judges = judges_of(config.constitution, context) if config.constitution else None
+    return Machines(learners, engines, WeightSync(learners, engines), config, tolerance, leaving, worst, judges)

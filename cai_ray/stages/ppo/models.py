@@ -23,17 +23,18 @@ class Models:
     """What is trained and what is asked for scores.
 
     Attributes:
+        scored: the preference model; None where the reward is another.
         value: where the value model's weights begin; None where the advantage needs no values.
         policy_context, scored_context: tokens that each reads at most.
     """
 
     policy: ModelConfig
-    scored: ModelConfig
+    scored: ModelConfig | None
     value: ModelConfig | None
     policy_context: int
-    scored_context: int
+    scored_context: int | None
     _renderer: Any
-    _tokens: ScoredTokens
+    _tokens: ScoredTokens | None
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt by the policy's own template."""
@@ -53,22 +54,26 @@ class Models:
 
     def scored_ids(self, messages: Sequence[Message], text: str) -> tuple[int, ...]:
         """Conversation and answer by the preference model's own template; its end, where it is too long."""
+        assert self._tokens is not None and self.scored_context is not None, "there is no preference model"
         return tuple(self._tokens.encode(messages, self.answer(text))[-self.scored_context :])
 
     def scored_length(self, messages: Sequence[Message]) -> int:
-        """Tokens of the conversation alone, to the preference model."""
-        return len(self._tokens.encode(messages, ""))
+        """Tokens of the conversation alone, to the preference model; 0 without one."""
+        return len(self._tokens.encode(messages, "")) if self._tokens else 0
 
 
 def models_of(config: Config, context: Context) -> Models:
     """Raises ConfigError for a policy that cannot be trained or a preference model that cannot score."""
     policy = _with_weights(config.model, context)
-    scored = _as_it_reads(_with_weights(config.preference_model, context))
     renderer = load_renderer(policy)
     AnswerTokens(renderer, policy.thinking)  # refuses a model that could not end its answers
+    has_values = config.advantage.kind == "gae"
+    if config.constitution is not None:
+        return Models(policy, None, policy if has_values else None, context_length(policy), None, renderer, None)
+    scored = _as_it_reads(_with_weights(config.preference_model, context))
     tokens = ScoredTokens(scored, load_tokenizer(scored))
     value = None
-    if config.advantage.kind == "gae":
+    if has_values:
         value = scored if _reads_the_same(tokens.tokenizer, renderer.tokenizer) else policy
     return Models(policy, scored, value, context_length(policy), context_length(scored), renderer, tokens)
 

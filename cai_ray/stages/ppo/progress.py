@@ -49,5 +49,7 @@ class PpoProgress(LiveLine):
             f"score {measured[keys.SCORE]:.3f}, KL {measured[keys.KL]:.2f}, length {measured[keys.LENGTH]:.0f}, "
             f"{measured[keys.EPISODES_PER_S]:,.1f} episodes/s"
         )
+        if (tokens := measured.get(keys.JUDGE_TOKENS)) is not None:
+            line += f", judge {tokens:,.0f} tokens, {measured[keys.UNREAD]:.1%} unread"
         self.show_step(step, self._num_steps, line)
         self._exported.ppo_step(measured[keys.SCORE], measured[keys.KL])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cai_ray.algorithms import kl
-from cai_ray.algorithms.episodes import Episode, Scored
+from cai_ray.algorithms.episodes import Episode
 from cai_ray.artifacts.allowance import Spent
 from cai_ray.artifacts.artifact import OpenStage
-from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS, PROMPT_TOKENS
+from cai_ray.artifacts.counters import EPISODES, JUDGE_TOKENS, MICRODOLLARS, OUTPUT_TOKENS, PROMPT_TOKENS
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.parts import write_part
 from cai_ray.dropped import DROPPED
@@ -28,6 +28,7 @@ from cai_ray.stages.ppo.kept_rows import kept_ids, rollout_rows, shown_rows
 from cai_ray.stages.ppo.machines import Machines
 from cai_ray.stages.ppo.models import Models
 from cai_ray.stages.ppo.progress import PpoProgress
+from cai_ray.stages.ppo.rewards.scored import Rewarded
 from cai_ray.stages.ppo.snapshot import LoopState, Snapshot
 from cai_ray.stages.ppo.turns import Turns
 
@@ -40,17 +41,20 @@ class Carried:
 
     state: LoopState
     ready: list[Episode] | None = None
-    num_tokens: int = 0  # of the step's requests, prompts and answers
+    spent: Spent = field(default_factory=Spent)  # by the step's requests, to a judge too
 
 
-class Refresh(Protocol):
-    """How the preference model goes on learning between two steps. The loop knows no more of it (refresh/)."""
+class Reward(Protocol):
+    """Where the reward comes from. The loop knows no more of it (rewards/)."""
+
+    def rewarded(self, training: Training, state: LoopState, episodes: Sequence[Episode]) -> Rewarded:
+        """The answers of the step after `state`, with all that models say of them. Raises LearnersLost."""
 
     def num_due(self, step: int, num_steps: int) -> int:
-        """Refreshes that have to be done when `step` steps of `num_steps` are."""
+        """Refreshes of what gives the reward that have to be done when `step` steps of `num_steps` are."""
 
-    def done(self, training: Training, carried: Carried) -> Carried:
-        """The same moment with a preference model that has learned. The newest snapshot is of this moment.
+    def renewed(self, training: Training, carried: Carried) -> Carried:
+        """The same moment after one refresh. The newest snapshot is of this moment.
 
         Nothing counts until the next snapshot does. Raises LearnersLost, TrainingDiverged.
         """
@@ -69,7 +73,7 @@ class Training:
     metrics: MetricsFile
     progress: PpoProgress
     texts: list[tuple[int, ...]]  # not to be forgotten, as tokens; may be empty
-    refresh: Refresh | None  # None: the preference model stays as it is
+    reward: Reward
     trackers: Trackers
 
     def tell(self, event: str, step: int | None = None) -> None:
@@ -86,9 +90,9 @@ def diverged(training: Training, step: int, reason: str) -> TrainingDiverged:
 
 
 def refresh_is_due(training: Training, carried: Carried) -> bool:
-    """Whether the preference model learns before the next step."""
-    refresh, state = training.refresh, carried.state
-    return refresh is not None and refresh.num_due(state.step, training.config.num_steps) > state.num_refreshes
+    """Whether what gives the reward learns before the next step."""
+    state = carried.state
+    return training.reward.num_due(state.step, training.config.num_steps) > state.num_refreshes
 
 
 def is_due(training: Training, carried: Carried) -> bool:
@@ -99,12 +103,13 @@ def is_due(training: Training, carried: Carried) -> bool:
 
 
 def keep_rows(
-    training: Training, step: int, episodes: Sequence[Episode], scored: Sequence[Scored], distances: Sequence[float]
-) -> int:
+    training: Training, step: int, episodes: Sequence[Episode], rewarded: Rewarded, distances: Sequence[float]
+) -> Spent:
     """Some of the answers, drawn, as a part of their own; and for the trackers, as often as there is a snapshot.
 
-    How many tokens the step's requests took.
+    What the step's requests took.
     """
+    scored = rewarded.scored
     kept = training.turns.kept(step, training.config.samples_kept)
     rows = rollout_rows(
         training.turns, step, [episodes[k] for k in kept], [scored[k] for k in kept], [distances[k] for k in kept]
@@ -114,10 +119,12 @@ def keep_rows(
         PROMPT_TOKENS: sum(len(e.prompt_ids) for e in episodes),
         OUTPUT_TOKENS: sum(len(e.response_ids) for e in episodes),
     }
+    counters |= rewarded.counters
     write_part(training.opened.folder, rows, DROPPED.empty_table(), ROLLOUT_IDS(rows).to_pylist(), counters)
     if step % training.config.workers.steps_per_checkpoint == 0 or step == training.config.num_steps:
         training.trackers.table("rollouts", step, shown_rows(rows))
-    return counters[PROMPT_TOKENS] + counters[OUTPUT_TOKENS]
+    tokens = counters[PROMPT_TOKENS] + counters[OUTPUT_TOKENS] + counters.get(JUDGE_TOKENS, 0)
+    return Spent(tokens, counters.get(MICRODOLLARS, 0))
 
 
 def limit_reached(training: Training, carried: Carried, since: Spent) -> str | None:

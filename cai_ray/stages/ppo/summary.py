@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact
-from cai_ray.artifacts.counters import EPISODES, OUTPUT_TOKENS
+from cai_ray.artifacts.counters import EPISODES, JUDGE_TOKENS, OUTPUT_TOKENS
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.artifacts.summaries.ppo import PpoSummary, Refresh
 from cai_ray.metrics import training_keys as keys
@@ -30,7 +30,10 @@ class Shown(NamedTuple):
 
 
 LINES = (
-    Shown(keys.SCORE, "preference-model score", "+.3f"),
+    Shown(keys.SCORE, "reward", "+.3f"),
+    Shown(keys.UNREAD, "without a verdict", ".1%"),
+    Shown(keys.JUDGE_TOKENS, "tokens of the judge", ",.0f"),
+    Shown(keys.JUDGE_S, "seconds until the judge is done", ".2f"),
     Shown(keys.KL, "KL from the start, nats per answer", ".2f"),
     Shown(keys.KL_COEFFICIENT, "KL coefficient", ".4g"),
     Shown(keys.ENTROPY, "entropy, nats per token", ".3f"),
@@ -69,6 +72,12 @@ def mean_of(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: fmean(found) for name, found in sorted(values.items()) if found}
 
 
+def reward_name(config: Mapping[str, Any]) -> str:
+    """ "preference_model", "refresh", "constitution rating": by a stage's settings."""
+    reward = config.get("reward", {"kind": "preference_model"})
+    return " ".join(reward[name] for name in ("kind", "reading") if name in reward)
+
+
 def summarise(artifact: Artifact) -> PpoSummary:
     """Both ends of the stage's metrics, and all of them."""
     manifest = artifact.manifest
@@ -90,6 +99,8 @@ def summarise(artifact: Artifact) -> PpoSummary:
         updates_skipped=sum(step.get(keys.UPDATES_SKIPPED) or 0 for step in steps),
         events=tuple(entry[keys.EVENT] for entry in entries if keys.EVENT in entry),
         duration_s=manifest.duration_s,
+        reward=reward_name(manifest.config),
+        num_judge_tokens=manifest.counters.get(JUDGE_TOKENS, 0),
         refreshes=tuple(refreshes_of(entries)),
     )
 
@@ -97,7 +108,8 @@ def summarise(artifact: Artifact) -> PpoSummary:
 def table(summary: PpoSummary) -> Table:
     """The first steps beside the last, for the terminal."""
     num = summary.steps_compared
-    shown = Table(title=f"PPO: {summary.num_steps:,} steps, {summary.num_episodes:,} answers")
+    reward = summary.reward.replace("_", " ")
+    shown = Table(title=f"PPO: {summary.num_steps:,} steps, {summary.num_episodes:,} answers, reward by {reward}")
     shown.add_column("per step, over all its answers")
     for name in (f"first {num}", f"last {num}"):
         shown.add_column(name, justify="right")

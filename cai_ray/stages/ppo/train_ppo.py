@@ -1,15 +1,14 @@
-"""Train the RL-CAI policy by PPO against the preference model.  Prompt -> Rollout (a sample of them), model.
+"""Train the RL-CAI policy by PPO.  Prompt -> Rollout (a sample of them), model.
 
 The paper's second phase (Bai et al. 2022, section 4): from the SL-CAI policy, score minus beta times KL. One step is
 one batch of fresh answers: sampled by vLLM, scored, turned into rewards and advantages, learned from in several
-updates; then the engines get the new weights. Every few steps the preference model may learn on as well
-(refresh/). All that goes from step to step is in every snapshot.
+updates; then the engines get the new weights. Where the reward comes from is a choice (rewards/). All that goes from
+step to step is in every snapshot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 
@@ -44,8 +43,11 @@ from cai_ray.stages.ppo.pretraining import drawn, input_files, input_identity, r
 from cai_ray.stages.ppo.progress import Phases, PpoProgress
 from cai_ray.stages.ppo.refresh.config import RefreshSources
 from cai_ray.stages.ppo.refresh.relearning import relearning_of
+from cai_ray.stages.ppo.rewards.constitution import ConstitutionVerdicts
+from cai_ray.stages.ppo.rewards.preference_model import PreferenceModelScore
 from cai_ray.stages.ppo.run_state import (
     Carried,
+    Reward,
     Training,
     diverged,
     is_due,
@@ -70,14 +72,17 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
         pending = machines.submit(turns.requests(step + 1)) if ahead else None
         machines.engines.sleep()
     with phase("score"):
-        scored = score(training, carried.state, episodes)
-        distance = distance_of(episodes, scored)
+        rewarded = training.reward.rewarded(training, carried.state, episodes)
+        distance = distance_of(episodes, rewarded.scored, rewarded.unread)
     if step == 1:
-        machines.prove_start(episodes, scored)
-    verdict, state, measured = judge(training, carried.state, episodes, scored, distance)
+        machines.prove_start(episodes, rewarded.scored)
+    verdict, state, measured = judge(training, carried.state, episodes, rewarded, distance)
     if verdict.action == "go":
         with phase("update"):
-            state, learned = learn(training, state, episodes, scored, measured[KL])
+            read = rewarded.read
+            state, learned = learn(
+                training, state, [episodes[k] for k in read], [rewarded.scored[k] for k in read], measured[KL]
+            )
         measured |= learned
     with phase("wait"):
         ready = pending.result() if pending is not None else None
@@ -87,22 +92,12 @@ def one_step(training: Training, carried: Carried, phase: Phases) -> Carried:
         machines.prove(episodes)
     if num_lost := machines.newly_started():
         training.tell(f"in step {step} rollout engines were lost and started anew: {num_lost}", step)
-    num_tokens = keep_rows(training, step, episodes, scored, distance.kl)
+    spent = keep_rows(training, step, episodes, rewarded, distance.kl)
     measured |= health.speed(phase, machines.newly_busy_s(), episodes)
     training.metrics.write(step=step, num_steps=config.num_steps, **health.plain(measured))
     training.trackers.curves(step, health.plain(measured))
     training.progress.show_measured(step, measured)
-    return Carried(state, ready, num_tokens)
-
-
-def score(training: Training, state: LoopState, episodes: Sequence[Episode]) -> list[Scored]:
-    """Every answer by the preference model, the policy, the reference and the value model."""
-    scored_ids = [
-        training.models.scored_ids(training.turns.prompt(episode.prompt_id).messages, episode.text)
-        for episode in episodes
-    ]
-    found = training.machines.learners.score(episodes, scored_ids)
-    return [replace(one, score=one.score - state.offset) for one in found] if state.offset else found
+    return Carried(state, ready, spent)
 
 
 def learn(
@@ -139,13 +134,13 @@ def train(training: Training) -> tuple[FileRecord, ...]:
             bring_up(snapshot.name if snapshot else None, carried.state.step)
             phase = Phases()
             while carried.state.step < config.num_steps:
-                if training.refresh is not None and refresh_is_due(training, carried):
-                    carried = training.refresh.done(training, carried)
+                if refresh_is_due(training, carried):
+                    carried = training.reward.renewed(training, carried)
                     save(training, carried)
                     phase = Phases()
                 carried = one_step(training, carried, phase)
                 phase = Phases()
-                since = since.plus(Spent(tokens=carried.num_tokens))
+                since = since.plus(carried.spent)
                 reached = limit_reached(training, carried, since)
                 if reached is not None or is_due(training, carried):
                     with phase("snapshot"):  # counted to the step that waits for it
@@ -160,10 +155,17 @@ def train(training: Training) -> tuple[FileRecord, ...]:
             bring_up = machines.rewind
 
 
-def run(config: Config, context: Context, source_stage: str, sources: RefreshSources | None = None) -> Artifact:
-    """Train on the prompts of `source_stage`, against the scores of the recipe's preference model.
+def reward_of(config: Config, sources: RefreshSources | None, context: Context) -> Reward:
+    """The reward that the config names. Raises ConfigError for what would stop a refresh."""
+    if config.constitution is not None:
+        return ConstitutionVerdicts(config.constitution)
+    return PreferenceModelScore(relearning_of(config.refresh, sources, context))
 
-    `sources`: what other sections say of `config.refresh`, where it is set.
+
+def run(config: Config, context: Context, source_stage: str, sources: RefreshSources | None = None) -> Artifact:
+    """Train on the prompts of `source_stage`, for the reward that the config names.
+
+    `sources`: what other sections say of a refreshed preference model, where it is one.
     """
     source = context.artifact(source_stage)
     opened = open_stage(context.spec(STAGE, config, ROLLOUT_IDS, source))
@@ -171,7 +173,7 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
         return opened
     folder = opened.folder
     models = models_of(config, context)
-    refresh = relearning_of(config.refresh, sources, context)
+    reward = reward_of(config, sources, context)
     chosen = choose(source, models, config)
     check_enough(chosen, source, config)
     texts = read_texts(config.pretraining, models.text_ids, held_out_texts(context)) if config.pretraining else []
@@ -187,7 +189,7 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
         metrics = MetricsFile(folder, attempt.number, attempt.started_at)
         trackers = Trackers(config.workers.report_to, folder)
         training = Training(
-            config, opened, models, turns, attempt, machines, metrics, progress, texts, refresh, trackers
+            config, opened, models, turns, attempt, machines, metrics, progress, texts, reward, trackers
         )
         try:
             files = train(training)
@@ -202,16 +204,17 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
 
 def step(config: Config, source_stage: str, sources: RefreshSources | None) -> Step:
     """Of a run; makes the model `rl_cai`."""
+    judge = config.constitution
     feedback = (sources.feedback_model,) if sources else ()
     return Step(
         STAGE,
         config,
         lambda context: run(config, context, source_stage, sources),
-        asks=(config.preference_model, *feedback),
+        asks=(judge.model,) if judge else (config.preference_model, *feedback),
         trains=config.model,
         makes="rl_cai",
         reads=(source_stage, *((sources.pairs_stage,) if sources else ())),
-        needs_constitution=sources is not None,
+        needs_constitution=sources is not None or judge is not None,
         minds_time=True,
         identity=lambda: input_identity(config.pretraining),
         files=lambda: input_files(config.pretraining),

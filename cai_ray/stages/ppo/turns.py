@@ -7,6 +7,7 @@ Tested in tests/stages/ppo/test_models.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,7 @@ def choose(source: Artifact, models: Models, config: Config) -> Chosen:
     """The prompts of split "train", in the order of their ids; those that leave no room for an answer are dropped."""
     most = config.sampling.max_tokens
     budget = min(config.max_prompt_tokens or models.policy_context, models.policy_context - most)
-    scored_budget = models.scored_context - most
+    scored_budget = math.inf if models.scored_context is None else models.scored_context - most
     prompts, dropped = [], []
     columns = ["prompt_id", "messages", "kind", "category", "split"]
     for row in sorted(source.rows(columns), key=lambda row: str(row["prompt_id"])):
@@ -113,7 +114,7 @@ def choose(source: Artifact, models: Models, config: Config) -> Chosen:
             detail = f"the prompt has {len(tokens)} tokens, and its budget is {budget}"
             dropped.append(dropped_row(row["prompt_id"], STAGE, DropRow(DropReason.TOO_LONG, detail)))
         elif (num := models.scored_length(row["messages"])) > scored_budget:
-            detail = f"the prompt has {num} tokens to the preference model, and its budget is {scored_budget}"
+            detail = f"the prompt has {num} tokens to the preference model, and its budget is {scored_budget:.0f}"
             dropped.append(dropped_row(row["prompt_id"], STAGE, DropRow(DropReason.TOO_LONG, detail)))
         else:
             prompts.append(

@@ -88,12 +88,18 @@ STAGES: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "train_ppo": (
         "Reinforcement learning (PPO)",
         (
-            Panel("Preference-model score", "score", {keys.SCORE: "mean of a step"}),
+            Panel("Reward", "score", {keys.SCORE: "mean of a step"}),
             # Beside the score: a score that rises while the truth does not is over-optimisation.
             Panel("The oracle on kept answers", "mean of a step", TRUTH),
             Panel("KL from the start", "nats per answer", {keys.KL: "KL"}),
             Panel("Entropy", "nats per token", {keys.ENTROPY: "entropy"}),
             Panel("How it answers", "share of answers", ANSWERS),
+            Panel("The judge", "share of answers", {keys.UNREAD: "without a verdict"}),
+            Panel(
+                "Tokens of the judge",
+                "a step",
+                {keys.JUDGE_TOKENS: "read and written", keys.JUDGE_CACHED_TOKENS: "of these cached"},
+            ),
             Panel("Answer length", "tokens", {keys.LENGTH: "mean", keys.LENGTH_MAX: "longest"}),
             Panel("Clipped ratios", "share of tokens", CLIPPED),
             Panel("Losses", "loss", {keys.POLICY_LOSS: "policy", keys.VALUE_LOSS: "value"}),

@@ -32,6 +32,20 @@ from cai_ray.stages.ppo.config import Config
         ({"asynchronous": True, "rollouts": {"sleep": True}}, r"turn one of them off"),
         ({"workers": {"micro_batch_size": 4}}, r"set tokens_per_pass"),
         ({"learning_rate": 1.0}, r"extra_forbidden"),
+        (
+            {"reward": {"kind": "constitution", "reading": "pairwise"}},
+            r'reward.reading="pairwise" says which.*advantage.kind="gae" takes.*set advantage.kind to grpo or rloo',
+        ),
+        (
+            {"reward": {"kind": "constitution", "reading": "rubric", "principles": {"method": "weighted"}}},
+            r"would weigh the draws too; set principles.method to random",
+        ),
+        (
+            {"reward": {"kind": "constitution", "principles_per_answer": 2, "principles": {"replacement": True}}},
+            r"would ask the same question twice; set principles.replacement=false",
+        ),
+        ({"reward": {"kind": "constitution", "principles": {"method": "contextual"}}}, r'"contextual" is for revision'),
+        ({"reward": {"kind": "hope"}}, r"'preference_model', 'refresh', 'constitution'"),
     ],
 )
 def test_refused(section: dict[str, Any], message: str) -> None:
@@ -60,7 +74,14 @@ def test_what_only_changes_speed_stays_out_of_the_fingerprint() -> None:
         "workers": {"num_workers": 2, "tokens_per_pass": 9},
         "rollouts": {"num_engines": 2},
         "proof": {"sequences": 0},
+        "reward": {"kind": "preference_model"},
     }
     assert settings(Config.model_validate(fast)) == settings(Config())
     for decides in ({"asynchronous": True}, {"preference_model": "other"}, {"num_steps": 7}, {"kl": {"target": 6.0}}):
         assert settings(Config.model_validate(decides)) != settings(Config())
+    judged = {"kind": "constitution"}
+    spread_out = {**judged, "engines": {"num_engines": 2, "sleep": True}}
+    assert settings(Config.model_validate({"reward": spread_out})) == settings(
+        Config.model_validate({"reward": judged})
+    )
+    assert settings(Config.model_validate({"reward": judged})) != settings(Config())

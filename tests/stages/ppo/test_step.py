@@ -42,7 +42,9 @@ def test_a_preference_model_must_be_there(data: dict[str, Any]) -> None:
 
 def test_a_refresh_asks_the_feedback_model_and_reads_what_the_preference_model_learned(data: dict[str, Any]) -> None:
     models = {"policy": SERVER, "judge": SERVER}
-    made = recipe(data, **{**ALL, "labels": {"model": "judge"}, "ppo": {"refresh": {"every": 5}}}, models=models)
+    made = recipe(
+        data, **{**ALL, "labels": {"model": "judge"}, "ppo": {"reward": {"kind": "refresh", "every": 5}}}, models=models
+    )
     (step,) = [step for step in steps(made) if step.stage == "train_ppo"]
     assert step.asks == ("preference_model", "judge") and step.needs_constitution
     assert step.reads == ("load_prompts", "train_preference_model")
@@ -52,9 +54,9 @@ def test_a_refresh_asks_the_feedback_model_and_reads_what_the_preference_model_l
     ("changes", "message"),
     [
         ({"labels": None, "preference_model": None}, r"this recipe has no labels and no preference_model\. Add it"),
-        ({"preference_model": None}, r"this recipe has no preference_model\. Add it, or set ppo\.refresh to null"),
+        ({"preference_model": None}, r"this recipe has no preference_model\. Add it, or choose another kind"),
         (
-            {"ppo": {"refresh": {"every": 5}, "preference_model": "judge"}},
+            {"ppo": {"reward": {"kind": "refresh", "every": 5}, "preference_model": "judge"}},
             r"ppo\.preference_model is 'judge'; set it to",
         ),
         ({"labels": {"model": "nobody"}}, r"uses model 'nobody', but models has policy, feedback"),
@@ -64,23 +66,38 @@ def test_a_refresh_asks_the_feedback_model_and_reads_what_the_preference_model_l
 def test_a_refresh_without_what_it_needs_is_refused(
     data: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
-    made = recipe(data, **{**ALL, "ppo": {"refresh": {"every": 5}}, **changes})
+    made = recipe(data, **{**ALL, "ppo": {"reward": {"kind": "refresh", "every": 5}}, **changes})
     with pytest.raises(ConfigError, match=message):
         pipeline.prepare(made, steps(made))
 
 
 def test_the_fingerprint_follows_the_refresh_and_what_it_is_made_of(data: dict[str, Any]) -> None:
     def fingerprint(**changes: Any) -> str:
-        made = recipe(data, **{**ALL, "ppo": {"refresh": {"every": 5}}, **changes})
+        made = recipe(data, **{**ALL, "ppo": {"reward": {"kind": "refresh", "every": 5}}, **changes})
         return pipeline.prepare(made, steps(made)).fingerprints["train_ppo"]
 
     base = fingerprint()
-    assert fingerprint(ppo={}) != base != fingerprint(ppo={"refresh": {"every": 6}})
-    assert fingerprint(ppo={"refresh": None}) == fingerprint(ppo={})
+    assert fingerprint(ppo={}) != base != fingerprint(ppo={"reward": {"kind": "refresh", "every": 6}})
+    assert fingerprint(ppo={"reward": {"kind": "preference_model"}}) == fingerprint(ppo={})
     assert fingerprint(labels={"num_few_shot": 1}) != base
     assert fingerprint(preference_model={"center_rewards_coefficient": None}) != base
     assert fingerprint(models={"policy": SERVER, "feedback": {**SERVER, "format": "transcript"}}) != base
     assert fingerprint(labels={"scaling": {"max_engines": 3}}) == base
+
+
+JUDGED = {"reward": {"kind": "constitution", "model": "judge"}}
+
+
+def test_a_constitution_asks_its_judge_and_no_preference_model(data: dict[str, Any]) -> None:
+    models = {"policy": SERVER, "judge": SERVER}
+    made = recipe(data, sft={}, ppo=JUDGED, models=models)
+    (step,) = [step for step in steps(made) if step.stage == "train_ppo"]
+    assert step.asks == ("judge",) and step.needs_constitution and step.reads == ("load_prompts",)
+    plain = pipeline.prepare(made, steps(made)).fingerprints["train_ppo"]
+    rubric = recipe(data, sft={}, ppo={"reward": {**JUDGED["reward"], "reading": "rubric"}}, models=models)
+    other = recipe(data, sft={}, ppo=JUDGED, models={**models, "judge": {**SERVER, "format": "transcript"}})
+    for changed in (rubric, other):
+        assert pipeline.prepare(changed, steps(changed)).fingerprints["train_ppo"] != plain
 
 
 def test_the_fingerprint_follows_the_preference_model(data: dict[str, Any]) -> None:

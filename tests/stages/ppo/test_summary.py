@@ -36,7 +36,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     (found,) = summary.refreshes
     assert (found.refresh, found.step, found.figures) == (1, 10, {keys.REFRESH_PAIRS: 8})
     shown = on_screen(table(summary))
-    assert "preference-model score" in shown and "+0.300" in shown and "refresh 1, after step 10" in shown
+    assert "reward by preference model" in shown and "+0.300" in shown and "refresh 1, after step 10" in shown
 
 
 def test_the_table_fits_80_columns() -> None:

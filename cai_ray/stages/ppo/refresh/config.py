@@ -21,7 +21,7 @@ from cai_ray.stages.context import Context
 
 
 class RefreshConfig(Config):
-    """The recipe's section `ppo.refresh`. How pairs are labelled, the section `labels` says."""
+    """`ppo.reward` of kind refresh. How pairs are labelled, the section `labels` says."""
 
     every: int = Field(ge=1, description="PPO steps from one refresh to the next; none follows the last step.")
     prompts: int = Field(256, ge=1, description="Prompts that the policy answers twice at each refresh: a pair each.")

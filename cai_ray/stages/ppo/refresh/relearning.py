@@ -67,14 +67,11 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Relearning:
-    """A `run_state.Refresh`: training goes on from the model that is there, on AI labels of the newest answers."""
+    """How it is done: training goes on from the model that is there, on AI labels of the newest answers."""
 
     config: RefreshConfig
     sources: RefreshSources
     context: Context
-
-    def num_due(self, step: int, num_steps: int) -> int:
-        return self.config.num_due(step, num_steps)
 
     def done(self, training: Training, carried: Carried) -> Carried:
         began, state, machines = time.perf_counter(), carried.state, training.machines
@@ -106,7 +103,8 @@ def relearning_of(config: RefreshConfig | None, sources: RefreshSources | None, 
         return None
     if sources is None:
         raise ConfigError(
-            "ppo.refresh needs the recipe's sections labels and preference_model; add them or leave it out"
+            "ppo.reward of kind refresh needs the recipe's sections labels and preference_model; add them, or choose "
+            "another kind"
         )
     context.artifact(sources.pairs_stage)
     sources.check(context)

@@ -43,7 +43,7 @@ from tests.scripted_ppo import (
 )
 from tests.scripted_refresh import refresh_context, sources, use_judge
 
-EVERY_2 = {"every": 2, "prompts": 10, "batch_size": 4, "learning_rate": 0.5, "epochs": 2}
+EVERY_2 = {"kind": "refresh", "every": 2, "prompts": 10, "batch_size": 4, "learning_rate": 0.5, "epochs": 2}
 FEW_UPDATES = {**EVERY_2, "prompts": 6, "batch_size": 8, "epochs": 1}
 MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["on-policy", "one-step-off"])
 
@@ -55,7 +55,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refreshing(**changes: Any) -> Config:
     """5 steps with refreshes after the second and the fourth."""
-    return small(**{"num_steps": 5, "refresh": EVERY_2, **changes})
+    return small(**{"num_steps": 5, "reward": EVERY_2, **changes})
 
 
 def run(
@@ -113,7 +113,7 @@ def test_refreshes_and_only_they_change_the_scores(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_them, _ = run(tmp_path / "with", models, monkeypatch, refreshing())
-    without, script = run(tmp_path / "without", models, monkeypatch, refreshing(refresh=None))
+    without, script = run(tmp_path / "without", models, monkeypatch, refreshing(reward={"kind": "preference_model"}))
     ours, theirs = curve(with_them), curve(without)
     assert ours[:2] == theirs[:2] and ours[2]["score"] != theirs[2]["score"]
     assert [one["refresh"] for one in figures(with_them)] == [1, 2] and figures(without) == []
@@ -198,9 +198,7 @@ def test_scores_keep_their_zero(tmp_path: Path, models: Path, monkeypatch: pytes
 def test_a_driver_killed_at_any_call_changes_nothing(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
-    config = refreshing(
-        num_steps=4, refresh=FEW_UPDATES, asynchronous=asynchronous, scores={"normalise": "standardise"}
-    )
+    config = refreshing(num_steps=4, reward=FEW_UPDATES, asynchronous=asynchronous, scores={"normalise": "standardise"})
 
     def go(folder: Path, script: Script | None) -> tuple[Context, Script]:
         return run(folder, models, monkeypatch, config, script)
@@ -212,7 +210,7 @@ def test_a_driver_killed_at_any_call_changes_nothing(
 def test_a_driver_killed_at_any_write_changes_nothing(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = refreshing(num_steps=3, refresh=FEW_UPDATES)
+    config = refreshing(num_steps=3, reward=FEW_UPDATES)
 
     def go(folder: Path, script: Script | None) -> tuple[Context, Script]:
         return run(folder, models, monkeypatch, config, script)
@@ -223,7 +221,7 @@ def test_a_driver_killed_at_any_write_changes_nothing(
 
 @pytest.mark.slow
 def test_a_lost_learner_changes_nothing(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = refreshing(num_steps=3, refresh=FEW_UPDATES)
+    config = refreshing(num_steps=3, reward=FEW_UPDATES)
     straight, script = run(tmp_path / "straight", models, monkeypatch, config)
     expected = whole_outcome(straight)
     for at, call in enumerate(script.calls, start=1):
@@ -312,12 +310,12 @@ def test_nothing_to_learn_from_is_said_and_no_refresh_is_missing(
     assert figures(context)[0]["event"].startswith(
         "refresh 1 of the preference model: 0 of 10 fresh pairs got a label ("
     )
-    without, _ = run(tmp_path / "without", models, monkeypatch, refreshing(refresh=None))
+    without, _ = run(tmp_path / "without", models, monkeypatch, refreshing(reward={"kind": "preference_model"}))
     assert curve(context) == curve(without)
 
 
 def test_scores_that_are_none_stop_the_run(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = refreshing(refresh={**EVERY_2, "learning_rate": 1e308})
+    config = refreshing(reward={**EVERY_2, "learning_rate": 1e308})
     with pytest.raises(TrainingDiverged, match=r"step 2: refresh 1 of the preference model.*snapshot: .*step-2\.a1"):
         run(tmp_path, models, monkeypatch, config)
 
@@ -327,14 +325,15 @@ def test_scores_that_are_none_stop_the_run(tmp_path: Path, models: Path, monkeyp
 
 @pytest.mark.parametrize("every", [4, 5])
 def test_a_refresh_that_would_never_come_is_refused(every: int) -> None:
-    with pytest.raises(ValidationError, match=rf"refresh.every={every} and num_steps=4: no refresh would come"):
-        small(refresh={"every": every})
+    with pytest.raises(ValidationError, match=rf"reward.every={every} and num_steps=4: no refresh would come"):
+        small(reward={"kind": "refresh", "every": every})
 
 
 def test_off_by_default_and_then_no_setting_of_the_stage() -> None:
-    assert Config().refresh is None and "refresh" not in settings(Config())
-    assert settings(small(refresh={"every": 2}))["refresh"]["every"] == 2
-    assert settings(small(refresh={"every": 2})) != settings(small(refresh={"every": 2, "replay": 0.5}))
+    every_2 = {"kind": "refresh", "every": 2}
+    assert Config().refresh is None and "reward" not in settings(Config())
+    assert settings(small(reward=every_2))["reward"]["every"] == 2
+    assert settings(small(reward=every_2)) != settings(small(reward={**every_2, "replay": 0.5}))
 
 
 def test_what_the_labels_stage_refuses_is_refused_before_anything_starts(

@@ -1,0 +1,1 @@
+"""Where PPO's reward comes from: one file per kind, behind the protocol of `run_state.Reward`."""
