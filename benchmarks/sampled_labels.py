@@ -111,7 +111,8 @@ def without_logprobs(url: str) -> Iterator[tuple[str, list[int]]]:
                 self._pass(body)
 
         def _pass(self, body: bytes | None) -> None:
-            asked = urllib.request.Request(url + self.path.removeprefix("/v1"), body, dict(self.headers))
+            kept = {"Content-Type": "application/json"} if body is not None else {}
+            asked = urllib.request.Request(url + self.path.removeprefix("/v1"), body, kept)
             try:
                 with urllib.request.urlopen(asked, timeout=120) as reply:
                     self._say(reply.status, reply.read())
