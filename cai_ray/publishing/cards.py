@@ -48,7 +48,7 @@ def data_card(
             "labels, and some of the requests ask for harm.",
             _table(["configuration", "rows are", "train", "test"], kinds),
             "## Sources",
-            _table(["source", "rows of it, in all configurations", "licence"], sources),
+            _table(["source", "rows of it", "licence"], sources),
             about,
         ]
     )

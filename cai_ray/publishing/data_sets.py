@@ -79,9 +79,9 @@ class Origins:
         return pc.coalesce(by_prompt, sets)
 
     def counted(self, artifacts: Mapping[str, Artifact]) -> Counter[str]:
-        """Source -> rows of it in all configurations."""
+        """Source -> rows of it in all configurations; a pair counts once, however many readings it has."""
         counts: Counter[str] = Counter()
-        for kind, artifact in found(artifacts):
+        for kind, artifact in {id(artifact): (kind, artifact) for kind, artifact in found(artifacts)}.values():
             columns = ["source"] if kind.key is None else ["prompt_id", kind.key]
             for rows in artifact.tables(columns):
                 counts.update({one["values"]: one["counts"] for one in self.of(kind, rows).value_counts().to_pylist()})

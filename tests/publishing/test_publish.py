@@ -20,6 +20,7 @@ import yaml
 from cai_ray.artifacts.storage import Storage
 from cai_ray.pipeline.recipe import load, written
 from cai_ray.pipeline.run import write_report
+from cai_ray.publishing.data_sets import Origins, write
 from cai_ray.publishing.sources import front_matter, licences_of
 from cai_ray.row_ids import EXAMPLE_IDS, PAIR_IDS, PROMPT_IDS, REVISION_IDS
 from cai_ray.rows import PREFERENCE, PROMPT, REVISION, SFT_EXAMPLE
@@ -154,7 +155,7 @@ def test_a_run_is_read_back_and_a_second_push_sends_nothing(tmp_path: Path, hub:
     assert by_default[0]["chosen"] == [{"role": "assistant", "content": "Please."}]
     head, text = front_matter((pushed / "README.md").read_text())
     assert head["license"] == "mit" and [one["config_name"] for one in head["configs"] if one.get("default")]
-    for told in ("| open | 30 | MIT |", "- **", "num_revisions: 1", "## Rows", "| revise | finished |"):
+    for told in ("| open | 24 | MIT |", "- **", "num_revisions: 1", "## Rows", "| revise | finished |"):
         assert told in text
     assert "private.example" not in text and "api_key_env" not in text and str(tmp_path / "out") not in text
     model = hub.folder / "models" / "lab" / "set-sl_cai"
@@ -183,7 +184,7 @@ def test_an_interrupted_push_goes_on(tmp_path: Path, hub: Hub) -> None:
 def test_rows_that_may_not_be_published(tmp_path: Path, hub: Hub) -> None:
     recipe = a_run(tmp_path, "open", "closed", "riddle")
     said = publish(hub, recipe, code=2)
-    assert "30 rows of 'closed', under CC BY-ND 4.0" in said and "say it with --license riddle=LICENCE" in said
+    assert "24 rows of 'closed', under CC BY-ND 4.0" in said and "say it with --license riddle=LICENCE" in said
     assert not hub.repos
     publish(hub, recipe, "--license", "riddle=odc-by", "--leave-out", "closed", "--only", "data")
     pushed = hub.folder / "datasets" / "lab" / "set"
@@ -193,7 +194,7 @@ def test_rows_that_may_not_be_published(tmp_path: Path, hub: Hub) -> None:
         assert len(ids) == 12 and not [one for one in ids if "closed" in one]
     assert front_matter((pushed / "README.md").read_text())[0]["license"] == ["mit", "odc-by"]
     publish(hub, recipe, "--license", "riddle=mit", "--allow-license", "cc-by-nd-4.0", "--only", "data")
-    assert "| closed | 30 | CC BY-ND 4.0 |" in (pushed / "README.md").read_text()
+    assert "| closed | 24 | CC BY-ND 4.0 |" in (pushed / "README.md").read_text()
     assert "is no source of this run" in publish(hub, recipe, "--leave-out", "clsed", code=2)
 
 
@@ -205,6 +206,7 @@ def test_what_stands_in_the_way_is_told(tmp_path: Path, hub: Hub) -> None:
     told = publish(hub, recipe, code=2, to="hf://nobody/set")
     assert "no user or organisation 'nobody'" in told and "HTTP 403" in told
     assert "write hf://org/name" in publish(hub, recipe, code=2, to="lab/set")
+    assert "the hub does not answer" in publish(Hub(hub.folder, url="http://127.0.0.1:9"), recipe, code=75)
     hub.repos["datasets/lab/set"] = False
     assert "is there already and public" in publish(hub, recipe, "--private", code=2)
     (tmp_path / "out" / "run" / "report" / "report.md").unlink()
@@ -235,3 +237,19 @@ def test_licences_come_from_recipe_card_and_command_line(tmp_path: Path, monkeyp
     }
     told = licences_of(recipe, {"org/none": "odbl", "own": "mit"})
     assert (told["own"], told["expanded"]) == ("mit", "MIT + cc-by-4.0 + odbl + apache-2.0")
+
+
+def test_rows_of_your_own_sets_are_known_by_their_ids(tmp_path: Path) -> None:
+    rows = [preference(prompt(0, "open")), preference(prompt(1, "open")) | {"pair_id": "mine:v2:17", "prompt_id": "x"}]
+    artifacts = {
+        "load_prompts": finished(spec_of(tmp_path / "p", "load_prompts", PROMPT_IDS), PROMPT, [prompt(0, "open")]),
+        "label_comparisons": finished(spec_of(tmp_path / "l", "label_comparisons", PAIR_IDS), PREFERENCE, rows),
+    }
+    origins = Origins(artifacts)
+    assert origins.counted(artifacts) == {"open": 2, "mine:v2": 1}  # a prompt and a pair, and a pair
+    (prompts, preferences, comparisons) = write(artifacts, origins, {"mine:v2"}, tmp_path / "out")
+    assert [one.kind.name for one in (prompts, preferences, comparisons)] == ["prompts", "preferences", "comparisons"]
+    assert preferences.num_rows == {"test": 1} and comparisons.num_rows == {"test": 1}
+    assert origins.counted({"label_comparisons": artifacts["label_comparisons"]}) == {"open": 1, "mine:v2": 1}
+    no_prompts = Origins({"label_comparisons": artifacts["label_comparisons"]})
+    assert set(no_prompts.counted(artifacts)) >= {"mine:v2"}
