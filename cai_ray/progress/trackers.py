@@ -7,10 +7,11 @@ to know by their own environment variables. The Trainers of SFT, preference mode
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.seeding import stable_id
 
+logger = logging.getLogger(__name__)
 Name = Literal["tensorboard", "wandb", "mlflow"]
 TENSORBOARD = "tensorboard"  # folder of a stage
 PROJECT = "cai_ray"  # MLflow's experiment and W&B's project, where no environment variable names another
@@ -67,28 +69,43 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All that `report_to` names, for a stage's folder, which lies in its run's. None: nothing is done."""
+    """All that `report_to` names, for a stage's folder, which lies in its run's.
+
+    Raises ConfigError where one cannot be used here. One that fails later is told of no more: it is no reason to stop.
+    """
 
     def __init__(self, report_to: Sequence[Name], folder: Storage) -> None:
-        self._all = [_TRACKERS[name](folder) for name in report_to]
+        self._all: dict[Name, Tracker] = {}
+        for name in report_to:
+            try:
+                self._all[name] = _TRACKERS[name](folder)
+            except Exception as error:
+                raise ConfigError(
+                    f"report_to names {name!r}, which cannot be used here ({error}); mend its environment variables, "
+                    "or remove it"
+                ) from error
 
     def curves(self, step: int, values: Mapping[str, Any]) -> None:
         """The finite numbers among `values`, at this step."""
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-        for one in self._all:
-            one.curves(step, numbers)
+        self._tell(lambda one: one.curves(step, numbers))
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        for one in self._all:
-            one.table(name, step, rows)
+        self._tell(lambda one: one.table(name, step, rows))
 
     def report(self, html: bytes, markdown: str) -> None:
-        for one in self._all:
-            one.report(html, markdown)
+        self._tell(lambda one: one.report(html, markdown))
 
     def close(self) -> None:
-        for one in self._all:
-            one.close()
+        self._tell(lambda one: one.close())
+
+    def _tell(self, say: Callable[[Tracker], None]) -> None:
+        for name, one in list(self._all.items()):
+            try:
+                say(one)
+            except Exception as error:
+                logger.warning("%s takes no more: %s", name, error)
+                del self._all[name]
 
 
 def _run_and_stage(folder: Storage) -> tuple[str, str]:

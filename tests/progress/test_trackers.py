@@ -114,6 +114,21 @@ def test_a_missing_one_is_told_with_its_package(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def test_one_that_fails_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboardX")
+    trackers = Trackers(["tensorboard"], Storage(str(tmp_path / "run" / "train_ppo")))
+    (one,) = trackers._all.values()
+    monkeypatch.setattr(one, "_writer", None)  # what it wrote to is gone
+    with caplog.at_level("WARNING"):
+        told(trackers, range(1, 4))
+    assert len(caplog.records) == 1 and "tensorboard takes no more" in caplog.text
+    monkeypatch.setattr("cai_ray.progress.trackers.import_module", lambda name: None)
+    with pytest.raises(ConfigError, match=r"report_to names 'tensorboard', which cannot be used here"):
+        Trackers(["tensorboard"], Storage(str(tmp_path)))
+
+
 def test_all_sections_count_and_the_report_is_sent(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     trained = {"workers": {"report_to": ["tensorboard"]}}

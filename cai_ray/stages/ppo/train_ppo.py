@@ -185,9 +185,9 @@ def run(config: Config, context: Context, source_stage: str, sources: RefreshSou
     sweep(folder)
     attempt = begin(folder)
     with connected(context.cluster), PpoProgress(folder, STAGE, config.num_steps) as progress:
+        trackers = Trackers(config.workers.report_to, folder)
         machines = build_machines(config, context, models)
         metrics = MetricsFile(folder, attempt.number, attempt.started_at)
-        trackers = Trackers(config.workers.report_to, folder)
         training = Training(
             config, opened, models, turns, attempt, machines, metrics, progress, texts, reward, trackers
         )
