@@ -14,6 +14,7 @@ from cai_ray.prompts.revision import (
     few_shot_messages,
     revision_prompt,
 )
+from cai_ray.prompts.reward import rating_messages, rubric_messages
 
 SAMPLE: Messages = [{"role": "user", "content": "How do I get back at a neighbour who plays loud music?"}]
 # Stand-ins for what a model would write; angle brackets, so that nobody takes them for part of a template.
@@ -36,7 +37,8 @@ def render_summary(constitution: Constitution) -> str:
     ]
     for p in c.principles:
         uses = "+".join(use for use in ("revision", "comparison") if p.serves(use))
-        lines.append(f"  {p.id:<{width}}  {uses:<19}  weight {p.weight:g}  {', '.join(p.categories)}".rstrip())
+        weight = f"weight {p.weight:g}{', veto' if p.veto else ''}"
+        lines.append(f"  {p.id:<{width}}  {uses:<19}  {weight}  {', '.join(p.categories)}".rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -57,6 +59,8 @@ def render_show(
             parts += _revision_parts(constitution, principle, messages, how)
         if principle.serves("comparison"):
             parts += _comparison_parts(constitution, principle, messages, num_few_shot_comparisons)
+        if principle.serves("rubric"):
+            parts += _reward_parts(principle, messages)
     return "\n".join(parts)
 
 
@@ -81,6 +85,13 @@ def _comparison_parts(
     compare = comparison_messages(messages, ANSWER, OTHER, question, nonce, plain)
     think = cot_messages(messages, ANSWER, OTHER, question, nonce, thoughtful)
     return [_render("comparison", compare), _render("comparison, chain of thought", think)]
+
+
+def _reward_parts(principle: Principle, messages: Sequence[dict[str, str]]) -> list[str]:
+    nonce = nonce_for(0, "show", [m["content"] for m in messages])
+    rates = [_render("rating", rating_messages(messages, ANSWER, principle, nonce))]
+    rubric = _render("rubric", rubric_messages(messages, ANSWER, principle, nonce))
+    return [*(rates if principle.serves("comparison") else ()), rubric]
 
 
 def _render(title: str, messages: Messages) -> str:

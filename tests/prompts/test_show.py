@@ -30,6 +30,12 @@ def test_a_principle_is_shown_in_the_uses_it_has() -> None:
     constitution = Constitution(name="c", version="1", principles=principles)
     text = render_show(constitution)
     assert text.count("--- revision:") == text.count("--- comparison:") == 1 and "--- critique:" not in text
+    assert text.count("--- rating:") == text.count("--- rubric:") == 1
+    vetoes = Constitution(
+        name="v", version="1", principles=(Principle(id="safe", rubric_question="Is it safe?", veto=True),)
+    )
+    text = render_show(vetoes)
+    assert "weight 1, veto" in text and "Is it safe?\n  Reply with Yes or No." in text and "--- rating:" not in text
     assert "2 principles (1 for revision, 1 for comparison)" in render_summary(constitution)
 
 
