@@ -136,6 +136,8 @@ class Principle(Config):
         asks = self.comparison_question is not None or self.rubric_question is not None
         if mistake := use_mistake(self.critique_request is not None, self.revision_request is not None, asks):
             raise mistake
+        if self.veto and not asks:
+            raise RuleError("a veto needs a question about an answer", "add rubric_question, or remove veto")
         return self
 
     def serves(self, use: Use) -> bool:

@@ -78,6 +78,12 @@ def test_an_example_conversation_ends_in_a_user_turn() -> None:
 def test_the_fingerprint_follows_what_can_change_a_prompt_and_nothing_else() -> None:
     assert make().fingerprint == make(description="other words", license="MIT").fingerprint
     assert make().fingerprint != make(7).fingerprint
+    judged = {"id": "a", "rubric_question": "Is it kind?"}
+    alone, veto = (
+        Constitution(name="a", version="1", principles=(Principle(**{**judged, "veto": is_one}),))  # type: ignore[arg-type]
+        for is_one in (False, True)
+    )
+    assert alone.fingerprint != veto.fingerprint and alone.for_rubric and not alone.for_comparison
     assert make().fingerprint == "ec5f7b07eb2a6eb8d35e2fa89f50ecbf"  # the same on every machine and in every process
 
 
