@@ -25,6 +25,7 @@ NAMES = (
     "prefill_under_full_cache",
     "row_overhead",
     "resume",
+    "scale",
     "label_speed",
     "sft_speed",
     "ppo_speed",

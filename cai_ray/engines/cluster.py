@@ -182,6 +182,10 @@ def _set_up_ray_data() -> None:
 
     context = ray.data.DataContext.get_current()
     context.custom_execution_callback_classes = callbacks()
+    # One of Ray's looks for tasks that outgrow their reservation, which nothing here makes, and to know it has an
+    # engine's placement group made a second time (groups.py).
+    detectors = context.issue_detectors_config
+    detectors.detectors = [one for one in detectors.detectors if one.__name__ != "HighMemoryIssueDetector"]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Ray's own wrapper of a worker's error loses what it wraps on the way here, and with it the exit code.
@@ -192,7 +196,7 @@ def _set_up_ray_data() -> None:
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     # Restart limits have no named parameter; Ray 2.60 warns of the keywords that do take them.
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    warnings.filterwarnings("ignore", message="`ray_remote_args(_fn)?` is deprecated")
 
 
 def num_gpus() -> float:

@@ -3,7 +3,7 @@
 A bundle is one GPU, which is what vLLM takes a group in; it sorts them by node, so that the ranks of one part of the
 layers (`tensor_parallel_size`) lie on one node wherever each node of the group has a multiple of them.
 
-Tested in tests/cluster/test_scheduling.py. With real GPUs, none of it has been run.
+Where they lie: tests/cluster/test_scheduling.py. With real GPUs, none of it has been run.
 """
 
 from __future__ import annotations

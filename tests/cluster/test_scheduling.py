@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pytest
 
 from cai_ray.chat import Message
 from cai_ray.config import WorkersConfig
-from tests.runs import requests, wait_for, write_jsonl, write_recipe
+from cai_ray.engines.groups import check_packed
+from cai_ray.errors import ConfigError
+from tests import faults
+from tests.runs import requests, run, wait_for, write_jsonl, write_recipe
 
 pytestmark = pytest.mark.slow
 NUM_PROMPTS = 24
-CASES = ("spot_first", "fallback", "to_come", "training")
+CASES = ("spot_first", "fallback", "to_come", "training", "over_nodes", "straddling")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -39,15 +43,12 @@ def where(row_id: str, messages: Sequence[Message], seed: int) -> str:
     return f"{found.get('market', 'head')} {num_gpus} {context.get_actor_id()}"
 
 
-def gpu_node(cluster: Any, market: str) -> Any:
-    return cluster.add_node(num_cpus=4, num_gpus=8, labels={"market": market}, object_store_memory=2**27)
+def gpu_node(cluster: Any, market: str, num_gpus: int = 8) -> Any:
+    return cluster.add_node(num_cpus=4, num_gpus=num_gpus, labels={"market": market}, object_store_memory=2**27)
 
 
 def revised(folder: Path, model: Path, address: str, **changes: Any) -> list[tuple[str, str, str]]:
     """(market, GPUs, engine) of every answer of two engines with four GPUs each."""
-    from tests import faults
-    from tests.runs import run
-
     prompts = write_jsonl(folder / "prompts.jsonl", requests(NUM_PROMPTS))
     scaling = {"min_engines": 2, "max_engines": 2, "rows_per_task": 2, "fallback": [{"market": "on-demand"}]}
     recipe = write_recipe(
@@ -95,6 +96,55 @@ def to_come(cluster: Any, folder: Path, model: Path) -> None:
     assert started and min(records) > started[0]
 
 
+def wide(row_id: str, messages: Sequence[Message], seed: int) -> str:
+    """`where`, and how many GPUs of this engine's placement group are on each node."""
+    from ray.util import get_current_placement_group, placement_group_table
+
+    check_packed(2)
+    on_node = placement_group_table(get_current_placement_group())["bundles_to_node_id"].values()
+    return f"{where(row_id, messages, seed)} {'+'.join(str(num) for num in sorted(Counter(on_node).values()))}"
+
+
+def over_two_nodes(folder: Path, model: Path, address: str, num_gpus: int) -> list[str]:
+    """Answers of an engine of two parts of layers with two GPUs each."""
+    engine = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "rows_in_flight": 2}
+    recipe = write_recipe(
+        folder,
+        model,
+        write_jsonl(folder / "prompts.jsonl", requests(NUM_PROMPTS)),
+        cluster={"address": address, "num_gpus": num_gpus},
+        models={"policy": {"engine": engine}},
+        revise={"num_revisions": 0, "scaling": {"labels": {"market": "spot"}, "rows_per_task": 2}},
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        faults.use_script(monkeypatch, wide)
+        return [row["initial_response"] for row in run(recipe).rows()]
+
+
+def over_nodes(cluster: Any, folder: Path, model: Path) -> None:
+    """An engine of four GPUs on two nodes of two, both waited for; its group is gone after the stage."""
+    import ray
+
+    from cai_ray.engines.cluster import ClusterConfig, connected
+
+    gpu_node(cluster, "on-demand", num_gpus=8)
+    gpu_node(cluster, "spot", num_gpus=2)
+    threading.Timer(15, gpu_node, (cluster, "spot", 2)).start()
+    with connected(ClusterConfig(address=cluster.address)):
+        answers = over_two_nodes(folder, model, cluster.address, 8)
+        assert len(answers) == NUM_PROMPTS
+        assert {(answer.split()[0], answer.split()[-1]) for answer in answers} == {("spot", "2+2")}
+        wait_for(lambda: ray.available_resources().get("GPU") == 12, 20, "all GPUs are given back")
+
+
+def straddling(cluster: Any, folder: Path, model: Path) -> None:
+    """Nodes of three and one: two ranks of a part would talk over the network."""
+    gpu_node(cluster, "spot", num_gpus=3)
+    gpu_node(cluster, "spot", num_gpus=1)
+    with pytest.raises(ConfigError, match="1 \\+ 3 on 2 nodes"):
+        over_two_nodes(folder, model, cluster.address, 4)
+
+
 def training(cluster: Any, folder: Path, model: Path) -> None:
     """Ray Train: on the first selector whose nodes hold all workers, and waiting for GPUs that are to come."""
     import ray
@@ -139,7 +189,7 @@ def note(config: dict[str, Any]) -> None:
 def main(case: str, model: Path, folder: Path) -> None:
     from ray.cluster_utils import Cluster
 
-    cases = {"spot_first": spot_first, "fallback": fallback, "to_come": to_come, "training": training}
+    cases = {case.__name__: case for case in (spot_first, fallback, to_come, training, over_nodes, straddling)}
     head = {"num_cpus": 4, "object_store_memory": 2**27}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)  # nodes come from threads, too
     try:
