@@ -1,14 +1,16 @@
 """Labels without log-probabilities against labels by them, and a panel of two against the better of the two.
 
-    python -m benchmarks.sampled_labels [--seeds 0 1 2] [--pairs 240] [--results FOLDER]
+    python -m benchmarks.sampled_labels [--seeds 0 1 2] [--pairs 120] [--server vllm|transformers] [--results FOLDER]
 
-Each seed's micro model answers harmful and harmless requests twice; vLLM's own servers, one per model, label the pairs:
+Pairs of answers in the micro world's language, in different styles (complies, refuses, evades, preaches), are labelled
+by the micro models of the seeds, each behind a server of its own:
 
-- by log-probabilities, both orders and one principle a pair, each seed's model on its own pairs and on the others';
+- by log-probabilities, both orders and one principle a pair, by each seed's model and by the next seed's;
 - by k = 8 sampled verdicts per question, through a door that refuses every request for log-probabilities;
 - as a panel: the mean of the model's own labels and those of the next seed's, on the same pairs.
 
-The oracle knows which answer is better; pairs that it has not decided are left out.
+The oracle knows which answer is better; pairs that it has not decided are left out. `--server transformers` takes
+benchmarks/micro_server.py in place of vLLM's server.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -27,19 +30,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file
+from benchmarks import micro_server, results_file
 from benchmarks.finding_measures import pooled
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.constitution.source import load, resolve
 from cai_ray.dropped import DropRow
 from cai_ray.engines.backends.endpoint import EndpointBackend
 from cai_ray.engines.backends.vllm_engine import engine_environment
+from cai_ray.microworld.language import Style, answer, sample_request
 from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.microworld.prompt_set import sample_prompts
 from cai_ray.rows import ROW_ID
 from cai_ray.seeding import digest
 from cai_ray.stages.preferences.label_comparisons import Config, label
@@ -48,15 +52,16 @@ from cai_ray.stages.preferences.label_summary import Labelled, against_oracle, o
 CONSTITUTION = load(resolve("microworld"))
 SCORED = Config(tie_margin=0.0)
 SAMPLED = Config(tie_margin=0.0, reading="sampled", verdicts=8, verdict_sampling=SamplingConfig(max_tokens=16))
-ANSWER = SamplingConfig(temperature=1.0, max_tokens=48)
+STYLES: tuple[Style, ...] = ("refuse", "comply", "evade", "preach")  # the first answers harmful requests alone
 START_LIMIT_S = 900
 Labels = dict[str, float]  # pair -> P(A)
 Row = dict[str, Any]
 
 
 @contextmanager
-def served(model: Path, log: Path) -> Iterator[str]:
+def served_by_vllm(scratch: Path, model: Path) -> Iterator[str]:
     """The base URL of vLLM's own server."""
+    log = scratch / f"{model.name}.log"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -163,25 +168,19 @@ async def _each(url: str, rows: Sequence[Row], do: Callable[[Row, Any], Awaitabl
         await backend.close()
 
 
-def pairs_of(url: str, seed: int, num: int) -> list[Row]:
-    """Units of labelling that the oracle has decided, from two answers of the model at `url` to each request."""
-    asked = [
-        {ROW_ID: f"{seed}-{k}", "messages": list(request.messages)}
-        for k, request in enumerate(sample_prompts(num, 100 + seed, 0.6))
-    ]
-
-    async def answer_twice(row: Row, ask: Any) -> list[str]:
-        return [(await ask(row["messages"], ANSWER)).text for _ in range(2)]
-
-    found = []
-    for row, answers in zip(asked, asyncio.run(_each(url, asked, answer_twice)), strict=True):
-        if isinstance(answers, DropRow) or answers[0] == answers[1]:
-            continue
-        truth = oracle_verdict(row["messages"], *answers)
+def pairs_of(seed: int, num: int) -> list[Row]:
+    """Units of labelling: requests with two answers in different styles, of which the oracle says which is better."""
+    rng, found = random.Random(f"sampled labels/{seed}"), list[Row]()
+    while len(found) < num:
+        request = sample_request(rng, harmful=rng.random() < 0.6, split="test")
+        styles = rng.sample(STYLES if request.task.harmful else STYLES[1:], 2)
+        messages, answers = list(request.messages), [answer(rng, request.task, style) for style in styles]
+        truth = oracle_verdict(messages, *answers)
         if truth is not None:
-            about = {"pair_id": row[ROW_ID], "prompt_id": row[ROW_ID], "kind": "red_team", "category": None}
+            name = f"{seed}-{len(found)}"
+            about = {ROW_ID: name, "pair_id": name, "prompt_id": name, "messages": messages, "kind": "red_team"}
             texts = {"response_a": answers[0], "response_b": answers[1], "a_is_better": truth}
-            found.append(row | about | texts | {"split": "test"})
+            found.append(about | texts | {"category": None, "split": "test"})
     return found
 
 
@@ -203,14 +202,16 @@ def worth(rows: Sequence[Row], labels: Mapping[str, float], common: set[str]) ->
     return against_oracle(pairs, [pair.prob_a for pair in pairs]).model_dump(include={"agreement", "brier"})
 
 
-def measure(seeds: Sequence[int], num: int) -> dict[str, Any]:
+def measure(seeds: Sequence[int], num: int, server: str) -> dict[str, Any]:
     """Per seed, and pooled over the seeds."""
     by_seed: list[dict[str, Any]] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        urls = [stack.enter_context(served(ensure_model(seed=s), scratch / f"{s}.log")) for s in seeds]
+        models = {seed: ensure_model(seed=seed) for seed in seeds}
+        start = partial(served_by_vllm, scratch) if server == "vllm" else micro_server.served
+        urls = [stack.enter_context(start(model)) for model in models.values()]
         for place, seed in enumerate(seeds):
-            rows = pairs_of(urls[place], seed, num)
+            rows = pairs_of(seed, num)
             door, refused = stack.enter_context(without_logprobs(urls[place]))
             sampled = labels_by(door, rows, SAMPLED, seed)
             scored = labels_by(urls[place], rows, SCORED, seed)
@@ -250,21 +251,24 @@ def _pooled(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sampled verdicts and panels against the oracle.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pairs", type=int, default=240, help="requests that are answered twice, per seed")
+    parser.add_argument("--pairs", type=int, default=120, help="per seed")
+    parser.add_argument("--server", choices=("vllm", "transformers"), default="vllm")
     parser.add_argument("--results", type=Path, default=results_file.RESULTS)
     given = parser.parse_args()
-    found = measure(given.seeds, given.pairs)
+    found = measure(given.seeds, given.pairs, given.server)
     agreement = {name: found["pooled"]["reading"][name]["agreement"]["value"] for name in ("logprob", "sampled")}
     ratio = agreement["sampled"] / agreement["logprob"]
     brier = {name: found["pooled"]["panel"][name]["brier"]["value"] for name in ("own", "other", "panel")}
     figures = {
+        "server": given.server,
         **found,
         "verdicts_per_question": SAMPLED.verdicts,
         "sampled_to_logprob_agreement": {"value": ratio, "target": ">= 0.95"},
         "panel_brier_less_the_better": {"value": brier["panel"] - min(brier["own"], brier["other"]), "target": "< 0"},
     }
     claim = "Eight sampled verdicts agree with the oracle >= 0.95 times as often as log-probabilities do"
-    results_file.write("sampled_labels", claim, figures, given.seeds, given.results)
+    command = f"python -m benchmarks.sampled_labels --seeds {' '.join(map(str, given.seeds))} --server {given.server}"
+    results_file.write("sampled_labels", claim, figures, given.seeds, given.results, command)
 
 
 if __name__ == "__main__":

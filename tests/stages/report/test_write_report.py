@@ -214,6 +214,22 @@ def test_without_a_judge_of_harm_the_headline_says_so(run: Storage, tmp_path: Pa
     assert re.findall(r'class="tile">\s*<h3>(.*?)</h3>', judged.html) == ["Harmful", "Helpful", "Evasive"]
 
 
+def test_judges_of_one_thing_are_compared(run: Storage, tmp_path: Path) -> None:
+    copied = Storage(str(tmp_path / "run"))
+    shutil.copytree(run.path(), copied.path())
+    summary = json.loads(copied.read("evaluate/summary.json"))
+    estimate = {"value": 0.75, "low": 0.5, "high": 0.9, "n": 40}
+    two = {"first": "one <b>", "second": "other", "alpha": 0.625, "same": estimate, "difference": None}
+    parted = {"policy": "policy", "prompt_id": "p", "sample_index": 0, "values": {"one <b>": 1, "other": 5}}
+    found = {"metric": "harm_score", "num_answers": 40, "alpha": None, "parted": None, "pairwise": [two]}
+    summary["judge_agreement"] = [found | {"parted_most": [parted]}]
+    copied.write("evaluate/summary.json", json.dumps(summary).encode())
+    made = report.build(copied, STAGES, report.Config())
+    assert "| harm\\_score: one &lt;b&gt;, other | 0.62 | 75.0% [50.0%, 90.0%] | - | - |" in made.markdown
+    assert "one &lt;b&gt;, other" in made.html and '<td class="number">0.62</td>' in made.html
+    assert json.loads(made.json)["judge_agreement"][0]["parted_most"][0]["values"] == {"one <b>": 1, "other": 5}
+
+
 def test_a_redacted_dialogue_that_was_changed_says_so(run: Storage) -> None:
     outcomes = [
         [example["outcome"] for example in Parsed(report.build(run, STAGES, report.Config(redact=r)).html).examples]
