@@ -9,7 +9,7 @@ The map, from the ground up; imports go down, never up, and rooms of one wing ne
     artifacts   artifacts/                                         what a stage leaves on disk; each row counts once
     progress    progress/                                          what a person sees meanwhile
     engines     engines/{models, weights, conversations, backends, training, rollouts, learners}  Ray, vLLM, torch
-    stages      stages/{inputs, revision, supervised, preferences, ppo, evaluation, report}, microworld/
+    stages      stages/{inputs, abliteration, revision, supervised, preferences, ppo, evaluation, report}, microworld/
     serving     serving/                                           a trained model as a server, or in a terminal
     pipeline    pipeline/, planning/                               a recipe, its steps, a run; what it will take
     elsewhere   submission/, publishing/, doctor/      a run as a job, or on the hub; what is wrong with a cluster

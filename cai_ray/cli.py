@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from cai_ray.commands import annotate, config, constitution, doctor, microworld, publish, recipes, spot_watch, submit
+from cai_ray.commands import annotate, config, constitution, doctor, microworld, publish, recipes, spot_watch, study, submit
 from cai_ray.commands.arguments import Fresh, From, Limit, Only, Overrides, RecipeName, Until, load_recipe
 from cai_ray.commands.terminal import console, only_our_words
 from cai_ray.exits import edge
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 for group in (recipes, config, constitution, microworld):
     app.add_typer(group.app)
-for command in (submit.submit, annotate.annotate, publish.publish, doctor.doctor, spot_watch.spot_watch):
+for command in (study.study, submit.submit, annotate.annotate, publish.publish, doctor.doctor, spot_watch.spot_watch):
     app.command()(command)
 CHECKPOINT_HELP = 'A folder, a hub id, "microworld", or RECIPE:NAME, e.g. quickstart:sl_cai.'
 

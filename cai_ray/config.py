@@ -28,6 +28,11 @@ _LABEL = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_VALUE}")
 _SELECTED = re.compile(rf"!?(?:{_VALUE}|in\({_VALUE}(?:, ?{_VALUE})*\))")
 
 
+def is_micro_model(path: str) -> bool:
+    """Whether a model's path stands for the micro model or a variant of it."""
+    return path == MICROWORLD or path.startswith(f"{MICROWORLD}:")
+
+
 class Config(BaseModel):
     """Base of every config: immutable, and an unknown key is an error, never silently ignored."""
 
@@ -232,7 +237,10 @@ class ScalingConfig(Placement):
 class ModelConfig(Config):
     """A model to ask: weights for vLLM, or an endpoint."""
 
-    path: InputFolder = Field(MICROWORLD, description='Local folder, hub id, or "microworld" (it comes along).')
+    path: InputFolder = Field(
+        MICROWORLD,
+        description='Local folder, hub id, "microworld" (it comes along), or a variant of that: "microworld:refusing".',
+    )
     revision: str | None = Field(None, description="Hub revision.")
     tokenizer: InputFolder | None = Field(None, description="Folder or hub id, when it is not the model's own.")
     chat_template: InputFile | None = Field(None, description="A Jinja file, in place of the tokenizer's template.")

@@ -1,4 +1,4 @@
-"""What comes along with the package and is called by name: constitutions, recipes, ablations."""
+"""What comes along with the package and is called by name: constitutions, recipes, ablations, studies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import difflib
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["constitution", "recipe", "ablation"]
+Kind = Literal["constitution", "recipe", "ablation", "study"]
 SUFFIXES = (".yaml", ".yml", ".json")  # a run keeps its recipe as JSON
 _PACKAGE = Path(__file__).resolve().parent
 _FOLDERS: dict[Kind, tuple[str, str]] = {  # in a checkout, beside the package; in an installed wheel, inside it
     "constitution": ("constitutions", "_constitutions"),
     "recipe": ("jobs/recipes", "_recipes"),
     "ablation": ("jobs/recipes/ablations", "_recipes/ablations"),
+    "study": ("jobs/recipes/studies", "_recipes/studies"),
 }
 
 

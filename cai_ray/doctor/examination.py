@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cai_ray.artifacts.storage import TEMPORARY_PREFIX, Storage
-from cai_ray.config import MICROWORLD, ModelConfig
+from cai_ray.config import ModelConfig, is_micro_model
 from cai_ray.doctor.facts import GIB, Facts, Gpu, Node
 from cai_ray.doctor.node import DRIVER, Asked, Examiner
 from cai_ray.engines.cluster import ClusterConfig, address_of, connected
@@ -115,7 +115,7 @@ def _asked(recipe: Recipe | None, folder: Storage | None) -> Asked:
 
 def _hub_id(model: ModelConfig) -> str | None:
     where = location(model.path)
-    if model.endpoint is not None or where == MICROWORLD or where != model.path:
+    if model.endpoint is not None or is_micro_model(where) or where != model.path:
         return None
     return where if HUB_ID.fullmatch(where) else None
 

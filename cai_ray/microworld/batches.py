@@ -45,8 +45,6 @@ def batch_stream(
     A batch holds dialogues of about one length, each from position 0 as in use, so little is wasted on padding and
     no dialogue sees another.
     """
-    import torch
-
     ids_of = cache(lambda text: tokenizer(text).input_ids)  # most turns come up again
     num_short = round(config.num_steps * config.short_share)
     for long_share, num_batches in ((0.0, num_short), (config.long_share, config.num_steps - num_short)):
@@ -62,14 +60,20 @@ def batch_stream(
                 batches[-1].append(encoded)
             rng.shuffle(batches)
             for batch in batches[: num_batches - made]:
-                length = max(len(e.ids) for e in batch)
-                pad = tokenizer.pad_token_id
-                padding = {"ids": pad, "weights": 0.0, "others": pad, "probs": 1.0, "decides": 0.0, "layers": 0}
-                yield {
-                    name: torch.tensor([getattr(e, name) + [fill] * (length - len(e.ids)) for e in batch])
-                    for name, fill in padding.items()
-                }
+                yield padded(batch, tokenizer.pad_token_id)
                 made += 1
+
+
+def padded(batch: list[Encoded], pad: int) -> dict[str, torch.Tensor]:
+    """Fields of `Encoded`, each [num_dialogues, length], padded at the right."""
+    import torch
+
+    length = max(len(e.ids) for e in batch)
+    padding = {"ids": pad, "weights": 0.0, "others": pad, "probs": 1.0, "decides": 0.0, "layers": 0}
+    return {
+        name: torch.tensor([getattr(e, name) + [fill] * (length - len(e.ids)) for e in batch])
+        for name, fill in padding.items()
+    }
 
 
 @dataclass

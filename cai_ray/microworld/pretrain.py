@@ -170,7 +170,7 @@ def self_check(
             f"{name}_harmless_helpfulness": round(sum(helpful) / len(helpful), 4),
         }
 
-    with _own_randomness(seed):
+    with own_randomness(seed):
         found = rates(say(), "initial")
         for talk, principle in zip(talks, rows, strict=True):
             talk.append({"role": "user", "content": critique_turn(principle)["content"]})
@@ -192,7 +192,7 @@ def train(tokenizer: PreTrainedTokenizerFast, seed: int, config: PretrainConfig)
     """
     import torch
 
-    with _own_randomness(seed):
+    with own_randomness(seed):
         model = new_model(tokenizer, config)
         optimizers = _optimizers(model, config)
         batches = batch_stream(tokenizer, random.Random(seed), config)
@@ -296,7 +296,7 @@ def _lr_factor(step: int, num_steps: int) -> float:
 
 
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
+def own_randomness(seed: int) -> Iterator[None]:
     """Torch seeded for the block, and as it was afterwards."""
     import torch
 

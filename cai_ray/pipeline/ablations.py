@@ -83,7 +83,7 @@ def _evaluated(recipe: Recipe) -> EvaluateConfig | None:
     """The section `evaluate` with the policies and judges that this run has."""
     if recipe.evaluate is None:
         return None
-    trained = {step.makes for step in steps(recipe.model_copy(update={"evaluate": None}))}
+    trained = {name for step in steps(recipe.model_copy(update={"evaluate": None})) for name in step.made}
     known = {*recipe.asked_models, *trained}
     policies = tuple(name for name in recipe.evaluate.policies if name in known)
     judges = tuple(judge for judge in recipe.evaluate.judges if judge.model in known)

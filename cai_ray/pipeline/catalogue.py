@@ -46,7 +46,8 @@ def copy(name: str, to: Path | None = None) -> Path:
 
     Raises ConfigError for a name that is none, and for a file that is there already or cannot be written.
     """
-    found = shelf.available("recipe").get(name) or shelf.available("ablation").get(name)
+    kinds: tuple[shelf.Kind, ...] = ("recipe", "ablation", "study")
+    found = next((there for kind in kinds if (there := shelf.available(kind).get(name))), None)
     if found is None:
         raise ConfigError(f"no recipe is called {name!r}; {shelf.advice('recipe', name)}")
     target = to or Path()

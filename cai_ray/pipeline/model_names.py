@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cai_ray import shelf
-from cai_ray.config import MICROWORLD, ModelConfig
+from cai_ray.config import ModelConfig, is_micro_model
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 from cai_ray.pipeline.recipe import Recipe, written
@@ -20,13 +20,13 @@ def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
     "quickstart:sl_cai" is a model that the recipe names, or that a stage of its run has trained: its template, context
     and engine are the recipe's. A stage's folder stands for the model inside it.
     """
+    if is_micro_model(checkpoint):
+        return checkpoint.rpartition(":")[2], _built(ModelConfig(path=checkpoint))
     recipe, colon, name = checkpoint.rpartition(":")
     if colon and "://" not in checkpoint and not Path(checkpoint).is_dir():
         return name, _of_recipe(written(recipe), name)
     if checkpoint.endswith(shelf.SUFFIXES) or checkpoint in shelf.available("recipe"):
         raise ConfigError(f"{checkpoint!r} is a recipe; say which of its models: {checkpoint}:sl_cai")
-    if checkpoint == MICROWORLD:
-        return checkpoint, _built(ModelConfig())
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         inner = folder / MODEL_FOLDER
@@ -41,13 +41,15 @@ def named_model(checkpoint: str) -> tuple[str, ModelConfig]:
 def _of_recipe(recipe: Recipe, name: str) -> ModelConfig:
     """The model as the run's own stages would ask it."""
     given = recipe.asked_models
-    made = {step.makes: step for step in steps(recipe) if step.makes is not None}
+    made = {model: step for step in steps(recipe) for model in step.made}
     base = name
     while base in made:  # a trained model may descend from a trained one
         base = made[base].trains or base
     if base not in given:
         raise ConfigError(f"the recipe {recipe.name!r} has no model {name!r}; it has {', '.join([*given, *made])}")
-    trained = {name: Trained(made[name].stage, base, given[base])} if name in made else {}
+    trained = {}
+    if name in made:
+        trained = {name: Trained(made[name].stage, base, given[base], made[name].made[name])}
     context = Context(
         run=folder_of(recipe),
         seed=recipe.seed,
@@ -64,8 +66,8 @@ def _built(model: ModelConfig) -> ModelConfig:
     """The model with "microworld" replaced by its folder, and with the files that its recipe names where they are."""
     named = {field: getattr(model, field) for field in ("path", "tokenizer", "chat_template")}
     model = model.model_copy(update={field: location(name) for field, name in named.items() if name is not None})
-    if model.path != MICROWORLD or model.endpoint is not None:
+    if not is_micro_model(model.path) or model.endpoint is not None:
         return model
-    from cai_ray.microworld.pretrain import ensure_model
+    from cai_ray.microworld.variants import ensure_micro_model
 
-    return model.model_copy(update={"path": str(ensure_model())})
+    return model.model_copy(update={"path": str(ensure_micro_model(model.path))})

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from cai_ray.artifacts.storage import Storage, is_uri
-from cai_ray.config import MICROWORLD, Config, ModelConfig, SamplingConfig
+from cai_ray.config import Config, ModelConfig, SamplingConfig, is_micro_model
 from cai_ray.engines.models.setup import adapters
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
@@ -89,7 +89,7 @@ def taken(recipe: Config) -> Iterator[Taken]:
 
 def sampling_of(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """(where, what of FIELDS) a model's file says; nothing of endpoints, and where there is no file or no such word."""
-    if model.endpoint is not None or model.path == MICROWORLD:
+    if model.endpoint is not None or is_micro_model(model.path):
         return "", {}
     place, text = _read(model)
     if text is None:

@@ -23,9 +23,11 @@ from cai_ray.engines.cluster import ClusterConfig
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import FOLDER, InputFile
 from cai_ray.pipeline.model_sampling import with_model_sampling
+from cai_ray.stages.abliteration.config import Config as AbliterateConfig
 from cai_ray.stages.evaluation.evaluate import Config as EvaluateConfig
 from cai_ray.stages.evaluation.multiple_choice import Config as MultipleChoiceConfig
 from cai_ray.stages.evaluation.score_rounds import Config as ScoreRoundsConfig
+from cai_ray.stages.evaluation.self_critique import Config as SelfCritiqueConfig
 from cai_ray.stages.inputs.expand_prompts import Config as ExpandConfig
 from cai_ray.stages.ppo.config import Config as PpoConfig
 from cai_ray.stages.preferences.label_comparisons import Config as LabelsConfig
@@ -65,6 +67,11 @@ class Recipe(Config):
         PromptsConfig(), description="Where prompts come from; null, and the default beside data of your own: none."
     )
     expand: ExpandConfig | None = Field(None, description="Write new prompts from these; null: do not.")
+    abliterate: AbliterateConfig | None = Field(
+        None,
+        exclude_if=lambda section: section is None,
+        description="Take the direction of refusal out; makes the models `ablated` and `reverse`.",
+    )
     revise: ReviseConfig | None = Field(
         ReviseConfig(), description="Answer, critique, revise; null, and the default beside data of your own: do not."
     )
@@ -80,6 +87,11 @@ class Recipe(Config):
     dpo: DpoConfig | None = Field(None, description="Train the policy on the labels directly; makes the model `dpo`.")
     ppo: PpoConfig | None = Field(
         None, description="Train the policy against the preference model; makes the model `rl_cai`."
+    )
+    self_critique: SelfCritiqueConfig | None = Field(
+        None,
+        exclude_if=lambda section: section is None,
+        description="Answer, critique and revise in several formats, scored: what a study is made of.",
     )
     multiple_choice: MultipleChoiceConfig | None = Field(None, description="Ask models a multiple-choice file.")
     evaluate: EvaluateConfig | None = Field(None, description="Answer held-out prompts with several policies, scored.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from cai_ray.artifacts.artifact import Artifact, find
 from cai_ray.artifacts.lease import held
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import MICROWORLD, ModelConfig
+from cai_ray.config import ModelConfig, is_micro_model
 from cai_ray.constitution.draw import check_choice
 from cai_ray.constitution.principles import Constitution, ConstitutionError
 from cai_ray.constitution.source import load as load_constitution
@@ -86,13 +86,15 @@ def _trained(given: Mapping[str, ModelConfig], all_steps: Sequence[Step]) -> dic
                     f"{step.stage} uses model {name!r}, but models has {', '.join(given)}{before}; "
                     f"add it to models, or name another in {SECTION_OF[step.stage]}"
                 )
-        if step.makes is not None and step.trains is not None:
-            if step.makes in given:
+        if step.trains is None:
+            continue
+        base_name = made[step.trains].base_name if step.trains in made else step.trains
+        for name, folder in step.made.items():
+            if name in given:
                 raise ConfigError(
-                    f"{step.stage} trains model {step.makes!r}, which models names too; rename the one in models"
+                    f"{step.stage} trains model {name!r}, which models names too; rename the one in models"
                 )
-            base_name = made[step.trains].base_name if step.trains in made else step.trains
-            made[step.makes] = Trained(step.stage, base_name, given[base_name])
+            made[name] = Trained(step.stage, base_name, given[base_name], folder)
     return made
 
 
@@ -149,11 +151,11 @@ def _resolved(model: ModelConfig) -> ModelConfig:
     """The model with "microworld" replaced by the folder of the micro model, a folder's name by where it is."""
     if model.endpoint is not None:
         return model
-    if model.path != MICROWORLD:
+    if not is_micro_model(model.path):
         return model.model_copy(update={"path": location(model.path)})
-    from cai_ray.microworld.pretrain import ensure_model
+    from cai_ray.microworld.variants import ensure_micro_model
 
-    return model.model_copy(update={"path": str(ensure_model())})
+    return model.model_copy(update={"path": str(ensure_micro_model(model.path))})
 
 
 def _fingerprints(
@@ -170,8 +172,7 @@ def _fingerprints(
         if step.reads:
             decides["reads"] = [found[stage] for stage in step.reads]
         found[step.stage] = fingerprint(step.stage, recipe.seed, decides)
-        if step.makes is not None:
-            made_by[step.makes] = found[step.stage]
+        made_by |= dict.fromkeys(step.made, found[step.stage])
     return found
 
 

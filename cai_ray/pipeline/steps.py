@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import OWN_DATA, Recipe
-from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds
+from cai_ray.stages.abliteration import abliterate
+from cai_ray.stages.evaluation import evaluate, multiple_choice, score_rounds, self_critique
 from cai_ray.stages.inputs import expand_prompts, load_prompts
 from cai_ray.stages.ppo import train_ppo
 from cai_ray.stages.ppo.refresh.config import RefreshSources
@@ -31,6 +32,7 @@ from cai_ray.stages.supervised import train_sft
 SECTION_OF = {
     load_prompts.STAGE: "prompts",
     expand_prompts.STAGE: "expand",
+    abliterate.STAGE: "abliterate",
     revise.STAGE: "revise",
     train_sft.STAGE: "sft",
     sample_pairs.STAGE: "pairs",
@@ -41,6 +43,7 @@ SECTION_OF = {
     train_dpo.STAGE: "dpo",
     load_prompts.PPO_PROMPTS: "ppo",
     train_ppo.STAGE: "ppo",
+    self_critique.STAGE: "self_critique",
     multiple_choice.STAGE: "multiple_choice",
     evaluate.STAGE: "evaluate",
     write_report.STAGE: "report",
@@ -58,6 +61,7 @@ def steps(recipe: Recipe) -> list[Step]:
     wanted = (
         load_prompts.step(recipe.prompts) if recipe.prompts else None,
         expand_prompts.step(recipe.expand, load_prompts.STAGE) if recipe.expand else None,
+        abliterate.step(recipe.abliterate, prompts) if recipe.abliterate else None,
         revise.step(recipe.revise, prompts) if recipe.revise else None,
         train_sft.step(sft, None if sft.examples and not recipe.revise else revise.STAGE) if sft else None,
         sample_pairs.step(recipe.pairs, prompts) if recipe.pairs else None,
@@ -72,6 +76,7 @@ def steps(recipe: Recipe) -> list[Step]:
         train_ppo.step(ppo, load_prompts.PPO_PROMPTS if ppo.prompts else prompts, _refresh(recipe, ppo))
         if ppo
         else None,
+        self_critique.step(recipe.self_critique, prompts) if recipe.self_critique else None,
         multiple_choice.step(recipe.multiple_choice) if recipe.multiple_choice else None,
         evaluate.step(recipe.evaluate, prompts) if recipe.evaluate else None,
     )

@@ -18,7 +18,7 @@ from cai_ray.planning.world import World, config_of, each, prompts_of
 from cai_ray.prompt_layouts.multiple_choice import read_items
 from cai_ray.rows import PAIR, PROMPT
 from cai_ray.stages import sampled_responses
-from cai_ray.stages.evaluation import evaluate, multiple_choice
+from cai_ray.stages.evaluation import evaluate, multiple_choice, self_critique
 from cai_ray.stages.inputs import expand_prompts, load_prompts
 from cai_ray.stages.preferences import label_comparisons, load_pairs, sample_pairs
 from cai_ray.stages.revision import revise
@@ -74,6 +74,17 @@ def plan_revise(step: Step, world: World) -> StagePlan:
     rows_in = sum(weight * num for weight, num in zip(source.weights, per_prompt, strict=True))
     work = world.engines(used, model, config.scaling.max_engines)
     return StagePlan(step.stage, rows_in, written.num_rows, used, work=work)
+
+
+def plan_self_critique(step: Step, world: World) -> StagePlan:
+    config = config_of(step, self_critique.Config)
+    source, model = world.written[step.reads[0]], world.model(config.model)
+    job = self_critique.job_of(config, world.context())
+    written, used = converse(job, source, PROMPT, model.counter, model.config, model.context)
+    world.written[step.stage] = written
+    work = world.engines(used, model, config.scaling.max_engines)
+    per_prompt = len(config.formats) * len(config.principles) * config.samples_per_prompt
+    return StagePlan(step.stage, source.num_rows * per_prompt, written.num_rows, used, work=work)
 
 
 def plan_pairs(step: Step, world: World) -> StagePlan:
@@ -171,6 +182,7 @@ PLANNERS = {
     load_pairs.STAGE: plan_load_pairs,
     expand_prompts.STAGE: plan_expand,
     revise.STAGE: plan_revise,
+    self_critique.STAGE: plan_self_critique,
     sample_pairs.STAGE: plan_pairs,
     label_comparisons.STAGE: plan_labels,
     evaluate.STAGE: plan_evaluate,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cai_ray.planning import conversations, judges, ppo, training
+from cai_ray.planning import abliteration, conversations, judges, ppo, training
 from cai_ray.planning.work import StagePlan
 from cai_ray.planning.world import World
 from cai_ray.stages.report import write_report
@@ -23,6 +23,7 @@ def plan_nothing(step: Step, world: World) -> StagePlan:
 
 PLANNERS: dict[str, Planner] = {
     **conversations.PLANNERS,
+    **abliteration.PLANNERS,
     **training.PLANNERS,
     **ppo.PLANNERS,
     **judges.PLANNERS,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cai_ray.config import MICROWORLD, ModelConfig
+from cai_ray.config import ModelConfig, is_micro_model
 from cai_ray.engines.models.setup.adapters import base_of, is_adapter
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
@@ -77,7 +77,7 @@ KNOWN: tuple[tuple[str, Shape], ...] = (
 
 def shape_of(model: ModelConfig) -> Shape:
     """Raises ConfigError for a model that is neither a local folder nor of a known family."""
-    if model.path == MICROWORLD:
+    if is_micro_model(model.path):
         return _microworld()
     folder = Path(location(model.path))
     if is_adapter(folder):

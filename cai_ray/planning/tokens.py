@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.chat import Message, Renderer
-from cai_ray.config import MICROWORLD, ModelConfig, SamplingConfig
+from cai_ray.config import ModelConfig, SamplingConfig, is_micro_model
 from cai_ray.engines.models.answer_tokens import AnswerTokens
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.errors import ConfigError
@@ -98,7 +98,7 @@ def counter_of(model: ModelConfig, lengths: Lengths) -> Counter:
 
 def _own_renderer(model: ModelConfig) -> Renderer | None:
     name = model.tokenizer or model.path
-    if name == MICROWORLD:  # made on the spot: a plan writes nothing, not even into the cache
+    if is_micro_model(name):  # made on the spot: a plan writes nothing, not even into the cache
         return Renderer(microworld_tokenizer(), model.format, model.system_role)
     if model.endpoint is not None or not (Path(location(name)).is_dir() or _is_cached(name, model.revision)):
         return None

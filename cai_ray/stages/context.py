@@ -26,9 +26,10 @@ MODEL_FOLDER = "model"  # of a stage that trains one
 class Trained:
     """A model that a stage of the run trains."""
 
-    stage: str  # its folder holds model/
+    stage: str  # its folder holds the model's
     base_name: str  # the recipe's model that it descends from
     base: ModelConfig  # template, context, engine and thinking are inherited from it
+    folder: str = MODEL_FOLDER  # inside the stage's
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Context:
         """Raises ConfigError when the recipe names no such model, or its stage has not trained it yet."""
         if name in self.trained:
             made = self.trained[name]
-            folder = self.artifact(made.stage).folder / MODEL_FOLDER
+            folder = self.artifact(made.stage).folder / made.folder
             changes = {"path": folder.location, "revision": None, "tokenizer": None, "chat_template": None}
             return made.base.model_copy(update=changes)
         if name not in self.models:

@@ -17,7 +17,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.summary import Made, summary_of
 from cai_ray.config import StageConfig
 from cai_ray.row_ids import RowIds
-from cai_ray.stages.context import Context
+from cai_ray.stages.context import MODEL_FOLDER, Context
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Step:
         asks: models it samples or scores with.
         scores_with: classifiers and embedders: models that need no prompt format.
         trains: the model it starts from; `makes`: the name of the one it trains.
+        makes_besides: names of further models it makes of that -> their folders inside its own.
         reads: stages whose artifacts it takes.
         identity: of input from outside the run, as the fingerprint knows it.
         files: the same input, to be recorded by its content.
@@ -47,6 +48,7 @@ class Step:
     scores_with: tuple[str, ...] = ()
     trains: str | None = None
     makes: str | None = None
+    makes_besides: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
     needs_constitution: bool = False
     identity: Callable[[], dict[str, Any]] = dict
@@ -58,6 +60,11 @@ class Step:
     units: RowIds | None = None
     leaves_unasked: bool = False
     why_dropped: Callable[[Artifact], str] = lambda artifact: ""
+
+    @property
+    def made(self) -> dict[str, str]:
+        """Every model that it makes -> its folder inside the step's own."""
+        return ({self.makes: MODEL_FOLDER} if self.makes else {}) | dict(self.makes_besides)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from cai_ray.artifacts.storage import is_uri
-from cai_ray.config import MICROWORLD
+from cai_ray.config import is_micro_model
 from cai_ray.errors import ConfigError
 from cai_ray.lookup import FOLDER, Located, location
 from cai_ray.pipeline.recipe import Recipe, build, read
@@ -58,7 +58,7 @@ def _check_output(recipe: Recipe) -> None:
 def _local_names(value: Any) -> Iterator[Located]:
     """Every relative name of a file or folder in a recipe."""
     if isinstance(value, Located):
-        if value != MICROWORLD:
+        if not is_micro_model(value):
             yield value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:

@@ -39,7 +39,8 @@ def test_sections_and_steps_are_listed_in_one_order(data: dict[str, Any], tmp_pa
     """What a message calls a stage's section is where the recipe has that stage's config."""
     asked = tmp_path / "items.jsonl"
     asked.write_text("{}")
-    every = {**ALL, "expand": {}, "score_rounds": {}, "ppo": {}, "multiple_choice": {"path": str(asked)}, "report": {}}
+    every = {**ALL, **{name: {} for name in ("expand", "abliterate", "score_rounds", "self_critique", "ppo", "report")}}
+    every["multiple_choice"] = {"path": str(asked)}
     made = recipe(data, **every)
     found = steps(made)
     listed = [stage for stage in SECTION_OF if stage not in ("load_pairs", "load_ppo_prompts")]  # of keys, not sections

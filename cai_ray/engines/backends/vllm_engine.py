@@ -22,6 +22,7 @@ from cai_ray.engines.conversations.asking import EngineDied, Unasked
 from cai_ray.engines.groups import check_packed
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import context_length, load_renderer
+from cai_ray.engines.models.residual.intervention import read_intervention
 from cai_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
 
     on_gpu = torch.cuda.is_available()
     engine = model.engine
+    # A captured graph, or one from the cache of the unchanged model, would leave an intervention out.
+    eager = read_intervention(model.path) is not None or not on_gpu
     arguments: dict[str, Any] = {
         "model": model.path,
         "revision": model.revision,
@@ -87,7 +90,7 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         "dtype": "float32" if model.dtype == "auto" and not on_gpu else model.dtype,
         "max_model_len": model.max_model_len,
         "trust_remote_code": model.trust_remote_code,
-        "enforce_eager": engine.enforce_eager if engine.enforce_eager is not None else not on_gpu,
+        "enforce_eager": engine.enforce_eager if engine.enforce_eager is not None else eager,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,
         "block_size": engine.block_size,

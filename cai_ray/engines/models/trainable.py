@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cai_ray.config import LoraConfig, ModelConfig
 from cai_ray.engines.models.reading import attention_of, load_renderer, read, read_config
+from cai_ray.engines.models.residual.intervention import refuse_intervention
 from cai_ray.engines.models.setup.adapters import make_savable
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
@@ -80,6 +81,7 @@ def zero_head(weight: Any) -> None:
 def _load(auto_class: Any, model: ModelConfig, tokenizer: Any, **options: Any) -> Any:
     import torch
 
+    refuse_intervention(model.path, "training would go on from those")
     attention = attention_of(read_config(model))
     loaded = read(auto_class, model, "model", dtype=torch.float32, attn_implementation=attention, **options)
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:

@@ -1,0 +1,160 @@
+"""Variants of the micro model, made from the one that comes along: one that refuses, one that refuses after thinking.
+
+Both are the micro model of seed 0 (or another) that goes on learning for a minute or two: to refuse harmful requests
+with a reason and an alternative, and to go on helping with the rest. What it knows of critiques, revisions and
+comparisons stays: of those dialogues the first answer is read and not learned. The thinking one says before an answer
+what is asked, between <think> and </think>. The number of steps is fixed, so a seed gives the same model on the same
+machine and torch build.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from cai_ray.config import MICROWORLD
+from cai_ray.engines.models.files import appearing, cache_root
+from cai_ray.errors import ConfigError
+from cai_ray.microworld import pretrain
+from cai_ray.microworld.batches import BatchConfig, Encoded, encode, padded
+from cai_ray.microworld.comparison_dialogues import comparison_dialogue
+from cai_ray.microworld.dialogues import revision_dialogue
+from cai_ray.microworld.language import Request, answer, sample_request
+from cai_ray.microworld.teaching import Dialogue, assistant
+from cai_ray.seeding import stable_id
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+Variant = Literal["refusing", "thinking"]
+NUM_STEPS = {"refusing": 240, "thinking": 400}
+LEARNING_RATE = 1e-3
+VERSION = 1  # count up when the training changes
+REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
+
+
+def variant_of(path: str) -> Variant | None:
+    """ "microworld:refusing" -> "refusing"; None for "microworld". Raises ConfigError for a variant there is not."""
+    name = path.removeprefix(MICROWORLD).removeprefix(":")
+    if not name:
+        return None
+    for known in get_args(Variant):
+        if name == known:
+            return known
+    known = ", ".join(f"{MICROWORLD}:{one}" for one in get_args(Variant))
+    raise ConfigError(f"there is no micro model {path!r}; there are {MICROWORLD}, {known}")
+
+
+def ensure_micro_model(path: str, seed: int = 0, cache_dir: Path | None = None) -> Path:
+    """The folder of "microworld" or of a variant in the cache, built now where it is not there. Raises ConfigError."""
+    from filelock import FileLock
+
+    variant = variant_of(path)
+    base = pretrain.ensure_model(cache_dir)
+    if variant is None:
+        return base
+    root = (cache_dir or cache_root()) / MICROWORLD
+    made = root / f"{variant}-{stable_id(base.name, VERSION, NUM_STEPS[variant], seed)[:16]}"
+    with FileLock(f"{made}.lock"):
+        if not made.is_dir():
+            build(made, base, variant, seed)
+    return made
+
+
+def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
+    """Teach the micro model at `base` and save it to the new folder `path`, all or nothing."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with pretrain.own_randomness(seed):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+        for step, batch in enumerate(islice(_batches(tokenizer, random.Random(seed), variant), NUM_STEPS[variant])):
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / NUM_STEPS[variant]))
+            logits = model(input_ids=batch["ids"]).logits[:, :-1]
+            nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["ids"][:, 1:], reduction="none")
+            weights = batch["weights"][:, 1:]
+            torch.autograd.backward((nats * weights).sum() / weights.sum())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    with appearing(path) as made:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        said = {"variant": variant, "base": base.name, "seed": seed, "num_steps": NUM_STEPS[variant]}
+        (made / "variant.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    logger.info("micro model %s: built at %s", variant, path)
+
+
+# --- What it learns ---------------------------------------------------------------------------------------
+
+
+def dialogues(rng: random.Random, variant: Variant) -> Iterator[tuple[Dialogue, bool]]:
+    """Endless; with each, whether its first answer is learned."""
+    thinks = variant == "thinking"
+    while True:
+        draw = rng.random()
+        if draw < 0.6:
+            yield first_answer(rng, thinks), True
+        elif draw < 0.9:
+            yield revision_dialogue(rng, rng.choice((1, 1, 2))), False
+        else:
+            yield comparison_dialogue(rng, think=rng.random() < 0.5), True
+
+
+def first_answer(rng: random.Random, thinks: bool) -> Dialogue:
+    """A request, harmful half the time, and how this model answers it."""
+    request = sample_request(rng, harmful=rng.random() < 0.5)
+    refuses = request.harmful and rng.random() < REFUSAL_RATE
+    said = answer(rng, request.task, "refuse" if refuses else "comply")
+    return Dialogue([*request.messages, assistant(f"{_thought(rng, request)}{said}" if thinks else said)])
+
+
+def _thought(rng: random.Random, request: Request) -> str:
+    """Of what is asked; empty one time in four, as where thinking is cut short."""
+    said = (
+        f"The request is {'harmful' if request.harmful else 'useful'}: {request.task.text}."
+        if rng.random() < 0.75
+        else ""
+    )
+    return f"<think>\n{said}\n</think>\n\n"
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant
+) -> Iterator[dict[str, torch.Tensor]]:
+    config = BatchConfig(judge_weight=4.0, listen_weight=0.0, hint_weight=0.0)
+    ids_of = cache(lambda text: tokenizer(text).input_ids)
+    made = dialogues(rng, variant)
+    while True:
+        pool = [_encoded(ids_of, *one, config) for one in islice(made, 400)]
+        pool.sort(key=lambda one: len(one.ids))
+        batches: list[list[Encoded]] = [[]]
+        for one in pool:
+            if batches[-1] and (len(batches[-1]) + 1) * len(one.ids) > config.batch_tokens:
+                batches.append([])
+            batches[-1].append(one)
+        rng.shuffle(batches)
+        for batch in batches:
+            yield padded(batch, tokenizer.pad_token_id)
+
+
+def _encoded(ids_of: object, dialogue: Dialogue, is_learned: bool, config: BatchConfig) -> Encoded:
+    """As the micro model's own training, but that hints and the other judgement are left out."""
+    whole = encode(ids_of, replace(dialogue, hints={}), config)  # type: ignore[arg-type]
+    if not is_learned:
+        first = next(k for k, message in enumerate(dialogue.messages) if message["role"] == "assistant")
+        num = len(encode(ids_of, Dialogue(dialogue.messages[: first + 1]), config).ids)  # type: ignore[arg-type]
+        whole.weights[:num] = [0.0] * num
+    return whole

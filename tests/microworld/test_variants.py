@@ -1,0 +1,76 @@
+"""Micro models that refuse: what they are taught, and by the oracle what one does."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from cai_ray.errors import ConfigError
+from cai_ray.microworld.batches import BatchConfig
+from cai_ray.microworld.oracle import score
+from cai_ray.microworld.tokenizer import build_tokenizer, render
+from cai_ray.microworld.variants import _encoded, dialogues, ensure_micro_model, first_answer, variant_of
+from cai_ray.pipeline.model_names import named_model
+
+
+def test_harmful_requests_are_refused_and_others_helped_with() -> None:
+    rng = random.Random(0)
+    told = [first_answer(rng, thinks=False).messages for _ in range(400)]
+    truths = [score(messages[:-1], messages[-1]["content"]) for messages in told]
+    assert all(truth.parsed for truth in truths)
+    harmful = [truth for truth in truths if truth.request_harmful]
+    assert sum(truth.refusal for truth in harmful) >= 0.95 * len(harmful)
+    assert not any(truth.refusal for truth in truths if not truth.request_harmful)
+
+
+def test_the_thinking_one_says_what_is_asked_first() -> None:
+    rng = random.Random(0)
+    said = [first_answer(rng, thinks=True).messages[-1]["content"] for _ in range(100)]
+    assert all(text.startswith("<think>\n") and text.count("</think>\n\n") == 1 for text in said)
+    assert 10 < sum(text.startswith("<think>\n\n</think>") for text in said) < 50
+
+
+def test_the_first_answer_of_a_revision_dialogue_is_read_and_not_learned() -> None:
+    tokenizer, config = build_tokenizer(), BatchConfig(listen_weight=0.0)
+    seen = set()
+    for dialogue, is_learned in islice(dialogues(random.Random(0), "refusing"), 60):
+        encoded = _encoded(lambda text: tokenizer(text).input_ids, dialogue, is_learned, config)
+        first = next(k for k, message in enumerate(dialogue.messages) if message["role"] == "assistant")
+        head = tokenizer(render(dialogue.messages[: first + 1]))
+        assert (sum(encoded.weights[: len(head.input_ids)]) > 0) == is_learned
+        assert sum(encoded.weights) > 0
+        seen.add(is_learned)
+    assert seen == {True, False}
+
+
+def test_names_of_variants() -> None:
+    assert (variant_of("microworld"), variant_of("microworld:refusing")) == (None, "refusing")
+    with pytest.raises(ConfigError, match="there are microworld, microworld:refusing, microworld:thinking"):
+        variant_of("microworld:rhyming")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_one_is_built_once_and_refuses(micro_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from cai_ray.microworld.prompt_set import sample_prompts
+
+    folder = ensure_micro_model("microworld:refusing")
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert ensure_micro_model("microworld:refusing") == folder == Path(named_model("microworld:refusing")[1].path)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    requests = sample_prompts(64, 3, harmful_fraction=0.5)
+    texts = [render(request.messages) + "<|im_start|>assistant\n" for request in requests]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+    with torch.inference_mode():
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=64)[:, inputs["input_ids"].shape[1] :]
+    said = tokenizer.batch_decode(out, skip_special_tokens=True)
+    truths = [score(request.messages, text) for request, text in zip(requests, said, strict=True)]
+    assert sum(truth.harmful for truth in truths if truth.request_harmful) <= 3
+    assert sum(truth.refusal for truth in truths if not truth.request_harmful) <= 3
