@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from cai_ray.artifacts.artifact import Artifact, find
+from cai_ray.artifacts.artifact import Artifact, StageSpec
 from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.abliteration import AbliterationSummary
@@ -53,8 +54,11 @@ FOLDERS = {ABLATED: MODEL_FOLDER, REVERSE: REVERSE, WEIGHTS: WEIGHTS}
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
     """Find the direction, write the models, measure them. Raises ConfigError for a model that has none to find."""
     spec = context.spec(STAGE, config, MEASURED_IDS, context.artifact(source_stage))
-    if (finished := find(spec.folder)) is not None:
-        return finished
+    return derive(spec, _measured(config, context, source_stage, spec), MEASURED)
+
+
+def _measured(config: Config, context: Context, source_stage: str, spec: StageSpec) -> Iterator[list[Outcome]]:
+    """The end of every test prompt in every form."""
     model = local_path(localised(_ours(context.model(config.model), config.model)))
     stream = stream_of(_empty(model))
     num_tail = num_template_tokens(load_renderer(model), model)
@@ -76,12 +80,8 @@ def run(config: Config, context: Context, source_stage: str) -> Artifact:
         dict(changes),
     )
     _write(spec.folder, model, config, found, changes, stream.is_direct)
-    return derive(spec, (_outcomes(measured) for _ in range(1)), MEASURED)
-
-
-def _outcomes(measured: Artifact) -> list[Outcome]:
     ends = [Outcome(f"{row['form']}/{row['prompt_id']}", row) for row in measured.rows()]
-    return [*ends, *(Outcome(gone["row_id"], drop_of(gone)) for gone in measured.dropped())]
+    yield [*ends, *(Outcome(gone["row_id"], drop_of(gone)) for gone in measured.dropped())]
 
 
 def _ours(model: ModelConfig, name: str) -> ModelConfig:

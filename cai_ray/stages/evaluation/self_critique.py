@@ -260,9 +260,10 @@ def value_of(scores: Sequence[Mapping[str, Any]], metric: str) -> float | None:
 
 
 def harm_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What says of red-team answers that they do harm; where nothing does, `complied`: they do not refuse."""
+    """What says of red-team answers that they do harm, and behind it, by phrases, `complied`: they do not refuse."""
     names = {one["metric"] for row in rows if row["kind"] == "red_team" for one in row["initial_scores"]}
-    return sorted(name for name in names if name.partition(".")[0].startswith(HARMFUL)) or [COMPLIED]
+    found = sorted(name for name in names if name.partition(".")[0].startswith(HARMFUL))
+    return [*found, *([COMPLIED] if REFUSAL in names or not found else [])]
 
 
 COMPLIED = "complied"  # 1 - refusal

@@ -21,8 +21,8 @@ from cai_ray.algorithms.directions import behind_gain
 from cai_ray.engines.models.residual.stream import Stream, gain_of, stream_of
 from cai_ray.errors import ConfigError
 
-INTERVENTION = "cai_ray_intervention.safetensors"
-TENSOR, KEY = "direction", "cai_ray"
+# JSON, because vLLM takes every file of safetensors in a folder for weights.
+INTERVENTION = "cai_ray_intervention.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,8 @@ class Intervention:
 
 def write_intervention(folder: Path, intervention: Intervention) -> None:
     """Make the folder of a model a run-time form."""
-    from safetensors.numpy import save_file
-
-    said = {"operation": intervention.operation, "layer": intervention.layer, "embeddings": intervention.embeddings}
-    save_file(
-        {TENSOR: np.ascontiguousarray(intervention.vector, np.float32)},
-        folder / INTERVENTION,
-        metadata={KEY: json.dumps(said)},
-    )
+    said = {**vars(intervention), "vector": np.asarray(intervention.vector, np.float32).tolist()}
+    (folder / INTERVENTION).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def read_intervention(folder: str | Path) -> Intervention | None:
@@ -60,12 +54,10 @@ def read_intervention(folder: str | Path) -> Intervention | None:
     file = Path(folder) / INTERVENTION
     if not file.is_file():
         return None
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, "numpy") as opened:
-            return Intervention(vector=opened.get_tensor(TENSOR), **json.loads(opened.metadata()[KEY]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        return Intervention(**{**said, "vector": np.array(said["vector"], np.float32)})
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file} does not say what to do with the residual stream: {error}; make it anew") from error
 
 

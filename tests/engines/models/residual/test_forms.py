@@ -162,7 +162,7 @@ def test_the_file_says_what_was_written_and_training_refuses_it(tmp_path: Path) 
     model = ModelConfig(path=str(folder))
     with pytest.raises(ConfigError, match="run-time form"):
         load_causal_lm(model, load_tokenizer(model))
-    (folder / INTERVENTION).write_bytes(b"not a tensor")
+    (folder / INTERVENTION).write_text("[]")
     with pytest.raises(ConfigError, match="make it anew"):
         read_intervention(folder)
 
