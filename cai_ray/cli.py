@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from cai_ray.commands import annotate, config, constitution, doctor, microworld, publish, recipes, spot_watch, study, submit
+from cai_ray.commands import (
+    annotate,
+    config,
+    constitution,
+    doctor,
+    microworld,
+    publish,
+    recipes,
+    spot_watch,
+    study,
+    submit,
+)
 from cai_ray.commands.arguments import Fresh, From, Limit, Only, Overrides, RecipeName, Until, load_recipe
 from cai_ray.commands.terminal import console, only_our_words
 from cai_ray.exits import edge

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Variant = Literal["refusing", "thinking"]
-NUM_STEPS = {"refusing": 240, "thinking": 400}
+NUM_STEPS = {"refusing": 120, "thinking": 200}
 LEARNING_RATE = 1e-3
 VERSION = 1  # count up when the training changes
 REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
@@ -134,7 +134,7 @@ def _thought(rng: random.Random, request: Request) -> str:
 def _batches(
     tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant
 ) -> Iterator[dict[str, torch.Tensor]]:
-    config = BatchConfig(judge_weight=4.0, listen_weight=0.0, hint_weight=0.0)
+    config = BatchConfig(batch_tokens=1536, judge_weight=4.0, listen_weight=0.0, hint_weight=0.0)
     ids_of = cache(lambda text: tokenizer(text).input_ids)
     made = dialogues(rng, variant)
     while True:
