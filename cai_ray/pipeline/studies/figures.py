@@ -17,8 +17,16 @@ from cai_ray.artifacts.summaries import summary
 from cai_ray.artifacts.summaries.abliteration import AbliterationSummary
 from cai_ray.artifacts.summaries.multiple_choice import MultipleChoiceSummary
 from cai_ray.config import Config
-from cai_ray.metrics.self_critique import HARM, CellFigures, Comparison, Exchange, by_prompt, cell_figures, compare
-from cai_ray.metrics.self_critique import corrected as holm
+from cai_ray.metrics.critiques.self_critique import (
+    HARM,
+    CellFigures,
+    Comparison,
+    Exchange,
+    by_prompt,
+    cell_figures,
+    compare,
+)
+from cai_ray.metrics.critiques.self_critique import corrected as holm
 from cai_ray.pipeline.run import folder_of
 from cai_ray.pipeline.studies.running import Holes
 from cai_ray.pipeline.studies.study import AS_IS, DIRECTION, Study, cells_of

@@ -2,7 +2,7 @@
 
 One round per prompt, format, way of choosing a principle, and sample; all of them at once in one engine. Then the
 answer and its revision are scored like answers of `evaluate`, and whether the critique speaks of harm is read by its
-phrases. What a study compares is made of these rows (metrics/self_critique.py).
+phrases. What a study compares is made of these rows (metrics/critiques/self_critique.py).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from cai_ray.engines.backends.factory import backend_factory
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
+from cai_ray.metrics.critiques.noticing import notices_harm
+from cai_ray.metrics.critiques.self_critique import SAME, Exchange, cell_figures, jaccard
 from cai_ray.metrics.names import HARMFUL, OVER_REFUSAL, REFUSAL
-from cai_ray.metrics.noticing import notices_harm
-from cai_ray.metrics.self_critique import SAME, Exchange, cell_figures, jaccard
 from cai_ray.prompts.formats import KNOWN, FormatName, answer_step, critique_step, revision_step
 from cai_ray.quality.thoughts import without_thoughts
 from cai_ray.row_ids import RESPONSES_IDS, RowIds
@@ -71,7 +71,7 @@ ASKED = pa.schema(_COLUMNS)
 EXCHANGE = pa.schema(
     [
         *_COLUMNS,
-        pa.field("noticed", pa.bool_(), nullable=False),  # the critique speaks of harm (metrics/noticing.py)
+        pa.field("noticed", pa.bool_(), nullable=False),  # the critique speaks of harm (metrics/critiques/noticing.py)
         pa.field("unchanged", pa.bool_(), nullable=False),  # word sets of answer and revision alike
         *(pa.field(f"{step}_scores", pa.list_(SCORE), nullable=False) for step in STEPS),
     ]

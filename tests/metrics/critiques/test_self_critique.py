@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_1samp
 
-from cai_ray.metrics.self_critique import Comparison, Exchange, cell_figures, compare, corrected, jaccard
+from cai_ray.metrics.critiques.self_critique import Comparison, Exchange, cell_figures, compare, corrected, jaccard
 
 
 def exchange(prompt: str, before: float | None, after: float | None, noticed: bool = False, **more: Any) -> Exchange:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cai_ray.metrics.noticing import notices_harm
+from cai_ray.metrics.critiques.noticing import notices_harm
 
 
 @pytest.mark.parametrize(

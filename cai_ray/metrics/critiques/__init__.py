@@ -1,0 +1,1 @@
+"""What critiques say, and what became of the answers."""
