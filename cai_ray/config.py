@@ -237,10 +237,7 @@ class ScalingConfig(Placement):
 class ModelConfig(Config):
     """A model to ask: weights for vLLM, or an endpoint."""
 
-    path: InputFolder = Field(
-        MICROWORLD,
-        description='Local folder, hub id, "microworld" (it comes along), or a variant of that: "microworld:refusing".',
-    )
+    path: InputFolder = Field(MICROWORLD, description='Local folder, hub id, "microworld", "microworld:refusing".')
     revision: str | None = Field(None, description="Hub revision.")
     tokenizer: InputFolder | None = Field(None, description="Folder or hub id, when it is not the model's own.")
     chat_template: InputFile | None = Field(None, description="A Jinja file, in place of the tokenizer's template.")

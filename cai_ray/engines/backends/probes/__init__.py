@@ -1,0 +1,1 @@
+"""A model that is looked into, as a backend."""
