@@ -5,10 +5,6 @@ with a reason and an alternative, and to go on helping with the rest. What it kn
 comparisons stays: of those dialogues the first answer is read and not learned. The thinking one says before an answer
 what is asked, between <think> and </think>. The number of steps is fixed, so a seed gives the same model on the same
 machine and torch build.
-
-In large models refusal hangs on one direction (Arditi et al. 2024); a model this small, left alone, refuses by many. So
-it is taught with two twins besides: where the difference of means between harmful and harmless requests is taken out it
-is to help, where that is added to harmless requests it is to decline. The difference is measured anew as it learns.
 """
 
 from __future__ import annotations
@@ -21,23 +17,17 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-
-from cai_ray.algorithms.directions import Sums, difference_of_means, unit
 from cai_ray.config import MICROWORLD
 from cai_ray.engines.models.files import appearing, cache_root
-from cai_ray.engines.models.residual.intervention import Intervention, attach
-from cai_ray.engines.models.residual.probing import Probe
 from cai_ray.errors import ConfigError
 from cai_ray.microworld import pretrain
 from cai_ray.microworld.batches import BatchConfig, Encoded, encode, padded
 from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.dialogues import revision_dialogue
-from cai_ray.microworld.language import Request, Style, answer, sample_request
+from cai_ray.microworld.language import Request, answer, sample_request
 from cai_ray.microworld.teaching import Dialogue, assistant
-from cai_ray.microworld.tokenizer import render
 from cai_ray.seeding import stable_id
 
 if TYPE_CHECKING:
@@ -48,10 +38,7 @@ logger = logging.getLogger(__name__)
 Variant = Literal["refusing", "thinking"]
 NUM_STEPS = {"refusing": 120, "thinking": 200}
 LEARNING_RATE = 1e-3
-VERSION = 2  # count up when the training changes
-LAYER = 2  # whose input the direction is measured in
-REMEASURED, MEASURED_REQUESTS = 6, 24  # every so many steps, on so many requests of each kind
-TWINS = 16  # dialogues of each twin in a step
+VERSION = 3  # count up when the training changes
 REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
 
 
@@ -88,21 +75,17 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, rng = AutoTokenizer.from_pretrained(base), random.Random(seed + 1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     with pretrain.own_randomness(seed):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
         for step, batch in enumerate(islice(_batches(tokenizer, random.Random(seed), variant), NUM_STEPS[variant])):
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / NUM_STEPS[variant]))
-            if step % REMEASURED == 0:
-                difference = _difference(model, tokenizer, rng, variant)
-            torch.autograd.backward(_loss(model, batch))
-            for operation, style in (("project", "comply"), ("add", "evade")):
-                vector = unit(difference) if operation == "project" else difference
-                end = attach(model, Intervention(operation, vector.astype(np.float32), LAYER))  # type: ignore[arg-type]
-                torch.autograd.backward(_loss(model, _twin_batch(tokenizer, rng, variant, style)))  # type: ignore[arg-type]
-                end()
+            logits = model(input_ids=batch["ids"]).logits[:, :-1]
+            nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["ids"][:, 1:], reduction="none")
+            weights = batch["weights"][:, 1:]
+            torch.autograd.backward((nats * weights).sum() / weights.sum())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -112,40 +95,6 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
         said = {"variant": variant, "base": base.name, "seed": seed, "num_steps": NUM_STEPS[variant]}
         (made / "variant.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     logger.info("micro model %s: built at %s", variant, path)
-
-
-def _loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Nats per learned token."""
-    import torch
-
-    logits = model(input_ids=batch["ids"]).logits[:, :-1]
-    nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["ids"][:, 1:], reduction="none")
-    weights = batch["weights"][:, 1:]
-    return (nats * weights).sum() / weights.sum()
-
-
-def _difference(model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant) -> np.ndarray:
-    """Of the means at the last prompt token before LAYER, harmful less harmless requests."""
-    probe = Probe(model, tokenizer.pad_token_id, ())
-    opening = "<|im_start|>assistant\n" + ("<think>\n\n</think>\n\n" if variant == "thinking" else "")
-    sums = []
-    for harmful in (True, False):
-        texts = [render(sample_request(rng, harmful).messages) + opening for _ in range(MEASURED_REQUESTS)]
-        sums.append(Sums.of(probe.residuals([tokenizer(text).input_ids for text in texts], 1)[:, LAYER, 0]))
-    return difference_of_means(*sums)
-
-
-def _twin_batch(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant, style: Style
-) -> dict[str, torch.Tensor]:
-    """First answers in this style: helping with what is harmful, or declining what is not."""
-    made = []
-    for _ in range(TWINS):
-        request = sample_request(rng, harmful=style == "comply" and rng.random() < 0.75, multi_turn=False)
-        thought = _thought(rng, request) if variant == "thinking" else ""
-        made.append(Dialogue([*request.messages, assistant(thought + answer(rng, request.task, style))]))
-    config = BatchConfig(listen_weight=0.0)
-    return padded([encode(lambda text: tokenizer(text).input_ids, one, config) for one in made], tokenizer.pad_token_id)
 
 
 # --- What it learns ---------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cai_ray.algorithms.directions import kl
 from cai_ray.artifacts.artifact import Artifact
@@ -42,7 +43,7 @@ MEASURED = pa.schema(
 
 def forms_of_prompts(rows: pa.Table, *, forms: Sequence[str]) -> pa.Table:
     """Units of work: every form on every test prompt."""
-    tests = rows.filter(pa.compute.equal(rows["part"], "test"))
+    tests = rows.filter(pc.equal(rows["part"], "test"))
     made = [tests.append_column("form", pa.array([form] * tests.num_rows, pa.string())) for form in forms]
     units = pa.concat_tables(made)
     return units.append_column(ROW_ID, MEASURED_IDS(units))
@@ -69,7 +70,11 @@ async def measure(row: dict[str, Any], ask: ProbeConversation, *, config: Config
 
 def summarise(measured: Artifact) -> tuple[FormFigures, ...]:
     """Each form's figures, the unchanged model's first."""
-    rows = list(measured.rows())
+    return summarise_rows(list(measured.rows()))
+
+
+def summarise_rows(rows: Sequence[dict[str, Any]]) -> tuple[FormFigures, ...]:
+    """The same of rows of the MEASURED schema."""
     forms = sorted({row["form"] for row in rows}, key=lambda form: (form != UNCHANGED, form))
     return tuple(_figures(form, rows) for form in forms)
 

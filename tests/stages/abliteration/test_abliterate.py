@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from cai_ray.artifacts.artifact import find
+from cai_ray.algorithms.directions import Candidate
+from cai_ray.artifacts.storage import Storage
+from cai_ray.config import EndpointConfig, ModelConfig
+from cai_ray.engines.backends.probes.probe import ProbeBackend
+from cai_ray.engines.models.residual.intervention import read_intervention
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import build
-from cai_ray.pipeline.run import folder_of, run
+from cai_ray.pipeline.run import run
 from cai_ray.pipeline.steps import steps
-from cai_ray.stages.abliteration import abliterate, prompts
-from cai_ray.stages.abliteration.candidates import refusal_tokens
+from cai_ray.stages.abliteration import abliterate, measuring, prompts
+from cai_ray.stages.abliteration.candidates import Found, refusal_tokens
 from cai_ray.stages.abliteration.config import Config
 from cai_ray.stages.abliteration.measuring import forms_of_prompts
+from tests.architectures import save_architecture
 
 SMALL = Config(num_train=6, num_validation=2, num_test=3)
 
@@ -65,26 +73,58 @@ def recipe(folder: Path, model: str, num_prompts: int = 240, **section: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_a_refusing_micro_model_complies_and_its_reverse_refuses(tmp_path: Path, ray_session: None) -> None:
-    made = recipe(tmp_path, "microworld:refusing")
-    outcome = run(made, steps(made))[-1]
-    manifest, summary = outcome.artifact.manifest, abliterate.summarise(outcome.artifact)
-    as_is, ablated, reverse = summary.forms
-    assert (as_is.form, ablated.form, reverse.form) == ("as_is", "ablated", "reverse")
-    assert as_is.refuses_harmful and as_is.refuses_harmful.value >= 0.9
-    assert ablated.refuses_harmful and ablated.refuses_harmful.value <= 0.3
-    assert ablated.first_token_kl and ablated.first_token_kl.value <= 0.2
-    assert reverse.refuses_harmless and reverse.refuses_harmless.value >= 0.5
-    assert manifest.rows_in == manifest.rows_out == 3 * 64
-    assert summary.is_exact and outcome.table is not None
-    assert {"model", "reverse", "looks", "trials", "measured"} <= set(outcome.artifact.folder.folders())
-    # A driver that was killed before the commit asks nothing again.
-    outcome.artifact.folder.delete("manifest.json")
-    again = run(made, steps(made))[-1]
-    assert not again.was_finished and again.artifact.manifest.rows_out == manifest.rows_out
-    trials = find(folder_of(made) / "abliterate" / "trials")
-    assert trials is not None and trials.manifest.attempts == 1
+@pytest.mark.parametrize("name", ["LlamaConfig", "Gemma2Config"])
+def test_what_is_written_is_what_was_measured(tmp_path: Path, name: str) -> None:
+    """Every form of a random model: each model's folder, loaded anew, answers as its form did by hooks."""
+    model = ModelConfig(path=str(save_architecture(tmp_path / "base", name)))
+    difference = np.random.default_rng(0).normal(size=64)
+    found = Found(Candidate(2, -1, -1.0, 1.0, 0.01), difference, (5,), 9, 10)
+    changes, exact = abliterate._changes(Config(), found), name == "LlamaConfig"
+    if exact:
+        del changes["ablated_weights"]
+    folder = Storage(str(tmp_path / "made"))
+    abliterate._write(folder, model, Config(), found, changes, exact)
+    units = forms_of_prompts(pa.table(PROBED), forms=("as_is", *changes)).to_pylist()
+    measured = asked(ProbeBackend(model, dict(changes)), units)
+    for form, change in changes.items():
+        made = tmp_path / "made" / abliterate.FOLDERS[form]
+        kept = read_intervention(made)
+        assert (kept is not None) == (form == "reverse" or (form == "ablated" and not exact))
+        backend = ProbeBackend(ModelConfig(path=str(made)), {"as_is": change, **({form: kept} if kept else {})})
+        again = asked(backend, [{**unit, "form": form if kept else "as_is"} for unit in units if unit["form"] == form])
+        ours = [row for row in measured if row["form"] == form]
+        assert [row["response"] for row in again] == [row["response"] for row in ours]
+        assert all(row["first_token_kl"] > 0 for row in ours)
+    figures = measuring.summarise_rows(measured)
+    assert [one.form for one in figures] == ["as_is", *sorted(changes)]
+    assert figures[0].first_token_kl is not None and figures[0].first_token_kl.value == 0
+    assert (figures[-2 if exact else 2].gap_kl is not None) == (not exact)
+    said = json.loads((tmp_path / "made" / "found.json").read_text())
+    assert (said["layer"], said["is_exact"], said["num_refused"]) == (2, exact, 9)
+
+
+PROBED = {
+    "prompt_id": ["a", "b", "c"],
+    "part": ["test"] * 3,
+    "side": ["harmful", "harmless", "harmless"],
+    "category": [None] * 3,
+    "messages": [[{"role": "user", "content": text}] for text in ("One?", "Two, three?", "Four")],
+}
+
+
+def asked(backend: ProbeBackend, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def pass_on(send: Any) -> Any:
+        return await send()
+
+    async def main() -> list[dict[str, Any]]:
+        await backend.start()
+        doors = [backend.open(unit["row_id"], lambda k: 0, pass_on) for unit in units]
+        config = Config(max_tokens=8)
+        return await asyncio.gather(
+            *(measuring.measure(unit, door, config=config) for unit, door in zip(units, doors, strict=True))
+        )
+
+    return asyncio.run(main())
 
 
 @pytest.mark.slow
@@ -102,8 +142,6 @@ def test_too_few_prompts_of_a_class_are_told(tmp_path: Path, micro_model: Path) 
 
 
 def test_an_endpoint_and_a_run_time_form_cannot_be_looked_into(tmp_path: Path) -> None:
-    from cai_ray.config import EndpointConfig, ModelConfig
-
     served = ModelConfig(endpoint=EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m"))
     with pytest.raises(ConfigError, match="which is an endpoint"):
         abliterate._ours(served, "policy")
