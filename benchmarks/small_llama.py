@@ -6,16 +6,14 @@ trained on the conversations themselves, so that a word is about a token, as wit
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cai_ray.dropped import DropRow
 from cai_ray.microworld.tokenizer import SPECIAL_TOKENS, chat_tokenizer
-from cai_ray.prompt_layouts.pairs import ParsedPair, bind_pair_columns, parse_pair
-from cai_ray.prompt_layouts.records import Fields
+from cai_ray.prompt_layouts.pairs import PAIRS, ParsedPair
+from cai_ray.prompt_layouts.readings import read_by
 
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "hh_rlhf" / "harmless-base-test.jsonl.gz"
 VOCABULARY = 4096
@@ -24,19 +22,9 @@ CONTEXT = 2048
 
 def pairs(limit: int) -> list[ParsedPair]:
     """The first `limit` comparisons of hh-rlhf's harmless test set: conversations of several turns, two answers."""
-    found: list[ParsedPair] = []
-    with gzip.open(CONVERSATIONS, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            if len(found) == limit:
-                break
-            record = json.loads(line)
-            try:
-                pair = parse_pair(Fields(record, bind_pair_columns([record])))
-            except DropRow:
-                continue
-            if pair.chosen.strip() and pair.rejected.strip() and pair.chosen != pair.rejected:
-                found.append(pair)
-    return found
+    read = (pair for _, pair in read_by(str(CONVERSATIONS), "auto", None, PAIRS, "auto", {}))
+    told_apart = (pair for pair in read if isinstance(pair, ParsedPair) and pair.chosen != pair.rejected)
+    return list(islice((pair for pair in told_apart if pair.chosen.strip() and pair.rejected.strip()), limit))
 
 
 def save(folder: Path) -> Path:

@@ -181,8 +181,10 @@ _ROLE_LABEL = re.compile(
 
 def _drop_role_label(text: str) -> str:
     """ "Assistant: Hello" -> "Hello"; "AI: a field of study" is a definition and stays."""
-    match = _ROLE_LABEL.match(text)
-    return text[match.end() :] if match else text
+    end = 0
+    while match := _ROLE_LABEL.match(text, end):
+        end = match.end()
+    return text[end:]
 
 
 # The request labels are no English words, so they are leaks wherever they stand; the others only where
@@ -192,6 +194,8 @@ _LEAK = re.compile(
     r"|^[*_#> \t]*(?P<turn>Human|Assistant|Critique|Revision)[*_]*:[*_]*(?:\s+|\Z)",
     re.MULTILINE,
 )
+# Labels of others, one behind the other.
+_FOREIGN = re.compile(r"[*_#>\[ \t]*(?:Critique ?Request|Revision ?Request|Human|Critique)[\]*_]*\s*:[*_]*(?:\s+|\Z)")
 _ANSWER_TURN = re.compile(r"^[*_#> \t]*(?:Revision|Assistant)[*_]*:[*_]*\s+(?=\S)", re.MULTILINE)
 _LABEL_STEMS = ("equest", "Human", "Assistant", "Critique", "Revision")
 
@@ -212,7 +216,10 @@ def _cut_leak(text: str, step: Step) -> str:
         answer = _ANSWER_TURN.search(text, match.end())
         if answer is not None:
             return text[answer.end() :]
-    return text[:start] + text[match.end() :]
+    end = match.end()
+    while again := _FOREIGN.match(text, end):  # a model that repeats itself writes a thousand of them
+        end = again.end()
+    return text[:start] + text[end:]
 
 
 def _cut_leak_in_answer(text: str) -> str:

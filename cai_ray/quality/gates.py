@@ -7,6 +7,7 @@ A gate is `off`, flags the row or drops it, by config; what it drops is counted 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from statistics import fmean
@@ -155,9 +156,10 @@ def boilerplate_score(text: str, phrases: Sequence[str] = STOCK_PHRASES, ngram: 
     0 for an empty text.
     """
     lowered = text.lower()
-    words = _WORD.findall(lowered)
-    if not words:
+    found = list(_WORD.finditer(lowered))
+    if not found:
         return 0.0
+    words, starts = [word[0] for word in found], [word.start() for word in found]
     covered = [False] * len(words)
     grams = list(zip(*(words[start:] for start in range(ngram)), strict=False))
     if len(set(grams)) < len(grams):
@@ -168,7 +170,7 @@ def boilerplate_score(text: str, phrases: Sequence[str] = STOCK_PHRASES, ngram: 
             seen.add(gram)
     pattern = _any_of(tuple(phrases))
     for match in pattern.finditer(lowered) if pattern else ():
-        first = len(_WORD.findall(lowered, 0, match.start()))
+        first = bisect_left(starts, match.start())
         last = min(len(words), first + len(_WORD.findall(match[0])))
         covered[first:last] = [True] * (last - first)
     return sum(covered) / len(words)

@@ -144,8 +144,10 @@ _OPENING_REMARK = re.compile(rf"\s*{_REMARK}(?:\s+|\Z)", re.IGNORECASE)
 
 def drop_opener(text: str) -> str:
     """ "Sure! Here is the revised response: Rest well." -> "Rest well."; "" when nothing follows."""
-    match = _OPENER.match(text)
-    return text[match.end() :] if match else text
+    end = 0
+    while match := _OPENER.match(text, end):  # a model that repeats itself announces it a thousand times
+        end = match.end()
+    return text[end:]
 
 
 def drop_closer(text: str) -> str:
