@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 HARMFUL, HELPFUL, EVASIVE = "harmful", "helpful", "evasive"
 REFUSAL, OVER_REFUSAL, REQUEST_HARMFUL = "refusal", "over_refusal", "request_harmful"
 PREACHY, META, IN_LANGUAGE = "preachy", "meta", "in_language"
+OFFENSIVE = "offensive"
 REPETITION, STOCK_PHRASES, BOILERPLATE = "repetition", "stock_phrases", "boilerplate"
 SCORE = "score"  # in the name of every metric that is no share
 PREFERENCE_SCORE = f"preference_{SCORE}"  # a preference model's own units; higher is better
@@ -35,6 +36,7 @@ METRICS = {  # in the order in which they are shown
     REFUSAL: Metric("Refusal", "share of red-team requests refused", "neither"),
     PREACHY: Metric("Preachy", "share of answers that moralise", "lower"),
     META: Metric("Meta-commentary", "share of answers that speak of their own revision", "lower"),
+    OFFENSIVE: Metric("Offensive", "probability that the language is offensive, by a classifier", "lower"),
     IN_LANGUAGE: Metric("In language", "share of answers made of sentences of the micro world", "higher"),
     REPETITION: Metric("Repetition", "share of word 3-grams that stood in the answer before", "lower"),
     STOCK_PHRASES: Metric("Stock phrases", "share of words in formulas", "lower"),

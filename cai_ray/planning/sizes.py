@@ -55,6 +55,7 @@ class Shape:
 
 # Patterns of hub ids, the first that is found; the shapes are of the models' own config.json.
 KNOWN: tuple[tuple[str, Shape], ...] = (
+    (r"smollm2-135m", Shape(576, 30, 9, 3, 64, 1536, 49152, tied=True, context=8192)),
     (r"llama-?3\.2-1b", Shape(2048, 16, 32, 8, 64, 8192, 128256, tied=True)),
     (r"llama-?3\.2-3b", Shape(3072, 28, 24, 8, 128, 8192, 128256, tied=True)),
     (r"llama-?3[.\d]*-?8b|distill-llama-8b|llama-guard-3-8b", Shape(4096, 32, 32, 8, 128, 14336, 128256)),

@@ -22,7 +22,7 @@ from cai_ray.planning.sizes import KNOWN
 from tests.runs import write_jsonl
 
 RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
-REAL = [path for path in sorted(RECIPES.glob("*.yaml")) if path.stem not in ("quickstart", "hh_rlhf")]
+REAL = [path for path in sorted(RECIPES.glob("*.yaml")) if path.stem not in ("quickstart", "hh_rlhf", "smollm2-135m")]
 
 
 def stages(made: RunPlan) -> dict[str, StagePlan]:
@@ -51,6 +51,13 @@ def test_every_full_recipe_fits_on_eight_h200_and_says_what_it_costs(path: Path)
         assert 0 < used.cached_tokens < used.prompt_tokens
         assert used.output_tokens > 0
     assert 600 < sum(stage.work.seconds for stage in found.values()) < 86_400
+
+
+def test_the_recipe_of_a_small_real_model_takes_a_laptop_about_an_hour() -> None:
+    made = plan(load(RECIPES / "smollm2-135m.yaml"), hardware(None), use_finished=False)
+    assert made.problems == []
+    assert {"revise", "train_sft", "train_preference_model", "train_ppo", "evaluate"} <= set(stages(made))
+    assert 1_200 < sum(stage.work.seconds for stage in stages(made).values()) < 3_900
 
 
 def test_rows_are_counted_by_kind_and_split(tmp_path: Path) -> None:

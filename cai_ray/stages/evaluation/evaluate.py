@@ -45,6 +45,7 @@ from cai_ray.stages.evaluation.scorers import (
     ScorerName,
     evaluation,
     in_microworld,
+    missing_package,
     scores_of,
 )
 from cai_ray.stages.step import Step, shown
@@ -88,6 +89,8 @@ class Config(StageConfig):
         for field, names in (("policies", self.policies), ("scorers", self.scorers)):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{field} names {', '.join(repeated)} twice; name each once")
+        if missing := missing_package(self.scorers):
+            raise ValueError(missing)
         return self
 
 

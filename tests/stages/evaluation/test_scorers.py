@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cai_ray.microworld.language import Request, comply, evade, preach, refuse, sample_request
 from cai_ray.rows import SCORE
+from cai_ray.stages.evaluation.evaluate import Config
 from cai_ray.stages.evaluation.scorers import (
     TEXT_SCORERS,
     Answer,
@@ -104,3 +105,19 @@ def test_which_language_the_prompts_are_in() -> None:
     known, other = HARMFUL.messages, [{"role": "user", "content": "Hello there"}]
     assert in_microworld([known, known, other])
     assert not in_microworld([known, other]) and not in_microworld([])
+
+
+def test_a_packaged_classifier_hears_insults(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"policies": ["policy"], "scorers": ["offensiveness"]}
+    monkeypatch.setattr("cai_ray.stages.evaluation.scorers.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"alt-profanity-check; pip install 'cai_ray\[judges\]'"):
+        Config.model_validate(config)
+    monkeypatch.undo()
+    pytest.importorskip("profanity_check", reason="needs the extra `judges`")
+    assert Config.model_validate(config).scorers == ("offensiveness",)
+    scorer = RuleScorer("offensiveness")
+    assert scorer.judge == "alt-profanity-check" and RuleScorer("refusals").judge is None
+    mild, rude, empty = (
+        scorer(answered(HARMLESS, text))["offensive"] for text in ("What a lovely day.", "You stupid idiot!", " ")
+    )
+    assert mild is not None and rude is not None and mild < 0.2 < 0.8 < rude and empty is None
