@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.real_model import detectors, questions, same_words
+from benchmarks.real_model import data, detectors, labels, questions, same_words
 from benchmarks.real_model.weights import model_folder
 from benchmarks.results_file import RESULTS
 from cai_ray.errors import ConfigError
@@ -20,6 +20,8 @@ PARTS: dict[str, Callable[[float, Path], None]] = {
     "same_words": same_words.run,
     "detectors": detectors.run,
     "questions": questions.run,
+    "labels": labels.run,
+    "data": data.run,
 }
 
 

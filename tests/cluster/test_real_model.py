@@ -38,13 +38,13 @@ def test_sixteen_prompts_go_through_the_whole_recipe(model: str, tmp_path: Path)
         "name": "real",
         "output": str(tmp_path),
         "models.policy.path": model,
-        "prompts.path": str(CONVERSATIONS),
+        "prompts.sources": f"[{{path: {CONVERSATIONS}, layout: hh_rlhf, limit: 16, test_fraction: 0.25}}]",
         "ppo.num_steps": "1",
         "ppo.prompts_per_step": "4",
         "ppo.optim.batch_size": "4",
         "labels.tie_margin": "0",
     }
-    command = [sys.executable, "-m", "cai_ray.cli", "run", "smollm2-135m", "--limit", "16"]
+    command = [sys.executable, "-m", "cai_ray.cli", "run", "smollm2-135m"]
     for name, value in changes.items():
         command += ["--set", f"{name}={value}"]
     done = subprocess.run(command, capture_output=True, text=True)
