@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -65,20 +67,22 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=results_file.RESULTS)
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # commands that were started end, too
     folder = arguments.folder or Path(tempfile.gettempdir()) / f"cai-ray-chaos-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
-    for fault in arguments.only:
-        while len(entries(arguments.results).get(fault, [])) < arguments.times:
-            began = time.monotonic()
-            try:
-                outcome = FAULTS[fault](folder)
-            except Exception:
-                traceback.print_exc()
-                failed.append(fault)
-                break
-            keep(fault, outcome, arguments.results)
-            print(f"{fault}: {outcome}, {time.monotonic() - began:.0f} s", flush=True)
+    for number, fault in itertools.product(range(arguments.times), arguments.only):
+        if fault in failed or len(entries(arguments.results).get(fault, [])) > number:
+            continue
+        began = time.monotonic()
+        try:
+            outcome = FAULTS[fault](folder)
+        except Exception:
+            traceback.print_exc()
+            failed.append(fault)
+            continue
+        keep(fault, outcome, arguments.results)
+        print(f"{fault}: {outcome}, {time.monotonic() - began:.0f} s", flush=True)
     if arguments.folder is None and not failed:
         shutil.rmtree(folder)
     return 1 if failed else 0

@@ -118,8 +118,8 @@ def _fill(ballast: Path) -> None:
 
 def store_failing(share: float, folder: Path) -> Outcome:
     """That share of the calls to S3 fails, from the first to the last; recovery: how much longer the run takes."""
+    usual_s = _usual(folder)  # before: all stores of one process are one
     with stores.s3() as faults, prepared(folder, output=faults.uri) as (trial, _):
-        usual_s = _usual(folder)
         faults.share = share
         trial.fault()
         with ending(trial.start()) as driver:
