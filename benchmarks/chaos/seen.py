@@ -27,7 +27,7 @@ def _seen_requests() -> type:
         """Changes no logits."""
 
         def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-            self._path = os.environ[FILE]
+            self._path, self._model = os.environ[FILE], vllm_config.model_config.model
 
         def apply(self, logits: torch.Tensor) -> torch.Tensor:
             return logits
@@ -36,7 +36,8 @@ def _seen_requests() -> type:
             return True
 
         def update_state(self, batch_update: BatchUpdate | None) -> None:
-            keys = [_key(prompt_ids, params) for _, params, prompt_ids, _ in batch_update.added] if batch_update else []
+            added = batch_update.added if batch_update else ()
+            keys = [_key(self._model, prompt_ids, params) for _, params, prompt_ids, _ in added]
             if keys:
                 with Path(self._path).open("a") as lines:
                     lines.write("".join(f"{key}\n" for key in keys))
@@ -44,6 +45,6 @@ def _seen_requests() -> type:
     return SeenRequests
 
 
-def _key(prompt_ids: list[int] | None, params: Any) -> str:
-    """The same for the same prompt and seed."""
-    return hashlib.sha256(json.dumps([prompt_ids, params.seed]).encode()).hexdigest()[:24]
+def _key(model: str, prompt_ids: list[int] | None, params: Any) -> str:
+    """The same for the same model, prompt and seed."""
+    return hashlib.sha256(json.dumps([model, prompt_ids, params.seed]).encode()).hexdigest()[:24]
