@@ -34,6 +34,21 @@ from cai_ray.engines.training.launcher import train
 from tests.training_jobs import Bucket, TinyTraining, tiny_job
 train(tiny_job(Path(sys.argv[1]), TinyTraining(sys.argv[2], step_s=1.0)), ClusterConfig(object_store_gib=0.2))
 """
+# The same, as a command is run: it hears SIGTERM and Ctrl-C.
+COMMAND = """
+import sys
+from pathlib import Path
+import typer
+from cai_ray.engines.cluster import ClusterConfig
+from cai_ray.engines.training.launcher import train
+from cai_ray.exits import edge
+from tests.training_jobs import TinyTraining, tiny_job
+job = tiny_job(Path(sys.argv[1]), TinyTraining(sys.argv[2], step_s=1.5), steps_per_checkpoint=50)
+try:
+    edge(train)(job, ClusterConfig(object_store_gib=0.2))
+except typer.Exit as end:
+    sys.exit(end.exit_code)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +153,27 @@ def test_a_killed_driver_and_a_truncated_checkpoint(alone: Path, model: str, tmp
     assert trained.num_steps == NUM_STEPS
     assert_same_curve(folder, curve(alone))
     assert {entry["attempt"] for entry in entries(folder)} == {1, 2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_driver_that_is_told_to_end_saves_a_checkpoint(
+    number: signal.Signals, alone: Path, model: str, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "stage", tmp_path / "log"
+    driver = runs.start([sys.executable, "-c", COMMAND, str(folder), model], log)
+    runs.wait_for(lambda: 3 in curve(folder) or driver.poll() is not None, 120, "step 3")
+    driver.send_signal(number)
+    assert driver.wait(20) == 75, log.read_text()
+    assert f"stopped by {number.name}" in log.read_text() and "Traceback" not in log.read_text()
+    last = max(curve(folder))
+    assert 3 <= last < NUM_STEPS
+    assert run(folder, TinyTraining(model)).num_steps == NUM_STEPS
+    assert events(folder) == [
+        "the driver was asked to end: a checkpoint is saved",
+        f"resumed from the checkpoint of step {last}",
+    ]
+    assert_same_curve(folder, curve(alone))
+    assert len([entry for entry in entries(folder) if "loss" in entry]) == NUM_STEPS, "no step twice"
 
 
 def test_numbers_gone_bad_end_the_run_at_once(alone: Path, model: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Attempt(Config):
 class Verdict(Config):
     """How training ended, as told by the first worker."""
 
-    outcome: Literal["trained", "diverged", "bad_config", "failed"]
+    outcome: Literal["trained", "stopped", "diverged", "bad_config", "failed"]
     message: str = ""
     nonce: str = ""  # of the attempt
 

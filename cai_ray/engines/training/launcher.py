@@ -10,11 +10,12 @@ import logging
 import os
 import tempfile
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cai_ray.artifacts.files import damage
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.cluster import ClusterConfig, connected, num_gpus
+from cai_ray.engines.conversations.ending import ask_to_stop
 from cai_ray.engines.training.arguments import (
     Device,
     deepspeed_config,
@@ -32,12 +33,13 @@ from cai_ray.engines.training.job import (
 )
 from cai_ray.engines.training.ray_train import ENVIRONMENT, check_room, torch_trainer
 from cai_ray.engines.training.worker import train_on_worker
-from cai_ray.errors import ConfigError, EngineGaveUp
+from cai_ray.errors import ConfigError, EngineGaveUp, Stopped
 from cai_ray.progress.trackers import refuse_missing
 from cai_ray.progress.training import TrainingProgress
+from cai_ray.stopping import draining
 
 if TYPE_CHECKING:
-    pass
+    from ray.train.torch import TorchTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ def train(job: TrainingJob, cluster: ClusterConfig) -> TrainedModel:
     """Train and save the model, from the newest checkpoint that verifies; nothing to do when it is saved and whole.
 
     Raises ConfigError (wrong batch arithmetic, no eval rows to choose the best by, or what `make_trainer` finds),
-    TrainingDiverged, TrainingFailed, and EngineGaveUp when more than `workers.max_failures` workers were lost.
+    TrainingDiverged, TrainingFailed, EngineGaveUp when more than `workers.max_failures` workers were lost, and Stopped
+    after SIGTERM or Ctrl-C, with a checkpoint of the step that it came in where one can be saved in time.
     """
     _check(job)
     job = replace(job, folder=Storage(job.folder.path())) if job.folder.is_local else job
@@ -111,7 +114,8 @@ def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:
             scratch=scratch,
         )
         try:
-            result = trainer.fit()
+            with draining(ask_to_stop):
+                result = _fitted(trainer)
         except TrainingFailedError as error:
             if (verdict := failure(job.folder, attempt)) is not None:
                 return verdict
@@ -120,3 +124,10 @@ def _fit(job: TrainingJob, attempt: Attempt, cluster: ClusterConfig) -> Verdict:
                 f"checkpoints stay, a re-run goes on. The last: {error}"
             ) from error
     return Verdict.model_validate(result.return_value)
+
+
+def _fitted(trainer: TorchTrainer) -> Any:
+    try:
+        return trainer.fit()
+    except KeyboardInterrupt as cut:  # Ray raises one of its own in the place of ours
+        raise cut if isinstance(cut, Stopped) else Stopped("") from cut

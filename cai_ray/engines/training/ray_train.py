@@ -38,7 +38,7 @@ def torch_trainer(
     from ray.train.v2.api.config import LoggingConfig
 
     environment = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    return TorchTrainer(
+    trainer = TorchTrainer(
         loop,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -60,6 +60,8 @@ def torch_trainer(
             worker_runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false", **environment}},
         ),
     )
+    trainer._register_sigint_handler = lambda controller: None  # Ctrl-C is heard as everywhere (stopping.py)
+    return trainer
 
 
 def _one_worker(workers: WorkersConfig, use_gpu: bool) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_ray.artifacts.metrics_file import MetricsFile
+from cai_ray.engines.conversations.ending import is_asked_to_stop
 from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.attempt import Attempt, check_owner
 from cai_ray.engines.training.checkpoints import CheckpointRecord, Layout
@@ -20,6 +21,7 @@ from cai_ray.metrics.training_keys import EVAL_LOSS, EXAMPLES_PER_S, LOSS, TOKEN
 if TYPE_CHECKING:
     from cai_ray.engines.training.job import TrainingJob
 
+STOP_POLL_S = 1.0
 JUDGED = (LOSS, "grad_norm", EVAL_LOSS)
 
 
@@ -37,17 +39,20 @@ def watch_of(
 ) -> Any:
     """A TrainerCallback (its base class needs transformers) with `problem`: why it stopped the training, or None.
 
-    All workers see the same numbers and so stop at the same step.
+    All workers see the same numbers and so stop at the same step; `is_stopped`: the driver was asked to end, and a
+    checkpoint is saved.
     """
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]  # untyped here
         problem: str | None = None
+        is_stopped = False
 
         def __init__(self) -> None:
             self._began = time.monotonic()
             self._num_tokens = 0.0
             self._eval: tuple[int, float] | None = None  # step, loss
+            self._asked_at = 0.0  # whether to stop, by time.monotonic
             self._is_warned = False  # that a node of a worker goes: one checkpoint is saved for it
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -61,7 +66,17 @@ def watch_of(
                 self._is_warned = control.should_save = True
                 if metrics is not None:
                     metrics.event("a node is taken back: a checkpoint is saved", step=state.global_step)
+            if place.agree(self._is_asked_to_stop):
+                self.is_stopped = control.should_save = control.should_training_stop = True
+                if metrics is not None:
+                    metrics.event("the driver was asked to end: a checkpoint is saved", step=state.global_step)
             return control
+
+        def _is_asked_to_stop(self) -> bool:
+            if time.monotonic() - self._asked_at < STOP_POLL_S:
+                return False
+            self._asked_at = time.monotonic()
+            return is_asked_to_stop()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> Any:
             if LOSS not in logs and EVAL_LOSS not in logs:

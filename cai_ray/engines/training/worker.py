@@ -158,6 +158,8 @@ def _fit(
     if place.is_first and not job.folder.is_local and tensorboard.is_dir():
         for file in files_below(tensorboard):
             upload(tensorboard, file, job.folder, tensorboard.name)
+    if watch.is_stopped:
+        return Verdict(outcome="stopped")
     if watch.problem is None:
         return Verdict(outcome="trained")
     return Verdict(outcome="diverged", message=watch.problem)
