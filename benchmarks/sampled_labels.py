@@ -1,15 +1,16 @@
 """Labels without log-probabilities against labels by them, and a panel of two against the better of the two.
 
-    python -m benchmarks.sampled_labels [--seeds 0 1 2] [--pairs 120] [--server vllm|transformers] [--results FOLDER]
+    python -m benchmarks.sampled_labels [--seeds 0 1 2] [--pairs 60] [--server vllm|transformers] [--results FOLDER]
 
 Pairs of answers in the micro world's language, in different styles (complies, refuses, evades, preaches), are labelled
 by the micro models of the seeds, each behind a server of its own:
 
-- by log-probabilities, both orders and one principle a pair, by each seed's model and by the next seed's;
+- by log-probabilities, as the quickstart labels (both orders, three principles), by each seed's model and the next's;
 - by k = 8 sampled verdicts per question, through a door that refuses every request for log-probabilities;
 - as a panel: the mean of the model's own labels and those of the next seed's, on the same pairs.
 
-The oracle knows which answer is better; pairs that it has not decided are left out. `--server transformers` takes
+The oracle knows which answer is better; pairs that it has not decided are left out. The two readings are compared on
+pairs that neither calls a tie, the judges and their panel on all. `--server transformers` takes
 benchmarks/micro_server.py in place of vLLM's server.
 """
 
@@ -42,6 +43,7 @@ from cai_ray.constitution.source import load, resolve
 from cai_ray.dropped import DropRow
 from cai_ray.engines.backends.endpoint import EndpointBackend
 from cai_ray.engines.backends.vllm_engine import engine_environment
+from cai_ray.metrics.readings import is_tie
 from cai_ray.microworld.language import Style, answer, sample_request
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.rows import ROW_ID
@@ -50,8 +52,10 @@ from cai_ray.stages.preferences.label_comparisons import Config, label
 from cai_ray.stages.preferences.label_summary import Labelled, against_oracle, oracle_verdict
 
 CONSTITUTION = load(resolve("microworld"))
-SCORED = Config(tie_margin=0.0)
-SAMPLED = Config(tie_margin=0.0, reading="sampled", verdicts=8, verdict_sampling=SamplingConfig(max_tokens=16))
+TIE_MARGIN = 0.05  # as the quickstart has it, like the other settings of SCORED
+SCORED = Config(principles_per_pair=3, delimiters="plain", tie_margin=TIE_MARGIN)
+VERDICT = SamplingConfig(max_tokens=16)
+SAMPLED = SCORED.model_copy(update={"reading": "sampled", "verdicts": 8, "verdict_sampling": VERDICT})
 STYLES: tuple[Style, ...] = ("refuse", "comply", "evade", "preach")  # the first answers harmful requests alone
 START_LIMIT_S = 900
 Labels = dict[str, float]  # pair -> P(A)
@@ -195,6 +199,11 @@ def labels_by(url: str, rows: Sequence[Row], config: Config, seed: int) -> Label
     return {row[ROW_ID]: end for row, end in zip(rows, ends, strict=True) if not isinstance(end, DropRow)}
 
 
+def without_ties(labels: Labels) -> set[str]:
+    """Pairs that the stage would keep: the others are dropped as ties."""
+    return {name for name, prob in labels.items() if not is_tie(prob, TIE_MARGIN)}
+
+
 def worth(rows: Sequence[Row], labels: Mapping[str, float], common: set[str]) -> dict[str, Any]:
     """Agreement with the oracle and Brier score over the pairs of `common`."""
     known = [row for row in rows if row[ROW_ID] in common]
@@ -217,11 +226,12 @@ def measure(seeds: Sequence[int], num: int, server: str) -> dict[str, Any]:
             scored = labels_by(urls[place], rows, SCORED, seed)
             other = labels_by(urls[(place + 1) % len(urls)], rows, SCORED, seed)
             panel = {name: (scored[name] + other[name]) / 2 for name in scored.keys() & other.keys()}
-            both, judged = sampled.keys() & scored.keys(), set(panel)
+            labels = {"logprob": without_ties(scored), "sampled": without_ties(sampled)}
+            both, judged = labels["logprob"] & labels["sampled"], set(panel)
             by_seed.append(
                 {
                     "num_pairs": len(rows),
-                    "num_unlabelled": {"logprob": len(rows) - len(scored), "sampled": len(rows) - len(sampled)},
+                    "num_ties": {name: len(rows) - len(found) for name, found in labels.items()},
                     "num_refused_for_logprobs": refused[0],
                     "reading": {
                         "logprob": worth(rows, scored, both),
@@ -251,7 +261,7 @@ def _pooled(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sampled verdicts and panels against the oracle.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pairs", type=int, default=120, help="per seed")
+    parser.add_argument("--pairs", type=int, default=60, help="per seed")
     parser.add_argument("--server", choices=("vllm", "transformers"), default="vllm")
     parser.add_argument("--results", type=Path, default=results_file.RESULTS)
     given = parser.parse_args()
