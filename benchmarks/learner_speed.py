@@ -65,7 +65,7 @@ def cells(shapes: list[str]) -> Iterator[Cell]:
 def measure(cell: Cell, setting: Setting) -> dict[str, Any]:
     """Tokens per second of the median step, its share of the peak, and the memory that it took."""
     shape = SHAPES[cell.shape]
-    step: Callable[[], None]
+    step: Callable[[], object]
     if cell.variant == "stock_trainer":
         step, num_tokens = work.stock_step(shape, setting, TIMED_STEPS)
     else:

@@ -202,7 +202,7 @@ def passes_of(job: LearnersJob, variant: str, setting: Setting) -> Passes:
     return (InOrder if variant == "in_order" else Passes)(job.workers, ALONE, setting.device)
 
 
-def our_step(shape: Shape, kind: str, variant: str, setting: Setting) -> tuple[Callable[[], None], int]:
+def our_step(shape: Shape, kind: str, variant: str, setting: Setting) -> tuple[Callable[[], object], int]:
     """One update as the product makes it, and the tokens that it learns from."""
     job = job_of(setting, variant)
     prompts, answers = sequences(shape, setting)
@@ -211,7 +211,7 @@ def our_step(shape: Shape, kind: str, variant: str, setting: Setting) -> tuple[C
     if kind == "sft":
         packed = pack(prompts, answers, {})
         learner = policy(shape, job, setting)
-        return (lambda: sft_update(learner, passes, packed) and None), num_tokens
+        return (lambda: sft_update(learner, passes, packed)), num_tokens
     reward = trained(score_net(language_model(shape, setting, _dtype(setting), True)), job, setting.kind, job.optim)
     conversations = pack([a + b for a, b in zip(prompts, answers, strict=True)], [[1]] * len(prompts), {})
     if kind == "preference":
@@ -283,7 +283,7 @@ def ppo_step(
     return step
 
 
-def stock_step(shape: Shape, setting: Setting, num_steps: int) -> tuple[Callable[[], None], int]:
+def stock_step(shape: Shape, setting: Setting, num_steps: int) -> tuple[Callable[[], object], int]:
     """transformers' Trainer over the same sequences, one update per call: micro-batches of as many as fit, padded."""
     from transformers import Trainer, TrainingArguments
 
@@ -330,11 +330,11 @@ def stock_step(shape: Shape, setting: Setting, num_steps: int) -> tuple[Callable
     trainer: Any = Trainer(
         model=model,
         args=arguments,
-        train_dataset=rows,  # type: ignore[arg-type]  # a list is a dataset to torch
+        train_dataset=rows,  # a list is a dataset to torch
         data_collator=collate,
         optimizers=(optimizer, constant),
     )
-    return (lambda: trainer.train() and None), sum(len(row["input_ids"]) for row in rows)
+    return trainer.train, sum(len(row["input_ids"]) for row in rows)
 
 
 def loss_curve(shape: Shape, setting: Setting, dtype: torch.dtype, num_steps: int) -> list[float]:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from cai_ray.artifacts.artifact import now, versions
+from cai_ray.metrics.intervals import Estimate
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,6 +66,11 @@ def _gpu_name() -> str | None:
     """Of what was measured on a GPU: torch is loaded then."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+
+
+def rounded(found: Estimate | None) -> dict[str, float] | None:
+    """An estimate with its interval."""
+    return None if found is None else {name: round(value, 4) for name, value in found.model_dump().items()}
 
 
 def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:

@@ -64,7 +64,7 @@ def of_round(rows: Sequence[dict[str, Any]], k: int) -> dict[str, Any]:
 
 def accounts(run: Storage) -> dict[str, Any]:
     """Rows in and what became of them, by stage."""
-    found = {}
+    found: dict[str, Any] = {}
     for stage in STAGES:
         artifact = find(run / stage)
         if artifact is None:

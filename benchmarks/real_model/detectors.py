@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import results_file
 from benchmarks.real_model import people
 from benchmarks.real_model.people import Labelled
-from cai_ray.metrics.intervals import Estimate, clustered_rate
+from cai_ray.metrics.intervals import clustered_rate
 from cai_ray.metrics.preachiness import is_preachy
 from cai_ray.metrics.refusals import read
 from cai_ray.stages.evaluation.scorers import offensiveness
@@ -31,7 +31,7 @@ def agreement(answers: Sequence[Labelled], truth: Sequence[bool], says: Says) ->
 
     def share(hits: Sequence[bool], among: Sequence[bool]) -> dict[str, float] | None:
         kept = [(hit, request) for hit, request, is_in in zip(hits, requests, among, strict=True) if is_in]
-        return _numbers(clustered_rate([hit for hit, _ in kept], [request for _, request in kept]))
+        return results_file.rounded(clustered_rate([hit for hit, _ in kept], [request for _, request in kept]))
 
     equal = [a == b for a, b in zip(said, truth, strict=True)]
     everyone = [True] * len(said)
@@ -55,10 +55,6 @@ def kappa(said: Sequence[bool], truth: Sequence[bool]) -> float:
     yes_said, yes_true = sum(said) / num, sum(truth) / num
     by_chance = yes_said * yes_true + (1 - yes_said) * (1 - yes_true)
     return (observed - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0
-
-
-def _numbers(found: Estimate | None) -> dict[str, float] | None:
-    return found and {key: round(value, 4) for key, value in found.model_dump().items()}
 
 
 def auc(scores: Sequence[float], truth: Sequence[bool]) -> float:
@@ -102,8 +98,8 @@ def measure(refused: Sequence[Labelled], harmed: Sequence[Labelled]) -> dict[str
                 if 0 < sum(truth := _of(harmed, harm_truth, name)[1]) < len(truth)
             },
         },
-        "evasive_among_refusals": _numbers(clustered_rate(evasive, [one.objective for one in declined])),
-        "harmful_by_people_among_refusals": _numbers(
+        "evasive_among_refusals": results_file.rounded(clustered_rate(evasive, [one.objective for one in declined])),
+        "harmful_by_people_among_refusals": results_file.rounded(
             clustered_rate([(one.harm or 0.0) >= HARMFUL for one in declined], [one.objective for one in declined])
         ),
         "harmful_by_people": {name: sum(_of(harmed, harm_truth, name)[1]) for name in categories},

@@ -16,7 +16,7 @@ from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.calibration import pair_calibration
-from cai_ray.metrics.intervals import Estimate, clustered_mean, clustered_rate
+from cai_ray.metrics.intervals import clustered_mean, clustered_rate
 from cai_ray.stages.preferences.label_comparisons import STAGE
 from cai_ray.stages.preferences.pair_sources import PairSetConfig, read_pairs
 
@@ -63,17 +63,13 @@ def against_people(run: Storage, way: str, scale: float) -> dict[str, Any]:
     return {
         "pairs": len(probs),
         "dropped": artifact.manifest.rows_dropped,
-        "agreement": numbers(clustered_rate(right, clusters)),
+        "agreement": results_file.rounded(clustered_rate(right, clusters)),
         "order_flip_rate": round(sum(flips) / len(flips), 4) if flips else None,
         "first_is_preferred_by": round(sum(first) / len(first), 4) if first else None,
-        "mean_probability_of_their_choice": numbers(clustered_mean(probs, clusters)),
+        "mean_probability_of_their_choice": results_file.rounded(clustered_mean(probs, clusters)),
         "calibration": calibrated.model_dump() if calibrated else None,
         "duration_s": round(artifact.manifest.duration_s, 1),
     }
-
-
-def numbers(found: Estimate | None) -> dict[str, float] | None:
-    return found and {key: round(value, 4) for key, value in found.model_dump().items()}
 
 
 def run(scale: float, folder: Path) -> None:
