@@ -82,9 +82,14 @@ def plan_self_critique(step: Step, world: World) -> StagePlan:
     job = self_critique.job_of(config, world.context())
     written, used = converse(job, source, PROMPT, model.counter, model.config, model.context)
     world.written[step.stage] = written
-    work = world.engines(used, model, config.scaling.max_engines)
+    works = [world.engines(used, model, config.scaling.max_engines)]
+    answers = [{**row, "responses": [row[name] for name in self_critique.STEPS]} for row in written.rows]
+    for judge in config.judges:
+        judged = plan_judge(judge, Sample(answers, written.weights), len(self_critique.STEPS), world)
+        used += judged
+        works.append(world.engines(judged, world.model(judge.model), judge.scaling.max_engines))
     per_prompt = len(config.formats) * len(config.principles) * config.samples_per_prompt
-    return StagePlan(step.stage, source.num_rows * per_prompt, written.num_rows, used, work=work)
+    return StagePlan(step.stage, source.num_rows * per_prompt, written.num_rows, used, work=together(works))
 
 
 def plan_pairs(step: Step, world: World) -> StagePlan:
