@@ -6,6 +6,8 @@ engines that answer at once leave the driver to do. A process holds up to eight 
 model is the driver's measured seconds carried on, with an actor per engine: it is one thread, and until it has no
 time left, engines are as fast together as each is alone. Commit and resume do not depend on the engines; their times
 are those of benchmarks/resume.py. Nothing of a network or of a store's speed is in any of it.
+
+For a machine that does nothing else: rows are counted by when their files are written, which other work delays.
 """
 
 from __future__ import annotations
