@@ -3,7 +3,7 @@
 A stage whose rows are all there at its start has a pool of Ray Data (`generation`). Here the next rows depend on what
 was said of the last ones, so the same actors are kept, asked directly, and let sleep while learners have their GPUs.
 
-Tested in tests/cluster/test_reward.py.
+Tested in tests/engines/rollouts/test_standing.py, and with vLLM in tests/cluster/test_reward.py.
 """
 
 from __future__ import annotations
