@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cai_ray.config import ModelConfig, Throughput
-from cai_ray.lookup import location
+from cai_ray.lookup import location, without_keys
 from cai_ray.seeding import stable_id
 
 # Fields of stage configs that judge or place a result and do not change it.
@@ -29,7 +29,10 @@ NEWCOMERS = frozenset(
 
 
 def settings(config: BaseModel) -> dict[str, Any]:
-    """The config as plain JSON values without what only changes speed or tolerance."""
+    """The config as plain JSON values without what only changes speed or tolerance, and without keys in URIs.
+
+    It stands in plans and manifests; and a new key opens the same files.
+    """
     plain = config.model_dump(mode="json")
     return {name: plain_of(getattr(config, name), plain[name]) for name in plain if _decides(config, name)}
 
@@ -39,7 +42,15 @@ def plain_of(value: Any, plain: Any) -> Any:
         return settings(value)
     if isinstance(value, tuple | list) and value and isinstance(value[0], BaseModel):
         return [settings(item) for item in value]
-    return plain
+    return _without_keys(plain)
+
+
+def _without_keys(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {name: _without_keys(value) for name, value in plain.items()}
+    if isinstance(plain, list):
+        return [_without_keys(value) for value in plain]
+    return without_keys(plain) if isinstance(plain, str) and "://" in plain else plain
 
 
 def _decides(config: BaseModel, name: str) -> bool:

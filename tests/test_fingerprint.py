@@ -19,6 +19,11 @@ def test_speed_and_tolerance_do_not_decide() -> None:
     assert "engine" not in settings(ModelConfig(engine=EngineConfig(max_num_seqs=3)))
 
 
+def test_a_new_key_in_a_uri_is_no_other_input() -> None:
+    first, second = (settings(Config(path=f"s3://id:{key}@b/a.jsonl?secret_key={key}")) for key in ("k1", "k2"))
+    assert first == second and first["path"] == "s3://b/a.jsonl?secret_key=..."
+
+
 def test_a_local_model_is_its_folders_name_and_the_names_and_sizes_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")

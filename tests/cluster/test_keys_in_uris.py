@@ -1,4 +1,4 @@
-"""Keys in the URI of `output`: the run works with them, and they are in nothing that it leaves or says."""
+"""Keys in the URIs of `output` and `prompts`: the run works with them, and nothing that it leaves or says has them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def read(storage: Storage) -> dict[str, bytes]:
     return {path: storage.filesystem.open_input_stream(path).read() for path in files}
 
 
-def test_no_key_of_an_output_is_left_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_of_a_uri_is_left_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray_folder = tempfile.mkdtemp(prefix="r")  # short: sockets lie below it
     monkeypatch.setenv("RAY_TMPDIR", ray_folder)
     with serving() as server, stores.s3() as faults:
         output = faults.uri.replace("key:secret@", f"{CANARY}-id:{CANARY}-key@")
-        recipe = endpoint_recipe(tmp_path, server, 8, output=output, report={})
+        asked = output.replace("/runs?", "/asked/prompts.jsonl?")
+        recipe = endpoint_recipe(tmp_path, server, 8, output=output, report={}, prompts={"path": asked})
+        Storage(output.replace("/runs?", "/asked?")).write("prompts.jsonl", (tmp_path / "prompts.jsonl").read_bytes())
         done = command(recipe)
         assert done.returncode == 0, done.stderr
         refused = command(recipe, "--set", "seed=6")
