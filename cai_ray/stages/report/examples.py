@@ -24,6 +24,7 @@ from cai_ray.stages.report.text import clipped, visible
 
 ANSWERS = "answers"
 MOST_BYTES = 9_000_000  # of all examples on the page, packed
+PLAIN_BYTES = 1_000_000  # up to here they stand on it as they are, for whoever searches files
 LEAST_CHARS = 50  # texts are cut no shorter to make room for more examples
 TEXTS = ("text", "critique")  # keys of an example under which people and models speak
 SHARE_DROPPED = 0.1  # of the examples, kept for dropped rows where there are that many
@@ -41,6 +42,11 @@ class Examples:
     policies: list[str] = field(default_factory=list)  # titles, in order
     redacted: bool = False
     most_chars: int = 0  # of a text
+
+    @property
+    def are_many(self) -> bool:
+        """Whether the page has them packed."""
+        return len(_json(self.examples).encode()) > PLAIN_BYTES
 
     @property
     def packed(self) -> str:
@@ -102,8 +108,11 @@ def _within_bytes(whole: list[Example], most_chars: int) -> tuple[list[Example],
 
 
 def packed(examples: list[Example]) -> str:
-    text = json.dumps(examples, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(_json(examples).encode(), mtime=0)).decode()
+
+
+def _json(examples: list[Example]) -> str:
+    return json.dumps(examples, ensure_ascii=False, separators=(",", ":"))
 
 
 def _cut(part: Any, most_chars: int, key: str = "") -> Any:

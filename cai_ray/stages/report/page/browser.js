@@ -19,7 +19,9 @@
   let page = 0;
 
   async function unpacked() {
-    const letters = atob(byId("examples").textContent);
+    const found = byId("examples");
+    if (found.type === "application/json") return JSON.parse(found.textContent);
+    const letters = atob(found.textContent);
     const bytes = new Uint8Array(letters.length);
     for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
