@@ -11,6 +11,7 @@ import pytest
 from cai_ray.artifacts.metrics_file import MetricsFile, parse_metrics, read_metrics
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.training.watch import watch_of
+from cai_ray.engines.training.worker_group import Place
 
 pytestmark = pytest.mark.slow  # transformers
 
@@ -23,7 +24,7 @@ def test_one_checkpoint_is_saved_when_a_node_is_taken_back(tmp_path: Path, monke
     folder = Storage(str(tmp_path))
     metrics = MetricsFile(folder, 1, 0.0)
     unused = cast(Any, None)
-    watch = watch_of(unused, unused, unused, unused, tmp_path, metrics)
+    watch = watch_of(unused, unused, Place(0, 1, 0, 1), unused, tmp_path, metrics)
     saves = []
     for step in range(5):
         control = SimpleNamespace(should_save=False)
