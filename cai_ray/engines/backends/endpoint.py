@@ -193,11 +193,7 @@ class EndpointBackend(Unasked):
                 async with self._slots:
                     result = await sent()
             except (OpenAIError, ValueError, DropRow) as error:
-                outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
-                if not isinstance(outcome, DropRow):
-                    raise outcome from error
-                if outcome.reason == DropReason.REQUEST_REJECTED:
-                    self._first.weigh_refusal(error, outcome)
+                outcome = self.drop_of(error)
                 is_lost = outcome.reason == DropReason.ENDPOINT_ERROR
                 if is_lost and not isinstance(error, APIConnectionError | APIStatusError):
                     # No completion, from a server that is there: it costs its own row.
@@ -209,6 +205,15 @@ class EndpointBackend(Unasked):
                 self._outage.answered(sent)
                 self._first.answered()
                 return result
+
+    def drop_of(self, error: Exception) -> DropRow:
+        """What a request that failed so says of its row. Raises EngineGaveUp or ConfigError if all would fare so."""
+        outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
+        if not isinstance(outcome, DropRow):
+            raise outcome from error
+        if outcome.reason == DropReason.REQUEST_REJECTED:
+            self._first.weigh_refusal(error, outcome)
+        return outcome
 
 
 class EndpointConversation(Counts):

@@ -16,7 +16,7 @@ from cai_ray.dropped import DropReason, DropRow
 from cai_ray.engines.backends.batches.desk import Desk
 from cai_ray.engines.backends.batches.journal import Journal
 from cai_ray.engines.backends.endpoint import EndpointBackend
-from cai_ray.engines.backends.endpoint_errors import RefusedLine, outcome_of_error
+from cai_ray.engines.backends.endpoint_errors import RefusedLine
 from cai_ray.engines.backends.endpoint_replies import first_choice
 from cai_ray.engines.conversations.asking import Guard
 from cai_ray.seeding import stable_id
@@ -81,11 +81,7 @@ class BatchBackend(EndpointBackend):
                 result = await send()
                 check(result)
             except (OpenAIError, ValueError, DropRow) as error:
-                outcome = error if isinstance(error, DropRow) else outcome_of_error(error, self.endpoint)
-                if not isinstance(outcome, DropRow):
-                    raise outcome from error
-                if outcome.reason == DropReason.REQUEST_REJECTED:
-                    self._first.weigh_refusal(error, outcome)
+                outcome = self.drop_of(error)
                 if outcome.reason != DropReason.ENDPOINT_ERROR or attempt == self.endpoint.max_retries:
                     raise outcome from error
                 await asyncio.sleep(0)
