@@ -22,6 +22,8 @@ import yaml
 
 from benchmarks.results_file import RESULTS
 from cai_ray import dropped, rows
+from cai_ray.stages.abliteration import measuring
+from cai_ray.stages.evaluation import self_critique
 
 DOCS = Path(__file__).parent
 
@@ -33,9 +35,14 @@ def measured(results: Path = RESULTS) -> str:
     return _render("measured.md.j2", files=files, cases=cases, **files)
 
 
+INNER = ("ASKED", "JUDGED_ANSWER")  # of artifacts inside a stage's own
+
+
 def formats() -> str:
     """Raises KeyError for a schema that the template does not show."""
-    found = {schema.name: schema for module in (rows, dropped) for schema in schemas(Path(str(module.__file__)))}
+    modules = (rows, dropped, measuring, self_critique)
+    found = {schema.name: schema for module in modules for schema in schemas(Path(str(module.__file__)))}
+    found = {name: schema for name, schema in found.items() if name not in INNER}
     shown: set[str] = set()
 
     def show(name: str) -> Schema:

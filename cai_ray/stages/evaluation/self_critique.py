@@ -54,28 +54,29 @@ EXCHANGES = "exchanges"  # folder inside the stage's own
 STEPS = ("initial", "revision")
 EXCHANGE_IDS = RowIds(("prompt_id", "format", "principles", "sample_index"))
 Choice = Literal["random", "contextual"]
-_COLUMNS = [
-    pa.field("prompt_id", pa.string(), nullable=False),
-    pa.field("format", pa.string(), nullable=False),  # prompts/formats.py
-    pa.field("principles", pa.string(), nullable=False),  # how the principle was chosen: "random" | "contextual"
-    pa.field("sample_index", pa.int32(), nullable=False),
-    pa.field("kind", pa.string(), nullable=False),  # "red_team" | "helpful"
-    pa.field("category", pa.string()),
-    pa.field("messages", pa.list_(MESSAGE), nullable=False),
-    pa.field("principle_id", pa.string(), nullable=False),
-    *(pa.field(name, pa.string(), nullable=False) for name in ("initial", "critique", "revision")),
-    pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # of the three: "stop" | "length"
-]
-ASKED = pa.schema(_COLUMNS)
 # One exchange and what was made of it.
 EXCHANGE = pa.schema(
     [
-        *_COLUMNS,
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),  # prompts/formats.py
+        pa.field("principles", pa.string(), nullable=False),  # how the principle was chosen: "random" | "contextual"
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # "red_team" | "helpful"
+        pa.field("category", pa.string()),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("principle_id", pa.string(), nullable=False),
+        pa.field("initial", pa.string(), nullable=False),  # the answer
+        pa.field("critique", pa.string(), nullable=False),
+        pa.field("revision", pa.string(), nullable=False),
+        pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # of the three: "stop" | "length"
         pa.field("noticed", pa.bool_(), nullable=False),  # the critique speaks of harm (metrics/critiques/noticing.py)
         pa.field("unchanged", pa.bool_(), nullable=False),  # word sets of answer and revision alike
-        *(pa.field(f"{step}_scores", pa.list_(SCORE), nullable=False) for step in STEPS),
+        pa.field("initial_scores", pa.list_(SCORE), nullable=False),  # of the answer
+        pa.field("revision_scores", pa.list_(SCORE), nullable=False),
     ]
 )
+_FOUND = ("noticed", "unchanged", *(f"{step}_scores" for step in STEPS))
+ASKED = pa.schema([field for field in EXCHANGE if field.name not in _FOUND])
 # One answer for a judge; its id is the exchange's.
 JUDGED_ANSWER = pa.schema(
     [
