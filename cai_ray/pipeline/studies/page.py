@@ -5,7 +5,7 @@ Tested in tests/pipeline/studies/test_figures.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -21,16 +21,20 @@ COLUMNS = (
     "model", "form", "format", "principles", "harm", "n", "before", "after", "safer", "worse", "same", "precision",
     "recall", "over-caution before", "after ",
 )  # fmt: skip
+CATEGORY_COLUMNS = ("model", "form", "harm", "category", "n", *STEPS)
 
 
 def write_page(folder: Path, figures: StudyFigures) -> list[Path]:
     """report.html, report.md, study.json and figure.svg in the study's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     charts = charts_of(figures)
-    head, rows = [*COLUMNS], table_rows(figures)
+    tables = {
+        "Every cell": [[*COLUMNS], *table_rows(figures)],
+        "Harm by category": [[*CATEGORY_COLUMNS], *category_rows(figures)],
+    }
     texts = {
-        "report.html": as_study_html(figures, charts, head, rows),
-        "report.md": as_markdown(figures, head, rows),
+        "report.html": as_study_html(figures, charts, tables),
+        "report.md": as_markdown(figures, tables),
         "study.json": figures.model_dump_json(indent=2) + "\n",
         "figure.svg": as_svg(charts),
     }
@@ -54,6 +58,15 @@ def table_rows(figures: StudyFigures) -> list[list[str]]:
         model, form = where.split(", ")
         rows.append([model, form, "-", "-", f"no rows: {why}", "0", *["-"] * 9])
     return rows
+
+
+def category_rows(figures: StudyFigures) -> list[list[str]]:
+    """The paper's table: a row of CATEGORY_COLUMNS per model, form and category, each in its first format."""
+    return [
+        [line.model, line.form, line.harm, category, str(steps[0].n if steps[0] else 0), *map(cell, steps)]
+        for line in _first_lines(figures)
+        for category, steps in line.figures.categories.items()
+    ]
 
 
 def charts_of(figures: StudyFigures) -> list[RowChart]:
@@ -84,9 +97,12 @@ def _value(slot: int, category: str, found: Estimate) -> Value:
     return Value(slot, STEPS[slot], found.value, found.low, found.high, title)
 
 
-def as_markdown(figures: StudyFigures, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The tables as text."""
-    parts = [f"# {figures.name}", "", _markdown(head, rows), "", "## Comparisons, paired by prompt", ""]
+def as_markdown(figures: StudyFigures, tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """The tables as text: those of the page, and the rest."""
+    parts = [f"# {figures.name}", ""]
+    for title, (head, *rows) in tables.items():
+        parts += [f"## {title}", "", _markdown(head, rows), ""]
+    parts += ["## Comparisons, paired by prompt", ""]
     compared = [
         [one.name, cell(one.difference, points), _p(one.p), _p(one.p_corrected)]
         for one in figures.comparisons

@@ -48,12 +48,12 @@ def as_html(facts: Facts, examples: Examples) -> str:
     )
 
 
-def as_study_html(figures: Any, charts: list[Any], head: list[str], rows: list[list[str]]) -> str:
-    """A study's page: its charts and tables, with the style of a run's."""
+def as_study_html(figures: Any, charts: list[Any], tables: dict[str, list[list[str]]]) -> str:
+    """A study's page: its charts and tables, each by its title, its head first; with the style of a run's."""
     style = _asset("style.css")
     template = _environment().get_template("study.html")
     policy = _security_policy(style, "")
-    return template.render(figures=figures, charts=charts, head=head, rows=rows, style=style, policy=policy)
+    return template.render(figures=figures, charts=charts, tables=tables, style=style, policy=policy)
 
 
 def as_svg(charts: list[Any]) -> str:
