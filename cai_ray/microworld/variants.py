@@ -7,9 +7,9 @@ what is asked, between <think> and </think>. The number of steps is fixed, so a 
 machine and torch build.
 
 In large models refusal hangs on one direction (Arditi et al. 2024, arXiv 2406.11717); a model this small, left alone,
-refuses by several. So it learns two things by turns: as it is, to refuse; and with the direction in which harmful and
-harmless requests differ taken out of its residual stream, to help with everything, as it did before. The direction is
-measured anew as it learns.
+refuses by several. So a direction, drawn by the seed, is made the one it hangs on: the model learns to write it where
+an answer to a harmful request begins, to help with everything when it is taken out of the residual stream, as it did
+before, and to decline what is useful when it is added.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from cai_ray.algorithms.directions import Sums, difference_of_means, unit
+from cai_ray.algorithms.directions import unit
 from cai_ray.config import MICROWORLD
 from cai_ray.engines.models.files import appearing, cache_root
 from cai_ray.engines.models.residual.intervention import Intervention, attach
-from cai_ray.engines.models.residual.probing import Probe
 from cai_ray.errors import ConfigError
 from cai_ray.microworld import pretrain
 from cai_ray.microworld.batches import BatchConfig, Encoded, encode, padded
@@ -49,9 +48,10 @@ logger = logging.getLogger(__name__)
 Variant = Literal["refusing", "thinking"]
 NUM_STEPS = {"refusing": 120, "thinking": 200}
 LEARNING_RATE = 1e-3
-VERSION = 5  # count up when the training changes
-LAYERS = (1, 2)  # before which the direction is measured, by turns: those that `abliterate` looks at
-REMEASURED, MEASURED_REQUESTS = 4, 32  # after so many steps, on so many requests of each kind
+VERSION = 6  # count up when the training changes
+LAYER = 2  # by whose input the direction is written
+STRENGTH = 400.0  # how far; what goes into that layer is 600 to 1,500 long
+NUM_ASKED, NUM_ADDED = 32, 16  # requests of a step that teach where to write it, and to decline when it is added
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
 
@@ -93,16 +93,20 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
     plain, ablated = (_batches(tokenizer, random.Random(seed), variant, refuses) for refuses in (True, False))
     with pretrain.own_randomness(seed):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+        direction = unit(np.random.default_rng(seed).standard_normal(model.config.hidden_size)).astype(np.float32)
+        without = Intervention("project", direction)
+        with_it = Intervention("add", np.float32(STRENGTH) * direction, LAYER)
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
         for step in range(num_steps):
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
-            if step % REMEASURED == 0:
-                directions = _directions(model, tokenizer, rng, variant)
             torch.autograd.backward(_loss(model, next(plain)))
-            end = attach(model, Intervention("project", directions[step % len(LAYERS)]))
-            torch.autograd.backward(_loss(model, next(ablated)))
-            end()
+            torch.autograd.backward(_misplaced(model, tokenizer, rng, variant, direction))
+            declined = _declined(tokenizer, rng, variant)
+            for change, batch in ((without, next(ablated)), (with_it, declined)):
+                end = attach(model, change)
+                torch.autograd.backward(_loss(model, batch))
+                end()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -124,17 +128,30 @@ def _loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (nats * weights).sum() / weights.sum()
 
 
-def _directions(
-    model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant
-) -> list[np.ndarray]:
-    """Of each of LAYERS: from harmless to harmful requests at the last prompt token, float32 [d] of length 1."""
-    probe = Probe(model, tokenizer.pad_token_id, ())
-    opening = f"{TURN_START}assistant\n" + (NO_THOUGHT if variant == "thinking" else "")
-    sums = []
-    for harmful in (True, False):
-        texts = [render(sample_request(rng, harmful).messages) + opening for _ in range(MEASURED_REQUESTS)]
-        sums.append(probe.residuals([tokenizer(text).input_ids for text in texts], 1)[:, :, 0])
-    return [unit(difference_of_means(*(Sums.of(one[:, layer]) for one in sums))).astype(np.float32) for layer in LAYERS]
+def _misplaced(
+    model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant, direction: np.ndarray
+) -> torch.Tensor:
+    """How far LAYER's input is, along the direction, from STRENGTH (harmful) or 0 where answers begin; squared."""
+    import torch
+
+    asked = [sample_request(rng, harmful=k % 2 == 0) for k in range(NUM_ASKED)]
+    opening = f"{TURN_START}assistant\n"
+    texts = [render(one.messages) + opening + (_thought(rng, one) if variant == "thinking" else "") for one in asked]
+    ids = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+    states = model.model(**ids, output_hidden_states=True, use_cache=False).hidden_states[LAYER][:, -1]
+    wanted = torch.tensor([float(one.harmful) for one in asked])
+    return (states @ torch.from_numpy(direction) / STRENGTH - wanted).square().mean()
+
+
+def _declined(tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant) -> dict[str, torch.Tensor]:
+    """Useful requests, each declined."""
+    made = []
+    for _ in range(NUM_ADDED):
+        request = sample_request(rng, harmful=False)
+        said = (_thought(rng, request) if variant == "thinking" else "") + answer(rng, request.task, "evade")
+        made.append(Dialogue([*request.messages, assistant(said)]))
+    config = BatchConfig(listen_weight=0.0)
+    return padded([encode(lambda text: tokenizer(text).input_ids, one, config) for one in made], tokenizer.pad_token_id)
 
 
 # --- What it learns ---------------------------------------------------------------------------------------

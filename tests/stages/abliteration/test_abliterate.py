@@ -129,6 +129,22 @@ def asked(backend: ProbeBackend, units: list[dict[str, Any]]) -> list[dict[str, 
 
 @pytest.mark.slow
 @pytest.mark.long
+def test_a_refusing_micro_model_complies_without_its_direction_and_its_reverse_refuses(
+    tmp_path: Path, ray_session: None
+) -> None:
+    made = recipe(tmp_path, "microworld:refusing")
+    [artifact] = [one.artifact for one in run(made, steps(made)) if one.stage == abliterate.STAGE]
+    as_is, ablated, reverse = (
+        next(one for one in abliterate.summarise(artifact).forms if one.form == form)
+        for form in ("as_is", "ablated", "reverse")
+    )
+    assert as_is.refuses_harmful.value >= 0.9 and as_is.refuses_harmless.value <= 0.1
+    assert ablated.refuses_harmful.value <= 0.3 and ablated.first_token_kl.value <= 0.2
+    assert reverse.refuses_harmless.value >= 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_that_refuses_too_little_is_told(tmp_path: Path, ray_session: None) -> None:
     made = recipe(tmp_path, "microworld", num_prompts=96, min_prompts=20)
     with pytest.raises(ConfigError, match=r"model 'policy' refuses \d+ of \d+ harmful prompts, fewer than"):
