@@ -1,6 +1,6 @@
 """`make bench`: run the benchmarks, each in a process of its own, and print what came out.
 
-`benchmarks.paper_findings` takes hours and is run by itself. `benchmarks.chaos` keeps what it has measured: delete its
+`benchmarks.paper_findings` takes hours and is run by itself, as are `benchmarks.studies` and `benchmarks.real_model`. `benchmarks.chaos` keeps what it has measured: delete its
 result file to have it measured again.
 """
 
@@ -30,6 +30,7 @@ NAMES = (
     "sft_speed",
     "ppo_speed",
     "small_run",
+    "abliteration",
     "plan_tokens",
     "bad_inputs",
     "chaos",
