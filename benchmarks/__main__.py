@@ -1,7 +1,7 @@
 """`make bench`: run the benchmarks, each in a process of its own, and print what came out.
 
-`benchmarks.paper_findings` takes hours and is run by itself, as are `benchmarks.studies` and `benchmarks.real_model`. `benchmarks.chaos` keeps what it has measured: delete its
-result file to have it measured again.
+`benchmarks.paper_findings` takes hours and is run by itself, as are `benchmarks.studies` and `benchmarks.real_model`.
+`benchmarks.chaos` keeps what it has measured: delete its result file to have it measured again.
 """
 
 from __future__ import annotations
