@@ -38,6 +38,6 @@ def classifier_factory(model: ModelConfig, form: InputForm, backbone: str | None
 
 
 def _classifier(model: ModelConfig, form: InputForm, backbone: str | None) -> Any:
-    from cai_ray.engines.backends.classifier import ClassifierBackend
+    from cai_ray.engines.backends.in_process.classifier import ClassifierBackend
 
     return ClassifierBackend(model, form, backbone)

@@ -1,6 +1,6 @@
 """A classifier that is ready to classify, whatever it was loaded from, and its one forward pass.
 
-Tested in tests/engines/backends/test_classifier.py and tests/engines/models/test_scoring.py.
+Tested in tests/engines/backends/in_process/test_classifier.py and tests/engines/models/test_scoring.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a classifier reads of a conversation and its answer: the answer alone, both as a pair, or a whole chat.
 
-Tested in tests/engines/backends/test_classifier.py.
+Tested in tests/engines/backends/in_process/test_classifier.py.
 """
 
 from __future__ import annotations

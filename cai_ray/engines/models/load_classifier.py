@@ -1,6 +1,6 @@
 """Load a classifier or reward model as stock transformers have it, and refuse what only looks like one.
 
-Tested in tests/engines/backends/test_classifier.py.
+Tested in tests/engines/backends/in_process/test_classifier.py.
 """
 
 from __future__ import annotations

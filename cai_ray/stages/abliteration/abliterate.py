@@ -26,7 +26,7 @@ from cai_ray.artifacts.storage import Storage
 from cai_ray.artifacts.summaries.abliteration import AbliterationSummary
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import drop_of
-from cai_ray.engines.backends.probes.probe import num_template_tokens
+from cai_ray.engines.backends.in_process.probe import num_template_tokens
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import load_renderer, read, read_config, read_tokenizer
 from cai_ray.engines.models.residual.intervention import Intervention, refuse_intervention, write_intervention

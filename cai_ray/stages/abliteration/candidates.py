@@ -33,7 +33,7 @@ from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.chat import Message
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends.probes.probe import AS_IS, ProbeConversation
+from cai_ray.engines.backends.in_process.probe import AS_IS, ProbeConversation
 from cai_ray.engines.models.residual.intervention import Intervention
 from cai_ray.errors import ConfigError
 from cai_ray.metrics.refusals import read

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from cai_ray.algorithms.directions import kl
 from cai_ray.artifacts.artifact import Artifact
 from cai_ray.artifacts.summaries.abliteration import AbliterationSummary, FormFigures
-from cai_ray.engines.backends.probes.probe import AS_IS, ProbeConversation
+from cai_ray.engines.backends.in_process.probe import AS_IS, ProbeConversation
 from cai_ray.metrics.differences import paired_difference
 from cai_ray.metrics.intervals import clustered_mean, rate
 from cai_ray.metrics.refusals import read

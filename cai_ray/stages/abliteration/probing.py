@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cai_ray.artifacts.artifact import Artifact, StageSpec
 from cai_ray.config import ModelConfig
-from cai_ray.engines.backends.probes.probe import Interventions, probe_backend
+from cai_ray.engines.backends.in_process.probe import Interventions, probe_backend
 from cai_ray.engines.conversations.generation import ConversationJob
 from cai_ray.engines.conversations.stage import Conversations, run_conversations
 from cai_ray.row_ids import RowIds

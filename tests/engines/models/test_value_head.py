@@ -10,7 +10,7 @@ import pytest
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
-from cai_ray.engines.backends.classifier import ClassifierBackend
+from cai_ray.engines.backends.in_process.classifier import ClassifierBackend
 from cai_ray.engines.models.value_head import VALUE_HEAD_TEMPLATE
 from cai_ray.errors import ConfigError
 from tests.engines.backends.test_classifier import outputs

@@ -15,7 +15,7 @@ import pytest
 from cai_ray.algorithms.directions import Candidate
 from cai_ray.artifacts.storage import Storage
 from cai_ray.config import EndpointConfig, ModelConfig
-from cai_ray.engines.backends.probes.probe import ProbeBackend
+from cai_ray.engines.backends.in_process.probe import ProbeBackend
 from cai_ray.engines.models.residual.intervention import read_intervention
 from cai_ray.errors import ConfigError
 from cai_ray.pipeline.recipe import build

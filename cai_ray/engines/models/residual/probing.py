@@ -2,7 +2,7 @@
 
 Texts are batches of token ids, padded on the left, so that the last token is at -1 in every row.
 
-Tested in tests/engines/backends/probes/test_probe.py.
+Tested in tests/engines/backends/in_process/test_probe.py.
 """
 
 from __future__ import annotations

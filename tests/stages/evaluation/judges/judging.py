@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from cai_ray.config import EndpointConfig, ModelConfig
 from cai_ray.dropped import DropRow
-from cai_ray.engines.backends.classifier import Outputs
 from cai_ray.engines.backends.endpoint import EndpointBackend
+from cai_ray.engines.backends.in_process.classifier import Outputs
 from cai_ray.engines.conversations.asking import Ask
 from cai_ray.errors import ConfigError
 from cai_ray.rows import ROW_ID

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.backends.in_process.together import Together
 from cai_ray.engines.conversations.asking import Counts, Guard, Unasked
 from cai_ray.engines.models.files import localised
 from cai_ray.engines.models.reading import context_length, load_renderer
@@ -27,6 +27,8 @@ from cai_ray.engines.models.residual.probing import Probe, load_probe
 BATCH_TOKENS = 8192  # padding included, of one forward pass
 AS_IS = ""  # the name of no intervention
 Interventions = dict[str, Intervention | None]  # by name
+Key = tuple[str, str, int]  # kind of request, name of the intervention, tokens or positions besides the text's
+Text = tuple[list[int], Any]  # token ids, and what else the kind takes
 
 
 def prompt_ids(renderer: Renderer, messages: Sequence[Message], model: ModelConfig) -> list[int]:
@@ -44,13 +46,6 @@ def num_template_tokens(renderer: Renderer, model: ModelConfig) -> int:
     return max(1, len(list(takewhile(bool, same))))
 
 
-@dataclass
-class _Waiting:
-    ids: list[int]
-    extra: Any
-    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
 class ProbeBackend(Unasked):
     """One model, and the interventions that may be asked for. `start` raises ConfigError for another architecture."""
 
@@ -63,11 +58,8 @@ class ProbeBackend(Unasked):
         self.renderer: Renderer = load_renderer(self.model)
         self.max_model_len = context_length(self.model)
         self._probe: Probe | None = None
-        self._waiting: dict[Hashable, list[_Waiting]] = {}
-        self._known: dict[
-            Hashable, asyncio.Future[Any]
-        ] = {}  # of the model as it is, which every change is held against
-        self._worker: asyncio.Task[None] | None = None
+        self._texts: Together[Key, Text, Any] = Together(self._compute, _num_that_fit)
+        self._known: dict[Hashable, asyncio.Future[Any]] = {}  # of the model as it is: changes are held against it
 
     async def start(self) -> None:
         """Load the weights: seconds to minutes."""
@@ -86,56 +78,30 @@ class ProbeBackend(Unasked):
 
     async def together(self, kind: str, change: str, size: int, ids: list[int], extra: Any = None) -> Any:
         """`kind` of request on one text, computed with others of the same kind, change and `size`. Raises DropRow."""
-        key = (kind, size, tuple(ids))
-        if change == AS_IS and kind in ("first", "answer") and key in self._known:
-            return await self._known[key]
-        waiting = _Waiting(ids, extra)
-        if change == AS_IS and kind in ("first", "answer"):
-            self._known[key] = waiting.answer
-        self._waiting.setdefault((kind, change, size), []).append(waiting)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.ensure_future(self._work())
-        return await waiting.answer
+        is_kept = change == AS_IS and kind in ("first", "answer")
+        text = (kind, size, tuple(ids))
+        if is_kept and text in self._known:
+            return await asyncio.shield(self._known[text])
+        answer = self._texts.ask((kind, change, size), (ids, extra), len(ids))
+        if is_kept:
+            self._known[text] = answer
+        return await asyncio.shield(answer)  # another row may wait for it when this one's time is up
 
-    async def _work(self) -> None:
-        await asyncio.sleep(0)  # whoever else is ready joins the first batch
-        while self._waiting:
-            key, waiting = next(iter(self._waiting.items()))
-            waiting.sort(key=lambda one: len(one.ids))
-            most = max(1, BATCH_TOKENS // (len(waiting[-1].ids) + int(key[2])))  # type: ignore[index]
-            batch = waiting[-most:]
-            del waiting[-most:]
-            if not waiting:
-                del self._waiting[key]
-            await self._answer(key, batch)
-
-    async def _answer(self, key: Hashable, batch: Sequence[_Waiting]) -> None:
-        """Set each one's answer. When a pass fails each text gets one of its own: the fault may be another's."""
-        try:
-            found = await asyncio.to_thread(self._compute, key, batch)
-        except Exception as error:
-            if len(batch) > 1:
-                for one in batch:
-                    await self._answer(key, [one])
-            elif not batch[0].answer.done():
-                detail = f"{type(error).__name__}: {error}"[:500]
-                batch[0].answer.set_exception(DropRow(DropReason.REQUEST_REJECTED, detail))
-            return
-        for one, answer in zip(batch, found, strict=True):
-            if not one.answer.done():  # its row's time was up
-                one.answer.set_result(answer)
-
-    def _compute(self, key: Any, batch: Sequence[_Waiting]) -> Sequence[Any]:
+    def _compute(self, key: Key, asked: list[Text]) -> Sequence[Any]:
         kind, change, size = key
-        texts, probe = [one.ids for one in batch], self.probe_model
+        texts, probe = [ids for ids, _ in asked], self.probe_model
         intervention = self.changes.get(change)
         compute: dict[str, Callable[[], Sequence[Any]]] = {
             "residuals": lambda: list(probe.residuals(texts, size)),
             "first": lambda: list(probe.first_logprobs(texts, intervention)),
             "answer": lambda: probe.answers(texts, intervention, size),
-            "likelihood": lambda: probe.likelihoods(texts, [one.extra for one in batch], intervention),
+            "likelihood": lambda: probe.likelihoods(texts, [extra for _, extra in asked], intervention),
         }
         return compute[kind]()
+
+
+def _num_that_fit(key: Key, longest: int) -> int:
+    return BATCH_TOKENS // (longest + key[2])
 
 
 def probe_backend(model: ModelConfig, changes: Interventions | None = None) -> Any:

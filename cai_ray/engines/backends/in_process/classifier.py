@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
+from cai_ray.engines.backends.in_process.together import Together
 from cai_ray.engines.conversations.asking import Counts, Guard, Unasked
 from cai_ray.engines.models.classifier import InputForm, LoadedClassifier
 from cai_ray.engines.models.classifier_inputs import Encoded, Reader
@@ -30,12 +30,6 @@ class Outputs(NamedTuple):
     truncated: bool  # the text was cut to the model's length
 
 
-@dataclass
-class _Waiting:
-    text: Encoded
-    answer: asyncio.Future[list[float]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
 class ClassifierBackend(Unasked):
     """One classifier on a GPU where there is one. Raises ConfigError in `start` when `model` is none."""
 
@@ -46,8 +40,7 @@ class ClassifierBackend(Unasked):
         self.model, self.form, self.backbone = model, form, backbone
         self._loaded: LoadedClassifier | None = None
         self._reader: Reader | None = None
-        self._waiting: list[_Waiting] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._texts: Together[None, Encoded, list[float]] = Together(self._compute, self._num_that_fit)
 
     async def start(self) -> None:
         """Load the weights: seconds to minutes."""
@@ -67,42 +60,15 @@ class ClassifierBackend(Unasked):
 
     async def outputs(self, text: Encoded) -> list[float]:
         """[num_labels] raw outputs for one text, computed together with others that wait. Raises DropRow."""
-        waiting = _Waiting(text)
-        self._waiting.append(waiting)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.ensure_future(self._work())
-        return await waiting.answer
+        return await self._texts.ask(None, text, len(text.ids))
 
-    async def _work(self) -> None:
-        await asyncio.sleep(0)  # whoever else is ready joins the first batch
-        while self._waiting:
-            batch = self._next_batch()
-            await self._answer(batch)
-
-    def _next_batch(self) -> list[_Waiting]:
-        """The longest texts that wait, as many as fit."""
+    def _num_that_fit(self, _: None, length: int) -> int:
         assert self._loaded is not None
-        self._waiting.sort(key=lambda one: len(one.text.ids))
-        size = self._loaded.batch_size(len(self._waiting[-1].text.ids))
-        self._waiting, batch = self._waiting[:-size], self._waiting[-size:]
-        return batch
+        return self._loaded.batch_size(length)
 
-    async def _answer(self, batch: Sequence[_Waiting]) -> None:
-        """Set each one's answer. When a pass fails each text gets one of its own: the fault may be another's."""
+    def _compute(self, _: None, texts: list[Encoded]) -> list[list[float]]:
         assert self._loaded is not None
-        try:
-            rows = await asyncio.to_thread(self._loaded.outputs, [one.text.fields for one in batch])
-        except Exception as error:
-            if len(batch) > 1:
-                for one in batch:
-                    await self._answer([one])
-            elif not batch[0].answer.done():
-                detail = f"{type(error).__name__}: {error}"[:500]
-                batch[0].answer.set_exception(DropRow(DropReason.REQUEST_REJECTED, detail))
-            return
-        for one, values in zip(batch, rows, strict=True):
-            if not one.answer.done():  # its row's time was up
-                one.answer.set_result(values)
+        return self._loaded.outputs([text.fields for text in texts])
 
 
 class ClassifierConversation(Counts):

@@ -11,7 +11,7 @@ import pytest
 
 from cai_ray.config import ModelConfig, ThinkingConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends.probes.probe import AS_IS, ProbeBackend, num_template_tokens, prompt_ids
+from cai_ray.engines.backends.in_process.probe import AS_IS, ProbeBackend, num_template_tokens, prompt_ids
 from cai_ray.engines.models.reading import load_renderer
 from cai_ray.engines.models.residual.intervention import Intervention
 from tests.engines.models.residual.test_forms import PROJECT, R

@@ -13,7 +13,7 @@ import pytest
 from cai_ray.chat import Message
 from cai_ray.config import ModelConfig
 from cai_ray.dropped import DropReason, DropRow
-from cai_ray.engines.backends.classifier import ClassifierBackend, Outputs
+from cai_ray.engines.backends.in_process.classifier import ClassifierBackend, Outputs
 from cai_ray.engines.models import classifier
 from cai_ray.engines.models.classifier import InputForm
 from cai_ray.engines.models.load_classifier import is_multi_label, labels_of

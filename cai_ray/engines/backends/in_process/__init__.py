@@ -1,0 +1,1 @@
+"""Models that run in the worker itself, by transformers: classifiers, and models that are looked into."""

@@ -1,1 +1,0 @@
-"""A model that is looked into, as a backend."""
