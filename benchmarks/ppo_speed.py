@@ -73,18 +73,16 @@ def counted(per_step: list[float], case: Case) -> list[float]:
     return per_step[case.warm_up : -1]
 
 
-def measure(case: Case, sides: tuple[str, ...], repeats: int) -> dict[str, list[Run]]:
+def measure(case: Case, sides: tuple[str, ...], repeats: int, work: Path) -> dict[str, list[Run]]:
     """side -> its runs, in turn with the others'."""
     runs: dict[str, list[Run]] = {side: [] for side in sides}
-    with tempfile.TemporaryDirectory() as scratch:
-        work = ppo_speed_work.make(case, Path(scratch))
-        for repeat in range(repeats):
-            for side in sides:
-                run = run_one(side, work)
-                runs[side].append(run)
-                length = median(counted(run["lengths"], case))
-                print(f"{case.name}, round {repeat + 1}: {side} {rate(run, case):.2f} episodes/s, {length:.1f} tokens")
-                print(f"    {_times(run, case)}", flush=True)
+    for repeat in range(repeats):
+        for side in sides:
+            run = run_one(side, work)
+            runs[side].append(run)
+            length = median(counted(run["lengths"], case))
+            print(f"{case.name}, round {repeat + 1}: {side} {rate(run, case):.2f} episodes/s, {length:.1f} tokens")
+            print(f"    {_times(run, case)}", flush=True)
     return runs
 
 
@@ -149,7 +147,9 @@ def main() -> None:
         case = CASES[name] if given.steps is None else CASES[name]._replace(steps=given.steps, warm_up=1)
         if case.steps < case.warm_up + 2:
             parser.error(f"--steps {case.steps}: at least {case.warm_up + 2}, because the first and last do not count")
-        figures = figures_of(case, measure(case, tuple(given.side or case.sides), given.repeats))
+        with tempfile.TemporaryDirectory() as scratch:
+            work = ppo_speed_work.make(case, Path(scratch))
+            figures = figures_of(case, measure(case, tuple(given.side or case.sides), given.repeats, work))
         print(json.dumps(figures, indent=2), flush=True)
         if not is_trial:
             keep(figures)

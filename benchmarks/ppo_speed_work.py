@@ -40,6 +40,7 @@ class Case(NamedTuple):
     warm_up: int
     target: float  # episodes/s over TRL's
     sides: tuple[str, ...]
+    epochs: int = 2  # passes over a step's episodes
 
 
 BOTH, MODES = ("ours", "trl"), ("on_policy", "asynchronous")
@@ -56,13 +57,17 @@ MAX_PROMPT_TOKENS = 160  # of hh-rlhf's
 def make(case: Case, folder: Path) -> Path:
     """Write models and prompts; the file that tells both sides about them."""
     policy = ensure_model() if case.name == MICRO.name else save_llama(folder / "policy", folder / "tokenizer")
+    return write(case, folder, policy, save_scores(policy, folder / "scores"))
+
+
+def write(case: Case, folder: Path, policy: Path, scores: Path) -> Path:
+    """The same for models that are there: a policy, and a classifier with one output that reads the same tokens."""
     work = {
         **case._asdict(),
         "seed": SEED,
         "policy": str(policy),
-        "scores": str(save_scores(policy, folder / "scores")),
+        "scores": str(scores),
         "prompts": _prompts(case, policy),
-        "epochs": 2,
         "learning_rate": 1e-6,  # so small that lengths stay what they are
         "kl_coefficient": 0.05,
     }

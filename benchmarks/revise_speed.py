@@ -6,27 +6,16 @@ moment the first 10% of the rows are done and the moment the last one is; engine
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from benchmarks import results_file
+from benchmarks import results_file, revise_sides
 from benchmarks.recipes import microworld_recipe
-from cai_ray.config import SamplingConfig
-from cai_ray.dropped import DropRow
-from cai_ray.engines.backends.vllm_backend import VllmBackend
-from cai_ray.engines.conversations.asking import Completion
 from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.pipeline import run as pipeline
-from cai_ray.pipeline.steps import steps
-from cai_ray.stages.inputs import load_prompts
-from cai_ray.stages.revision import revise
+from cai_ray.pipeline.recipe import Recipe
 
 SEED = 0
 NUM_ROWS = 768
@@ -34,102 +23,23 @@ NUM_HF_ROWS = 20
 REPEATS = 3
 
 
-def _context(folder: Path, num_rows: int) -> tuple[Any, Any]:
-    overrides = (f"prompts.num_prompts={num_rows}",)
-    recipe = microworld_recipe(folder, "speed", ensure_model(), SEED, overrides)
-    found = steps(recipe)
-    context = pipeline.prepare(recipe, found)
-    found[0].run(context)
-    return recipe, context
-
-
-def _steady_rate(done_at: list[float]) -> float:
-    done_at = sorted(done_at)
-    warm = len(done_at) // 10
-    return (len(done_at) - warm) / (done_at[-1] - done_at[warm - 1])
+def _recipe(folder: Path, num_rows: int) -> Recipe:
+    return microworld_recipe(folder, "speed", ensure_model(), SEED, (f"prompts.num_prompts={num_rows}",))
 
 
 def stage(folder: Path) -> float:
     """Rows/s of the stage itself: Ray Data, actor pool, parts committed to disk."""
-    recipe, context = _context(folder, NUM_ROWS)
-    artifact = revise.run(recipe.revise, context, load_prompts.STAGE)
-    done_at: list[float] = []
-    for file in artifact.manifest.files:
-        done_at += [Path(artifact.folder.path(file.name)).stat().st_mtime] * file.num_rows
-    return _steady_rate(done_at)
+    return revise_sides.stage(_recipe(folder, NUM_ROWS)).steady_rate()
 
 
 def direct(folder: Path) -> float:
     """Rows/s of the same row coroutine on a bare AsyncLLM, no Ray, nothing written."""
-    recipe, context = _context(folder, NUM_ROWS)
-    job = revise.job_of(recipe.revise, context)
-    units = [unit for table in context.artifact(load_prompts.STAGE).tables() for unit in job.expand(table).to_pylist()]
-    done_at: list[float] = []
-
-    async def everything() -> None:
-        backend = VllmBackend(context.model("policy"))
-        await backend.start()
-        slots = asyncio.Semaphore(backend.max_concurrent_rows)
-
-        async def one(unit: dict[str, Any]) -> None:
-            async with slots:
-                ask = backend.open(unit["row_id"], lambda k: k, lambda send: send())
-                with suppress(DropRow):  # done all the same
-                    await job.converse(unit, ask)
-                done_at.append(time.time())
-
-        await asyncio.gather(*(one(unit) for unit in units))
-        backend.close()
-
-    asyncio.run(everything())
-    return _steady_rate(done_at)
-
-
-class OneByOne:
-    """The dialogue's Ask as a script with transformers' generate() has it: one request after the other."""
-
-    max_model_len = None
-
-    def __init__(self, model: Any, renderer: Any) -> None:
-        self.model, self.renderer = model, renderer
-
-    def count_tokens(self, messages: Any) -> None:
-        return None
-
-    async def __call__(self, messages: Any, sampling: SamplingConfig) -> Completion:
-        import torch
-
-        ids = torch.tensor([self.renderer.encode(self.renderer.text(messages))])
-        with torch.no_grad():
-            output = self.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=sampling.temperature,
-                max_new_tokens=sampling.max_tokens,
-            )
-        text = self.renderer.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
-        return Completion(text=text.strip(), finish_reason="stop")
+    return revise_sides.direct(_recipe(folder, NUM_ROWS)).steady_rate()
 
 
 def hugging_face(folder: Path) -> float:
     """Rows/s of a loop over the rows with transformers' generate()."""
-    from transformers import AutoModelForCausalLM
-
-    from cai_ray.engines.models.reading import load_renderer
-
-    recipe, context = _context(folder, NUM_HF_ROWS)
-    job = revise.job_of(recipe.revise, context)
-    config = context.model("policy")
-    model = AutoModelForCausalLM.from_pretrained(config.path).eval()
-    ask = OneByOne(model, load_renderer(config))
-    units = [unit for table in context.artifact(load_prompts.STAGE).tables() for unit in job.expand(table).to_pylist()]
-    done_at: list[float] = []
-    for unit in units:
-        with suppress(DropRow):
-            asyncio.run(job.converse(unit, ask))
-        done_at.append(time.time())
-    return _steady_rate(done_at)
+    return revise_sides.hugging_face(_recipe(folder, NUM_HF_ROWS), 1).steady_rate()
 
 
 SIDES = {"stage": stage, "direct": direct, "hugging_face": hugging_face}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks.real_model import data, detectors, labels, questions, same_words
+from benchmarks.real_model import choices, coherence, data, detectors, generation, labels, ppo, same_words, training
 from benchmarks.real_model.weights import model_folder
 from benchmarks.results_file import RESULTS
 from cai_ray.errors import ConfigError
@@ -19,9 +20,13 @@ from cai_ray.errors import ConfigError
 PARTS: dict[str, Callable[[float, Path], None]] = {
     "same_words": same_words.run,
     "detectors": detectors.run,
-    "questions": questions.run,
+    "generation": generation.run,
+    "coherence": coherence.run,
     "labels": labels.run,
+    **{kind: partial(training.run, kind=kind) for kind in training.SIZES},
     "data": data.run,
+    "ppo": ppo.run,
+    "choices": choices.run,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,20 @@ MODEL = {
 }
 
 
-def finished_run(name: str, sections: dict[str, Any], model: str = "policy") -> Storage:
-    """The folder of the finished run; other sections are another run. Raises ConfigError when it does not finish."""
+def finished_run(
+    name: str, sections: dict[str, Any], model: str = "policy", seed: int = 0, others: Mapping[str, str] | None = None
+) -> Storage:
+    """The folder of the finished run; other sections are another run. Raises ConfigError when it does not finish.
+
+    `model`: what the recipe calls the real model; `others`: further models, name -> folder.
+    """
     folder = cache_root() / "benchmarks" / "real_model"
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {
-        "seed": 0,
+        "seed": seed,
         "output": str(folder),
         "constitution": "harmlessness",
-        "models": {model: {"path": model_folder(), **MODEL}},
+        "models": {name: {"path": path, **MODEL} for name, path in {model: model_folder(), **(others or {})}.items()},
         **sections,
     }
     recipe = {"name": f"{name}-{stable_id(recipe)[:8]}", **recipe}
