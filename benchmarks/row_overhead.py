@@ -72,6 +72,7 @@ class Sample(NamedTuple):
     num_parts: int
     driver_mb: float  # resident
     driver_cpu_s: float
+    machine_cpu_s: float  # of all processes
     shared_mb: float  # of the machine: Ray's object store
 
 
@@ -101,8 +102,10 @@ class MemoryWatch:
     def _look(self) -> None:
         num_parts = sum(1 for _ in (self._folder / "records").glob("*.json"))
         used, rss = self._me.cpu_times(), self._me.memory_info().rss
-        shared = psutil.virtual_memory().shared
-        self.samples.append(Sample(time.time(), num_parts, rss / 1e6, used.user + used.system, shared / 1e6))
+        shared, machine = psutil.virtual_memory().shared, psutil.cpu_times()
+        machine_s = machine.user + machine.nice + machine.system
+        driver_s = used.user + used.system
+        self.samples.append(Sample(time.time(), num_parts, rss / 1e6, driver_s, machine_s, shared / 1e6))
 
 
 def main(num_rows: int = NUM_ROWS) -> None:

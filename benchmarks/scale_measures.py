@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import multiprocessing
+import os
+import struct
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +18,8 @@ import numpy as np
 
 from benchmarks.recipes import microworld_recipe
 from benchmarks.row_overhead import MemoryWatch, answer, write_prompts
-from cai_ray.artifacts.artifact import Artifact
 from cai_ray.chat import Message
-from cai_ray.engines.backends.scripted import Script, ScriptedBackend
+from cai_ray.engines.backends.scripted import ScriptedBackend
 from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.pipeline import run as pipeline
@@ -27,8 +29,9 @@ from cai_ray.stages.revision import revise
 
 REQUESTS_PER_ROW = 5  # of 2 rounds: answer, critique, revision, critique, revision
 ROWS_IN_FLIGHT = 32  # of a scripted engine
+STEP_S = 0.04  # of a scripted engine
 NUM_NODES, CPUS_PER_NODE = 4, 2  # logical
-MIDDLE = (0.3, 0.8)  # of a run's rows: what is counted, without start and end
+MIDDLE = (0.2, 0.8)  # of the time in which every engine is at work: what is counted, without start and end
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,29 @@ def latency_of(rows_per_s: dict[str, dict[str, float]], rounds: int, held: int) 
 
 @dataclass
 class Engines:
-    """A script: so many engines in one process, evenly loaded, that take as long as `latency` says."""
+    """A script: so many engines in one process, evenly loaded, that take as long as `latency` says, or no time.
+
+    Answers come at the end of a step, several at once, as an engine's do; a process wakes no more often than that.
+    When each request was answered goes into a file of this process in `clock`: Unix seconds, float64.
+    """
 
     num: int
-    latency: Latency
+    latency: Latency | None
+    clock: Path
     num_held: int = field(default=0)
+    file: int | None = field(default=None)
 
     async def __call__(self, row_id: str, messages: Sequence[Message], seed: int) -> str:
-        self.num_held += 1
-        try:
-            await asyncio.sleep(self.latency(self.num_held / self.num) * (0.5 + seed % 1000 / 1000))
-        finally:
-            self.num_held -= 1
+        if self.latency:
+            self.num_held += 1
+            try:
+                due = time.time() + self.latency(self.num_held / self.num) * (0.5 + seed % 1000 / 1000)
+                await asyncio.sleep(max(0.0, round(due / STEP_S) * STEP_S - time.time()))
+            finally:
+                self.num_held -= 1
+        if self.file is None:
+            self.file = os.open(self.clock / str(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(self.file, struct.pack("d", time.time()))
         return answer(row_id, messages, seed)
 
 
@@ -89,9 +103,6 @@ class Pool:
     def num_engines(self) -> int:
         return self.num_processes * self.engines_each
 
-    def script(self) -> Script:
-        return Engines(self.engines_each, self.latency) if self.latency else answer
-
 
 @dataclass(frozen=True)
 class Run:
@@ -100,6 +111,7 @@ class Run:
     pool: Pool
     rows_per_s: float
     driver_cores: float
+    machine_cores: float  # that all processes took
     object_store_mb: float  # at most, of the machine's shared memory, more than before
     row_bytes: float  # of a finished row in memory
 
@@ -141,27 +153,39 @@ def run(num_rows: int, pool: Pool, address: str) -> Run:
         writer.start()
         writer.join()
         job = revise.job_of(recipe.revise, context)
-        script = pool.script()
+        clock = Path(scratch) / "clock"
+        clock.mkdir()
+        script = Engines(pool.engines_each, pool.latency, clock)
         job = dataclasses.replace(job, make_backend=lambda: ScriptedBackend(script), expected_tokens=200)
         asked = revise.conversations(recipe.revise, context, load_prompts.STAGE)
         with MemoryWatch(Path(context.folder(revise.STAGE).path())) as watch:
             artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
         table = next(artifact.tables())
-        start, end, rate = _middle(artifact)
+        start, end, rate = _middle(clock, pool.num_processes)
     times = [sample.time for sample in watch.samples]
-    used = np.interp([start, end], times, [sample.driver_cpu_s for sample in watch.samples])
+    driver_s, machine_s = (
+        np.diff(np.interp([start, end], times, [getattr(sample, name) for sample in watch.samples])).item()
+        for name in ("driver_cpu_s", "machine_cpu_s")
+    )
     shared = [sample.shared_mb for sample in watch.samples]
     return Run(
-        pool, rate, float(used[1] - used[0]) / (end - start), max(shared) - shared[0], table.nbytes / table.num_rows
+        pool,
+        rate,
+        driver_s / (end - start),
+        machine_s / (end - start),
+        max(shared) - shared[0],
+        table.nbytes / table.num_rows,
     )
 
 
-def _middle(artifact: Artifact) -> tuple[float, float, float]:
-    """When it began and ended, and rows per second: the slope of a line through the files as they were written."""
-    files = sorted(
-        (Path(artifact.folder.path(one.name)).stat().st_mtime, one.num_rows) for one in artifact.manifest.files
-    )
-    when = np.array([at for at, _ in files])
-    done = np.cumsum([num for _, num in files])
-    inside = (done >= MIDDLE[0] * done[-1]) & (done <= MIDDLE[1] * done[-1])
-    return when[inside][0], when[inside][-1], float(np.polyfit(when[inside] - when[0], done[inside], 1)[0])
+def _middle(clock: Path, num_processes: int) -> tuple[float, float, float]:
+    """When it began and ended, and rows per second: by when the engines answered, while all of them were at work."""
+    answered = [np.fromfile(file) for file in clock.iterdir()]
+    if len(answered) != num_processes:
+        raise RuntimeError(f"{len(answered)} of {num_processes} processes had work; give the run more rows")
+    begun, ended = max(one[0] for one in answered), min(one[-1] for one in answered)
+    if ended <= begun:
+        raise RuntimeError("an engine had ended when the last one began; give the run more rows")
+    start, end = (begun + share * (ended - begun) for share in MIDDLE)
+    num_answers = sum(int(((one >= start) & (one < end)).sum()) for one in answered)
+    return float(start), float(end), float(num_answers / REQUESTS_PER_ROW / (end - start))
