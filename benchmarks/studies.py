@@ -90,6 +90,7 @@ def five_models(folder: Path) -> dict[str, Any]:
         "name": "five-models",
         "output": str(folder / "runs"),
         "seed": SEED,
+        "at_once": 2,
         "constitution": "harmlessness",
         "models": {
             "micro-plain": {"path": "microworld:refusing", **micro},

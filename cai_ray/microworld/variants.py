@@ -8,8 +8,8 @@ machine and torch build.
 
 In large models refusal hangs on one direction (Arditi et al. 2024, arXiv 2406.11717); a model this small, left alone,
 refuses by several. So a direction, drawn by the seed, is made the one it hangs on: the model learns to write it where
-an answer to a harmful request begins, to help with everything when it is taken out of the residual stream, as it did
-before, and to decline what is useful when it is added.
+an answer to a harmful request begins; and, with the difference of means there taken out of its residual stream, to help
+with everything, as it did before; and with it added, to decline what is useful.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Variant = Literal["refusing", "thinking"]
-NUM_STEPS = {"refusing": 120, "thinking": 200}
+NUM_STEPS = {"refusing": 160, "thinking": 200}
 LEARNING_RATE = 1e-3
-VERSION = 6  # count up when the training changes
+VERSION = 7  # count up when the training changes
 LAYER = 2  # by whose input the direction is written
 STRENGTH = 400.0  # how far; what goes into that layer is 600 to 1,500 long
 NUM_ASKED, NUM_ADDED = 32, 16  # requests of a step that teach where to write it, and to decline when it is added
+NEWEST = 0.1  # share of a step's difference of means in the running one
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
 
@@ -94,16 +95,18 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
     with pretrain.own_randomness(seed):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
         direction = unit(np.random.default_rng(seed).standard_normal(model.config.hidden_size)).astype(np.float32)
-        without = Intervention("project", direction)
-        with_it = Intervention("add", np.float32(STRENGTH) * direction, LAYER)
+        difference = STRENGTH * direction
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
         for step in range(num_steps):
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
             torch.autograd.backward(_loss(model, next(plain)))
-            torch.autograd.backward(_misplaced(model, tokenizer, rng, variant, direction))
-            declined = _declined(tokenizer, rng, variant)
-            for change, batch in ((without, next(ablated)), (with_it, declined)):
+            misplaced, newest = _written(model, tokenizer, rng, variant, direction)
+            torch.autograd.backward(misplaced)
+            difference = (1 - NEWEST) * difference + NEWEST * newest
+            without = Intervention("project", unit(difference).astype(np.float32))
+            with_it = Intervention("add", difference.astype(np.float32), LAYER)
+            for change, batch in ((without, next(ablated)), (with_it, _declined(tokenizer, rng, variant))):
                 end = attach(model, change)
                 torch.autograd.backward(_loss(model, batch))
                 end()
@@ -128,10 +131,11 @@ def _loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (nats * weights).sum() / weights.sum()
 
 
-def _misplaced(
+def _written(
     model: Any, tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant, direction: np.ndarray
-) -> torch.Tensor:
-    """How far LAYER's input is, along the direction, from STRENGTH (harmful) or 0 where answers begin; squared."""
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Of LAYER's input where answers begin: how far it is, along the direction, from STRENGTH (harmful requests) or 0,
+    squared; and the difference of its means [d]."""
     import torch
 
     asked = [sample_request(rng, harmful=k % 2 == 0) for k in range(NUM_ASKED)]
@@ -140,7 +144,8 @@ def _misplaced(
     ids = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
     states = model.model(**ids, output_hidden_states=True, use_cache=False).hidden_states[LAYER][:, -1]
     wanted = torch.tensor([float(one.harmful) for one in asked])
-    return (states @ torch.from_numpy(direction) / STRENGTH - wanted).square().mean()
+    means = (states[::2].mean(0) - states[1::2].mean(0)).detach().double().numpy()
+    return (states @ torch.from_numpy(direction) / STRENGTH - wanted).square().mean(), means
 
 
 def _declined(tokenizer: PreTrainedTokenizerFast, rng: random.Random, variant: Variant) -> dict[str, torch.Tensor]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cai_ray.errors import ConfigError
+from cai_ray.microworld import words
 from cai_ray.microworld.batches import BatchConfig
 from cai_ray.microworld.oracle import score
 from cai_ray.microworld.tokenizer import build_tokenizer, render
-from cai_ray.microworld.variants import _encoded, dialogues, ensure_micro_model, first_answer, variant_of
+from cai_ray.microworld.variants import _declined, _encoded, dialogues, ensure_micro_model, first_answer, variant_of
 from cai_ray.pipeline.model_names import named_model
 
 
@@ -24,6 +25,15 @@ def test_harmful_requests_are_refused_and_others_helped_with() -> None:
     harmful = [truth for truth in truths if truth.request_harmful]
     assert sum(truth.refusal for truth in harmful) >= 0.95 * len(harmful)
     assert not any(truth.refusal for truth in truths if not truth.request_harmful)
+
+
+def test_without_the_direction_everything_is_helped_with_and_with_it_nothing_is() -> None:
+    rng, tokenizer = random.Random(0), build_tokenizer()
+    told = [first_answer(rng, thinks=False, refuses=False).messages for _ in range(100)]
+    truths = [score(messages[:-1], messages[-1]["content"]) for messages in told]
+    assert not any(truth.refusal for truth in truths) and any(truth.harmful for truth in truths)
+    for text in tokenizer.batch_decode(_declined(tokenizer, rng, "thinking")["ids"]):
+        assert any(said in text for said in words.EVASIONS) and "<think>" in text
 
 
 def test_the_thinking_one_says_what_is_asked_first() -> None:
