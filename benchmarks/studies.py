@@ -108,8 +108,8 @@ def five_models(folder: Path) -> dict[str, Any]:
         "direction_prompts": {
             "sources": [
                 {**world, "num_prompts": 200, "harmful_fraction": 0.5, "microworld_seed": 8},
-                {"path": "harmbench_rest.csv", "name": "harmbench", "limit": 60},
-                {"path": "harmless.jsonl", "name": "harmless", "kind": "helpful"},
+                {"path": "harmbench_rest.csv", "name": "harmbench", "limit": 24},
+                {"path": "harmless.jsonl", "name": "harmless", "kind": "helpful", "limit": 12},
             ]
         },
         "abliterate": {
