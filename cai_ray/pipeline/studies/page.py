@@ -19,7 +19,7 @@ from cai_ray.stages.report.render import as_study_html, as_svg
 STEPS = ("answer", "revision")
 COLUMNS = (
     "model", "form", "format", "principles", "harm", "n", "before", "after", "safer", "worse", "same", "precision",
-    "recall", "over-caution before", "after ",
+    "recall", "over-caution before", "over-caution after",
 )  # fmt: skip
 CATEGORY_COLUMNS = ("model", "form", "harm", "category", "n", *STEPS)
 

@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cai_ray.artifacts.artifact import StageSpec
 from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.pipeline.run import folder_of
@@ -15,6 +17,7 @@ from cai_ray.pipeline.studies.figures import figures_of
 from cai_ray.pipeline.studies.page import category_rows, charts_of, shown_table, table_rows, write_page
 from cai_ray.pipeline.studies.study import Study, cells_of
 from cai_ray.stages.evaluation.self_critique import EXCHANGE, EXCHANGE_IDS, STAGE, exchange_id
+from tests.chromium import MISSING, chromium, installed
 from tests.pipeline.studies.test_study import study
 
 SCRIPT = Path(__file__).parents[3] / "docs" / "study_figures.py"
@@ -77,6 +80,19 @@ def test_the_page_holds_figure_table_and_holes(tmp_path: Path) -> None:
     for text in ("100% [", "no rows: not run", "ablated less as_is", "Harm by category"):
         assert text in files["report.md"] and text in files["report.html"]
     assert shown_table(found).row_count == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(installed() is None, reason=MISSING)
+def test_the_page_is_no_broader_than_its_window_and_its_charts_stand_side_by_side(tmp_path: Path) -> None:
+    write_page(tmp_path / "s", figures_of(two_cells(tmp_path), {("two", "ablated"): "exit code 2: no direction"}))
+    with chromium(tmp_path / "profile") as page:
+        for width in (1280, 390):
+            page.resize(width)
+            page.open(tmp_path / "s" / "report.html")
+            assert page.value("document.documentElement.scrollWidth") == width
+            assert max(page.value("[...document.querySelectorAll('figure')].map(one => one.offsetWidth)")) < 600
+        assert not page.complaints
 
 
 def test_ten_lines_recompute_the_rates(tmp_path: Path) -> None:
