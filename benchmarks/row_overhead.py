@@ -12,18 +12,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 
 from benchmarks import results_file
 from benchmarks.recipes import microworld_recipe
-from cai_ray.artifacts.artifact import StageSpec
+from cai_ray.artifacts.artifact import Artifact, StageSpec
 from cai_ray.artifacts.derived import Outcome, batched, derive
 from cai_ray.chat import Message
-from cai_ray.engines.backends.scripted import ScriptedBackend
+from cai_ray.engines.backends.scripted import Script, ScriptedBackend
 from cai_ray.engines.conversations.stage import run_conversations
 from cai_ray.microworld.pretrain import ensure_model
 from cai_ray.pipeline import run as pipeline
@@ -108,31 +108,39 @@ class MemoryWatch:
         self.samples.append(Sample(time.time(), num_parts, rss / 1e6, driver_s, machine_s, shared / 1e6))
 
 
+def watched_run(
+    name: str, num_rows: int, settings: Mapping[str, Any], script: Script, scratch: Path
+) -> tuple[Artifact, MemoryWatch]:
+    """`revise` of 2 rounds on so many prompts, from disk to a committed stage, with scripted engines.
+
+    `settings`: recipe keys -> values.
+    """
+    overrides = ("revise.num_revisions=2", *(f"{key}={value}" for key, value in settings.items()))
+    recipe = microworld_recipe(scratch, name, ensure_model(), 0, overrides)
+    assert recipe.revise is not None, "the recipe is one of ours"
+    context = pipeline.prepare(recipe, steps(recipe))
+    # In a process of its own: what it frees would hide what this one grows by.
+    writer = multiprocessing.get_context("fork").Process(target=write_prompts, args=(context, num_rows))
+    writer.start()
+    writer.join()
+    job = revise.job_of(recipe.revise, context)
+    job = dataclasses.replace(job, make_backend=lambda: ScriptedBackend(script), expected_tokens=200)
+    asked = revise.conversations(recipe.revise, context, load_prompts.STAGE)
+    with MemoryWatch(Path(context.folder(revise.STAGE).path())) as watch:
+        artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
+    return artifact, watch
+
+
 def main(num_rows: int = NUM_ROWS) -> None:
-    scaling = {
-        "rows_per_task": 256,
-        "rows_per_part": ROWS_PER_PART,
-        "min_engines": NUM_ENGINES,
-        "max_engines": NUM_ENGINES,
+    settings = {
+        "models.policy.engine.rows_in_flight": ROWS_IN_FLIGHT,
+        "revise.scaling.rows_per_task": 256,
+        "revise.scaling.rows_per_part": ROWS_PER_PART,
+        "revise.scaling.min_engines": NUM_ENGINES,
+        "revise.scaling.max_engines": NUM_ENGINES,
     }
-    overrides = (
-        "revise.num_revisions=2",
-        f"models.policy.engine.rows_in_flight={ROWS_IN_FLIGHT}",
-        *(f"revise.scaling.{name}={value}" for name, value in scaling.items()),
-    )
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = microworld_recipe(Path(scratch), "overhead", ensure_model(), 0, overrides)
-        context = pipeline.prepare(recipe, steps(recipe))
-        # In a process of its own: what it frees would hide what this one grows by.
-        writer = multiprocessing.get_context("fork").Process(target=write_prompts, args=(context, num_rows))
-        writer.start()
-        writer.join()
-        job = dataclasses.replace(
-            revise.job_of(recipe.revise, context), make_backend=lambda: ScriptedBackend(answer), expected_tokens=200
-        )
-        asked = revise.conversations(recipe.revise, context, load_prompts.STAGE)
-        with MemoryWatch(Path(context.folder(revise.STAGE).path())) as watch:
-            artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
+        artifact, watch = watched_run("overhead", num_rows, settings, answer, Path(scratch))
         written = sorted(Path(artifact.folder.path(file.name)).stat().st_mtime for file in artifact.manifest.files)
         first = artifact.manifest.files[0].num_rows
         rate = (artifact.manifest.rows_out - first) / (written[-1] - written[0])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import multiprocessing
 import os
 import struct
 import tempfile
@@ -16,16 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.recipes import microworld_recipe
-from benchmarks.row_overhead import MemoryWatch, answer, write_prompts
+from benchmarks.row_overhead import answer, watched_run
 from cai_ray.chat import Message
-from cai_ray.engines.backends.scripted import ScriptedBackend
-from cai_ray.engines.conversations.stage import run_conversations
-from cai_ray.microworld.pretrain import ensure_model
-from cai_ray.pipeline import run as pipeline
-from cai_ray.pipeline.steps import steps
-from cai_ray.stages.inputs import load_prompts
-from cai_ray.stages.revision import revise
 
 REQUESTS_PER_ROW = 5  # of 2 rounds: answer, critique, revision, critique, revision
 ROWS_IN_FLIGHT = 32  # of a scripted engine
@@ -140,26 +130,16 @@ def run(num_rows: int, pool: Pool, address: str) -> Run:
         "max_engines": pool.num_processes,
         "cpus_per_engine": 0.05,
     }
-    overrides = (
-        "revise.num_revisions=2",
-        f"cluster.address={address}",
-        f"models.policy.engine.rows_in_flight={pool.rows_in_flight}",
-        *(f"revise.scaling.{name}={value}" for name, value in scaling.items()),
-    )
+    settings = {
+        "cluster.address": address,
+        "models.policy.engine.rows_in_flight": pool.rows_in_flight,
+        **{f"revise.scaling.{name}": value for name, value in scaling.items()},
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = microworld_recipe(Path(scratch), "scale", ensure_model(), 0, overrides)
-        context = pipeline.prepare(recipe, steps(recipe))
-        writer = multiprocessing.get_context("fork").Process(target=write_prompts, args=(context, num_rows))
-        writer.start()
-        writer.join()
-        job = revise.job_of(recipe.revise, context)
         clock = Path(scratch) / "clock"
         clock.mkdir()
         script = Engines(pool.engines_each, pool.latency, clock)
-        job = dataclasses.replace(job, make_backend=lambda: ScriptedBackend(script), expected_tokens=200)
-        asked = revise.conversations(recipe.revise, context, load_prompts.STAGE)
-        with MemoryWatch(Path(context.folder(revise.STAGE).path())) as watch:
-            artifact = run_conversations(dataclasses.replace(asked, job=job), context.cluster)
+        artifact, watch = watched_run("scale", num_rows, settings, script, Path(scratch))
         table = next(artifact.tables())
         start, end, rate = _middle(clock, pool.num_processes)
     times = [sample.time for sample in watch.samples]
