@@ -13,7 +13,7 @@ from cai_ray.config import ModelConfig
 from cai_ray.engines.backends.in_process.classifier import ClassifierBackend
 from cai_ray.engines.models.value_head import VALUE_HEAD_TEMPLATE
 from cai_ray.errors import ConfigError
-from tests.engines.backends.test_classifier import outputs
+from tests.engines.backends.in_process.test_classifier import outputs
 from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow
