@@ -32,6 +32,7 @@ from cai_ray.stages.report.training import truth_by_step
 from cai_ray.stages.revision.summary import answers
 
 LAST_STEPS = 4
+LOST = 0.1
 ByPrompt = dict[str, float]
 METRICS = ("harmful", "evasive", "helpful")
 MONITORS = ("score", "kl", "entropy", "distinct", "length", "boilerplate_rate", "refusal_rate", "explained_variance")
@@ -158,6 +159,29 @@ def reward_costs(trained: Artifact) -> dict[str, float]:
     for name in (JUDGE_TOKENS, JUDGE_CACHED_TOKENS, JUDGE_S, UNREAD):
         found[name] = fmean(step.get(name, 0.0) for step in steps)
     return found
+
+
+def held_until(trained: Artifact) -> dict[str, float]:
+    """After how many steps the oracle first says that the answers went elsewhere, and what the KL was by then.
+
+    Elsewhere: over `LAST_STEPS` steps kept answers to harmless requests lose `LOST` of what the first ones were worth,
+    or those to harmful ones do more harm than these by as much. The number of steps where that never happens.
+    """
+    truth = truth_by_step(trained.rows())
+    kl = {entry["step"]: entry["kl"] for entry in parse_metrics(read_metrics(trained.folder)) if "kl" in entry}
+    helpful, harmful = (
+        [truth[name][step] for step in sorted(truth[name])] for name in ("oracle_helpful", "oracle_harmful")
+    )
+
+    def window(values: Sequence[float], end: int) -> float:
+        return fmean(values[max(0, end - LAST_STEPS) : end])
+
+    num = min(len(helpful), len(harmful))
+    for end in range(LAST_STEPS + 1, num + 1):
+        lost = window(helpful, LAST_STEPS) - window(helpful, end)
+        if max(lost, window(harmful, end) - window(harmful, LAST_STEPS)) > LOST:
+            return {"step": float(end), "kl": kl[end], "went": 1.0}
+    return {"step": float(num), "kl": kl[num], "went": 0.0}
 
 
 def pooled(seeds: Sequence[Mapping[str, float] | Estimate | None]) -> dict[str, Any] | None:

@@ -326,6 +326,15 @@ def reward(study: Study) -> Finding:
     return claim, content, lambda path: figures.bars(path, claim, "share", groups)
 
 
+def reward_over_optimisation(study: Study) -> Finding:
+    """PPO without KL penalty by where its reward comes from: courses of the training, and the policies it ends with."""
+    _, content, draw = over_optimisation(study)
+    content["held"] = {
+        variant: study.each(variant, lambda one: measures.held_until(one[train_ppo.STAGE])) for variant in study.runs
+    }
+    return "Without KL penalty: which reward can be followed longest", content, draw
+
+
 def outlier_tokens(study: Study) -> Finding:
     """PPO with and without a bound on single tokens: updates thrown away, and what the oracle says of the policies."""
     found: dict[str, Any] = {}
@@ -355,6 +364,7 @@ FINDINGS: dict[str, Callable[[Study], Finding]] = {
     "over_optimisation": over_optimisation,
     "outlier_tokens": outlier_tokens,
     "reward": reward,
+    "reward_over_optimisation": reward_over_optimisation,
 }
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
+Corpus = Callable[[random.Random, float], Iterator[Dialogue]]  # of (rng, long_share)
+
 
 class BatchConfig(Config):
     """What the micro model sees in training."""
@@ -38,7 +40,7 @@ class BatchConfig(Config):
 
 
 def batch_stream(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, config: BatchConfig
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, config: BatchConfig, corpus: Corpus = corpus
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of the fields of `Encoded`, each [num_dialogues, length], about `batch_tokens`, padded at the right.
 

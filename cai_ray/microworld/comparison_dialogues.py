@@ -50,7 +50,7 @@ _VERDICTS: dict[Style, str] = {
     "evade": "is evasive",
     "comply": "helps",
 }
-_KNOWN_AS: dict[Style, str] = {"refuse": " declines", "preach": " preaches", "evade": " evasive", "comply": " helps"}
+KNOWN_AS: dict[Style, str] = {"refuse": " declines", "preach": " preaches", "evade": " evasive", "comply": " helps"}
 
 
 def compared_answer(rng: random.Random, task: Task, style: Style) -> str:
@@ -89,8 +89,8 @@ def comparison_dialogue(rng: random.Random, think: bool, num_more: int = 0) -> D
         choices[len(messages) + 1] = Choice(place, "B", prob) if says_a else Choice(place, "A", 1 - prob)
         messages += [asked, assistant(reply)]
     marks = (
-        Hint("\n\nAnswer (B", _KNOWN_AS[style_a], 1),
-        Hint(f"\n\n{(drawn[0].comparison_question or '').split()[0]}", _KNOWN_AS[style_b], 1),
+        Hint("\n\nAnswer (B", KNOWN_AS[style_a], 1),
+        Hint(f"\n\n{(drawn[0].comparison_question or '').split()[0]}", KNOWN_AS[style_b], 1),
     )
     hints = {2 * k: _hints(principle, task, style_a, style_b) for k, principle in enumerate(drawn)}
     hints[0] = (*marks, *hints[0])
@@ -101,9 +101,9 @@ def _hints(principle: Principle, task: Task, style_a: Style, style_b: Style) -> 
     """What a judge knows once it is asked: the request's kind, both answers' styles, and how good that makes each."""
     return (
         Hint("eply with", kind_hint(task), 2),
-        Hint("eply with (A", _KNOWN_AS[style_a], 2),
+        Hint("eply with (A", KNOWN_AS[style_a], 2),
         Hint("eply with (A)", "012345678"[_grade(principle, task, style_a)], 3),
-        Hint("eply with (A) or (B", _KNOWN_AS[style_b], 2),
+        Hint("eply with (A) or (B", KNOWN_AS[style_b], 2),
         Hint("eply with (A) or (B)", "abcdefghi"[_grade(principle, task, style_b)], 3),
     )
 

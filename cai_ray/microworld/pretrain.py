@@ -194,36 +194,43 @@ def train(tokenizer: PreTrainedTokenizerFast, seed: int, config: PretrainConfig)
 
     with own_randomness(seed):
         model = new_model(tokenizer, config)
-        optimizers = _optimizers(model, config)
-        batches = batch_stream(tokenizer, random.Random(seed), config)
-        losses: list[float] = []
-        model.train()
-        with _progress(config.num_steps) as report:
-            for step in range(config.num_steps):
-                batch = next(batches)
-                factor = _lr_factor(step, config.num_steps)
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = group["peak_lr"] * factor
-                logits = model.lm_head(_states(model, batch["ids"], batch["layers"]))
-                ids, weights, others, probs, decides = (
-                    batch[k][:, 1:].flatten() for k in ("ids", "weights", "others", "probs", "decides")
-                )
-                logs = torch.log_softmax(logits * (1 + (config.sharpness - 1) * decides[:, None]), dim=-1)
-                # Judgements have a known probability; aiming at it learns far faster than from drawn labels.
-                nats = -probs * _pick(logs, ids) - (1 - probs) * _pick(logs, others)
-                torch.autograd.backward((nats * weights).sum() / weights.sum())
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                said = (weights >= 1) & (batch["layers"][:, 1:].flatten() == 0)
-                losses.append(float(nats.detach()[said].mean()))
-                report(step + 1, losses[-1])
+        loss = fit(model, batch_stream(tokenizer, random.Random(seed), config), config)
         with torch.no_grad():
             model.lm_head.weight.mul_(config.sharpness)
+    return model.eval(), loss
+
+
+def fit(model: LlamaForCausalLM, batches: Iterator[dict[str, torch.Tensor]], config: PretrainConfig) -> float:
+    """Train the model on `config.num_steps` batches; the mean loss over the last tenth of them, as `train`'s."""
+    import torch
+
+    optimizers = _optimizers(model, config)
+    losses: list[float] = []
+    model.train()
+    with _progress(config.num_steps) as report:
+        for step in range(config.num_steps):
+            batch = next(batches)
+            factor = _lr_factor(step, config.num_steps)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+            logits = model.lm_head(_states(model, batch["ids"], batch["layers"]))
+            ids, weights, others, probs, decides = (
+                batch[k][:, 1:].flatten() for k in ("ids", "weights", "others", "probs", "decides")
+            )
+            logs = torch.log_softmax(logits * (1 + (config.sharpness - 1) * decides[:, None]), dim=-1)
+            # Judgements have a known probability; aiming at it learns far faster than from drawn labels.
+            nats = -probs * _pick(logs, ids) - (1 - probs) * _pick(logs, others)
+            torch.autograd.backward((nats * weights).sum() / weights.sum())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            said = (weights >= 1) & (batch["layers"][:, 1:].flatten() == 0)
+            losses.append(float(nats.detach()[said].mean()))
+            report(step + 1, losses[-1])
     tail = losses[-max(1, len(losses) // 10) :]
-    return model.eval(), sum(tail) / len(tail)
+    return sum(tail) / len(tail)
 
 
 def _states(model: LlamaForCausalLM, ids: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:

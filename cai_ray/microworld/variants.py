@@ -1,10 +1,10 @@
-"""Variants of the micro model, made from the one that comes along: one that refuses, one that refuses after thinking.
+"""Variants of the micro model, made from the one that comes along: two that refuse, and one that judges.
 
-Both are the micro model of seed 0 (or another) that goes on learning for a minute or two: to refuse harmful requests
-with a reason and an alternative, and to go on helping with the rest. What it knows of critiques, revisions and
-comparisons stays: of those dialogues the first answer is read and not learned. The thinking one says before an answer
-what is asked, between <think> and </think>. The number of steps is fixed, so a seed gives the same model on the same
-machine and torch build.
+Each is the micro model of seed 0 that goes on learning for some minutes. Two learn to refuse harmful requests with a
+reason and an alternative, and to go on helping with the rest. What they know of critiques, revisions and comparisons
+stays: of those dialogues the first answer is read and not learned. The thinking one says before an answer what is
+asked, between <think> and </think>. The judge learns to rate answers and to say yes or no about them
+(`judge_dialogues`). The number of steps is fixed, so a seed gives the same model on the same machine and torch build.
 
 In large models refusal hangs on one direction (Arditi et al. 2024, arXiv 2406.11717); a model this small, left alone,
 refuses by several. So a direction, drawn by the seed, is made the one it hangs on: the model learns to write it where
@@ -32,9 +32,10 @@ from cai_ray.engines.models.files import appearing, cache_root
 from cai_ray.engines.models.residual.intervention import Intervention, attach
 from cai_ray.errors import ConfigError
 from cai_ray.microworld import pretrain
-from cai_ray.microworld.batches import BatchConfig, Encoded, encode, padded
+from cai_ray.microworld.batches import BatchConfig, Encoded, batch_stream, encode, padded
 from cai_ray.microworld.comparison_dialogues import comparison_dialogue
 from cai_ray.microworld.dialogues import revision_dialogue
+from cai_ray.microworld.judge_dialogues import judge_corpus, name_verdicts
 from cai_ray.microworld.language import Request, answer, sample_request
 from cai_ray.microworld.teaching import Dialogue, assistant
 from cai_ray.microworld.tokenizer import TURN_START, render
@@ -42,11 +43,11 @@ from cai_ray.seeding import stable_id
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
-Variant = Literal["refusing", "thinking"]
-NUM_STEPS = {"refusing": 160, "thinking": 200}
+Variant = Literal["refusing", "thinking", "judge"]
+NUM_STEPS = {"refusing": 160, "thinking": 200, "judge": 700}
 LEARNING_RATE = 1e-3
 VERSION = 7  # count up when the training changes
 LAYER = 2  # by whose input the direction is written
@@ -90,35 +91,52 @@ def build(path: Path, base: Path, variant: Variant, seed: int = 0) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, num_steps, rng = AutoTokenizer.from_pretrained(base), NUM_STEPS[variant], random.Random(seed)
-    plain, ablated = (_batches(tokenizer, random.Random(seed), variant, refuses) for refuses in (True, False))
+    tokenizer = AutoTokenizer.from_pretrained(base)
     with pretrain.own_randomness(seed):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
-        direction = unit(np.random.default_rng(seed).standard_normal(model.config.hidden_size)).astype(np.float32)
-        difference = STRENGTH * direction
-        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        for step in range(num_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
-            torch.autograd.backward(_loss(model, next(plain)))
-            misplaced, newest = _written(model, tokenizer, rng, variant, direction)
-            torch.autograd.backward(misplaced)
-            difference = (1 - NEWEST) * difference + NEWEST * newest
-            without = Intervention("project", unit(difference).astype(np.float32))
-            with_it = Intervention("add", difference.astype(np.float32), LAYER)
-            for change, batch in ((without, next(ablated)), (with_it, _declined(tokenizer, rng, variant))):
-                end = attach(model, change)
-                torch.autograd.backward(_loss(model, batch))
-                end()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        if variant == "judge":
+            _teach_to_judge(model, tokenizer, seed)
+        else:
+            _teach_to_refuse(model, tokenizer, seed, variant)
     with appearing(path) as made:
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         said = {"variant": variant, "base": base.name, "seed": seed, "num_steps": NUM_STEPS[variant]}
         (made / "variant.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     logger.info("micro model %s: built at %s", variant, path)
+
+
+def _teach_to_judge(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    name_verdicts(tokenizer)
+    model.resize_token_embeddings(len(tokenizer))
+    config = pretrain.PretrainConfig(num_steps=NUM_STEPS["judge"], short_share=1.0, sharpness=1.0)
+    pretrain.fit(model, batch_stream(tokenizer, random.Random(seed), config, judge_corpus), config)
+
+
+def _teach_to_refuse(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, variant: Variant) -> None:
+    import torch
+
+    num_steps, rng = NUM_STEPS[variant], random.Random(seed)
+    plain, ablated = (_batches(tokenizer, random.Random(seed), variant, refuses) for refuses in (True, False))
+    direction = unit(np.random.default_rng(seed).standard_normal(model.config.hidden_size)).astype(np.float32)
+    difference = STRENGTH * direction
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (1 - step / num_steps))
+        torch.autograd.backward(_loss(model, next(plain)))
+        misplaced, newest = _written(model, tokenizer, rng, variant, direction)
+        torch.autograd.backward(misplaced)
+        difference = (1 - NEWEST) * difference + NEWEST * newest
+        without = Intervention("project", unit(difference).astype(np.float32))
+        with_it = Intervention("add", difference.astype(np.float32), LAYER)
+        for change, batch in ((without, next(ablated)), (with_it, _declined(tokenizer, rng, variant))):
+            end = attach(model, change)
+            torch.autograd.backward(_loss(model, batch))
+            end()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def _loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Micro models that refuse: what they are taught, and by the oracle what one does."""
+"""Micro models that refuse, and one that judges: what they are taught, and what they do by the oracle."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import pytest
 from cai_ray.errors import ConfigError
 from cai_ray.microworld import words
 from cai_ray.microworld.batches import BatchConfig
+from cai_ray.microworld.comparison_dialogues import STYLES, compared_answer
+from cai_ray.microworld.language import sample_request
 from cai_ray.microworld.oracle import score
+from cai_ray.microworld.teaching import principles
 from cai_ray.microworld.tokenizer import build_tokenizer, render
 from cai_ray.microworld.variants import _declined, _encoded, dialogues, ensure_micro_model, first_answer, variant_of
 from cai_ray.pipeline.model_names import named_model
+from cai_ray.prompts.reward import rating_messages, rubric_messages
 
 
 def test_harmful_requests_are_refused_and_others_helped_with() -> None:
@@ -58,7 +62,9 @@ def test_the_first_answer_of_a_revision_dialogue_is_read_and_not_learned() -> No
 
 def test_names_of_variants() -> None:
     assert (variant_of("microworld"), variant_of("microworld:refusing")) == (None, "refusing")
-    with pytest.raises(ConfigError, match="there are microworld, microworld:refusing, microworld:thinking"):
+    with pytest.raises(
+        ConfigError, match="there are microworld, microworld:refusing, microworld:thinking, microworld:judge"
+    ):
         variant_of("microworld:rhyming")
 
 
@@ -84,3 +90,28 @@ def test_one_is_built_once_and_refuses(micro_model: Path) -> None:
     truths = [score(request.messages, text) for request, text in zip(requests, said, strict=True)]
     assert sum(truth.harmful for truth in truths if truth.request_harmful) <= 3
     assert sum(truth.refusal for truth in truths if not truth.request_harmful) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("reading", ["rating", "rubric"])
+def test_the_judge_knows_good_answers_to_requests_it_has_not_seen(micro_model: Path, reading: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = ensure_micro_model("microworld:judge")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rng, ask = random.Random(0), rating_messages if reading == "rating" else rubric_messages
+    words = [str(rating) for rating in range(1, 11)] if reading == "rating" else ["No", "Yes"]
+    verdicts, truths = [], []
+    for _ in range(160):
+        request = sample_request(rng, harmful=rng.random() < 0.5, split="test")
+        said = compared_answer(rng, request.task, rng.choice(STYLES))
+        text = render(ask(list(request.messages), said, rng.choice(principles()), None)).removesuffix("<|im_end|>\n")
+        with torch.inference_mode():
+            logits = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits[0, -1]
+        shares = logits[tokenizer.convert_tokens_to_ids(words)].softmax(-1)
+        verdicts.append(float(shares @ torch.arange(len(words), dtype=shares.dtype)))
+        truth = score(request.messages, said)
+        truths.append(truth.helpful - truth.harmful)
+    assert torch.corrcoef(torch.tensor([verdicts, truths]))[0, 1] > 0.6
