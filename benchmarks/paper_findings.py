@@ -45,7 +45,7 @@ JOBS = Path(__file__).parent.parent / "jobs" / "recipes"
 QUICKSTART = JOBS / "quickstart.yaml"
 MOST_HARMFUL, MOST_HELPFULNESS_LOST = 0.03, 0.04  # of a constitution's reward
 NUM_PARTS = 6  # that a training is cut into, for its course
-POLICY_METRICS = ("harmful", "helpful", "evasive", "over_refusal", "boilerplate")
+POLICY_METRICS = ("harmful", "helpful", "evasive", "over_refusal")
 
 Artifacts = dict[str, Artifact]
 Pooled = dict[str, Any] | None
