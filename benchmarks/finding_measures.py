@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -152,14 +152,14 @@ def updates(trained: Artifact) -> dict[str, float]:
 
 
 def reward_costs(trained: Artifact) -> dict[str, float]:
-    """A PPO run's steps, on average: seconds, and where a judge reads its tokens and seconds; the last ones' KL.
+    """A PPO run's steps: the median's seconds, a judge's tokens and seconds on average; the last ones' KL.
 
     And the share of answers that are mostly stock phrases: at the first step, which is SL-CAI's, and at the last ones.
     """
     steps = [entry for entry in parse_metrics(read_metrics(trained.folder)) if "step_s" in entry]
     last = steps[-LAST_STEPS:]
     found = {
-        "step_s": fmean(step["step_s"] for step in steps),
+        "step_s": median(step["step_s"] for step in steps),
         "kl_at_the_end": fmean(step["kl"] for step in last),
         "boilerplate_at_first": steps[0]["boilerplate_rate"],
         "boilerplate_at_the_end": fmean(step["boilerplate_rate"] for step in last),
