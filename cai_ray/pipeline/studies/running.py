@@ -25,6 +25,7 @@ from cai_ray.pipeline.studies.study import DIRECTION, MADE, Cell, Study, cells_o
 Holes = dict[tuple[str, str], str]  # (model, form) -> why there are no rows
 END_S = 20.0  # that a stopped cell has to commit what it holds
 LONGEST_REASON = 400
+STOPPED = "stopped"
 
 
 def is_done(cell: Cell) -> bool:
@@ -83,15 +84,16 @@ class _Commands:
         self._stopped = False
 
     def run(self, cell: Cell) -> str:
-        """Why it failed; "" where it did not."""
+        """Why it failed; "" where it did not; STOPPED where the study ended first."""
         (self._folder / "cells").mkdir(parents=True, exist_ok=True)
         file = self._folder / "cells" / f"{cell.model}-{cell.form}.yaml"
         file.write_text(dump(cell.recipe), encoding="utf-8")
         log = file.with_suffix(".log")
-        self._tell(f"{cell.model}, {cell.form}: begins")
-        with log.open("wb") as output, self._lock:
+        with log.open("ab") as output, self._lock:
             if self._stopped:
-                return "stopped"
+                return STOPPED
+            output.truncate(0)
+            self._tell(f"{cell.model}, {cell.form}: begins")
             command = [sys.executable, "-m", "cai_ray.cli", "run", str(file)]
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self.environment}
@@ -100,6 +102,8 @@ class _Commands:
         code = process.wait()
         with self._lock:
             self._running.discard(process)
+        if code != 0 and self._stopped:
+            return STOPPED
         reason = "" if code == 0 else reason_in(log.read_text(encoding="utf-8", errors="replace"), code)
         self._tell(f"{cell.model}, {cell.form}: {f'failed: {reason}' if reason else 'done'}")
         return reason

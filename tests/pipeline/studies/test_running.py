@@ -64,7 +64,8 @@ def test_a_real_command_fails_with_its_words_and_is_stopped_with_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = cells_of(study(tmp_path, models={"one": {"path": str(tmp_path / "nowhere")}}), "one")[0]
-    commands = _Commands(tmp_path / "s", lambda line: None)
+    told: list[str] = []
+    commands = _Commands(tmp_path / "s", told.append)
     assert "nowhere" in commands.run(cell)
     monkeypatch.setattr(running.sys, "executable", "/bin/sleep")
     monkeypatch.setattr(running, "dump", lambda recipe: "")
@@ -74,5 +75,6 @@ def test_a_real_command_fails_with_its_words_and_is_stopped_with_the_study(
         # `sleep -m ...` ends at once; what counts is that nothing is begun after the stop.
         threading.Thread(target=lambda: found.append(commands.run(cell))).start()
         time.sleep(0.5)
-    assert commands.run(cell) == "stopped"
+    num_told = len(told)
+    assert commands.run(cell) == "stopped" and len(told) == num_told
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= {child.pid for child in started}
