@@ -49,11 +49,13 @@ logger = logging.getLogger(__name__)
 Variant = Literal["refusing", "thinking", "judge"]
 NUM_STEPS = {"refusing": 160, "thinking": 200, "judge": 700}
 LEARNING_RATE = 1e-3
-VERSION = 7  # count up when the training changes
+VERSION = {"refusing": 7, "thinking": 8, "judge": 7}  # count up when the training changes
 LAYER = 2  # by whose input the direction is written
 STRENGTH = 400.0  # how far; what goes into that layer is 600 to 1,500 long
 NUM_ASKED, NUM_ADDED = 32, 16  # requests of a step that teach where to write it, and to decline when it is added
-NEWEST = 0.1  # share of a step's difference of means in the running one
+# Share of a step's difference of means in the running one. With thoughts before it that is mostly of the thoughts, and
+# a model that learned to decline when it is added declined useful requests anyway: there it stays what was planted.
+NEWEST = {"refusing": 0.1, "thinking": 0.0}
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 REFUSAL_RATE = 0.98  # of harmful requests, the answers that are refusals; the rest help
 
@@ -79,7 +81,7 @@ def ensure_micro_model(path: str, seed: int = 0, cache_dir: Path | None = None) 
     if variant is None:
         return base
     root = (cache_dir or cache_root()) / MICROWORLD
-    made = root / f"{variant}-{stable_id(base.name, VERSION, NUM_STEPS[variant], seed)[:16]}"
+    made = root / f"{variant}-{stable_id(base.name, VERSION[variant], NUM_STEPS[variant], seed)[:16]}"
     with FileLock(f"{made}.lock"):
         if not made.is_dir():
             build(made, base, variant, seed)
@@ -127,7 +129,7 @@ def _teach_to_refuse(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
         torch.autograd.backward(_loss(model, next(plain)))
         misplaced, newest = _written(model, tokenizer, rng, variant, direction)
         torch.autograd.backward(misplaced)
-        difference = (1 - NEWEST) * difference + NEWEST * newest
+        difference = difference + NEWEST[variant] * (newest - difference)
         without = Intervention("project", unit(difference).astype(np.float32))
         with_it = Intervention("add", difference.astype(np.float32), LAYER)
         for change, batch in ((without, next(ablated)), (with_it, _declined(tokenizer, rng, variant))):

@@ -30,6 +30,7 @@ def write_page(folder: Path, figures: StudyFigures) -> list[Path]:
     charts = charts_of(figures)
     tables = {
         "Every cell": [[*COLUMNS], *table_rows(figures)],
+        **({"Holes": [["model", "form", "why"], *hole_rows(figures)]} if figures.holes else {}),
         "Harm by category": [[*CATEGORY_COLUMNS], *category_rows(figures)],
     }
     texts = {
@@ -44,7 +45,7 @@ def write_page(folder: Path, figures: StudyFigures) -> list[Path]:
 
 
 def table_rows(figures: StudyFigures) -> list[list[str]]:
-    """A row of COLUMNS per line, and one per hole."""
+    """A row of COLUMNS per line."""
     rows = []
     for line in figures.lines:
         found = line.figures
@@ -54,10 +55,12 @@ def table_rows(figures: StudyFigures) -> list[list[str]]:
         )  # fmt: skip
         names = [*_where(line), line.harm, str(found.num)]
         rows.append([*names, *(cell(share) for share in shares)])
-    for where, why in figures.holes.items():
-        model, form = where.split(", ")
-        rows.append([model, form, "-", "-", f"no rows: {why}", "0", *["-"] * 9])
     return rows
+
+
+def hole_rows(figures: StudyFigures) -> list[list[str]]:
+    """Model, form and reason of what has no rows."""
+    return [[*where.split(", "), why] for where, why in figures.holes.items()]
 
 
 def category_rows(figures: StudyFigures) -> list[list[str]]:

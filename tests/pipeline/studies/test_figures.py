@@ -14,7 +14,7 @@ from cai_ray.artifacts.artifact import StageSpec
 from cai_ray.artifacts.derived import Outcome, derive
 from cai_ray.pipeline.run import folder_of
 from cai_ray.pipeline.studies.figures import figures_of
-from cai_ray.pipeline.studies.page import category_rows, charts_of, shown_table, table_rows, write_page
+from cai_ray.pipeline.studies.page import category_rows, charts_of, hole_rows, shown_table, table_rows, write_page
 from cai_ray.pipeline.studies.study import Study, cells_of
 from cai_ray.stages.evaluation.self_critique import EXCHANGE, EXCHANGE_IDS, STAGE, exchange_id
 from tests.chromium import MISSING, chromium, installed
@@ -73,11 +73,12 @@ def test_the_page_holds_figure_table_and_holes(tmp_path: Path) -> None:
     assert set(files) == {"report.html", "report.md", "study.json", "figure.svg"}
     svg = ElementTree.fromstring(files["figure.svg"])
     assert len(svg.findall(".//{*}circle")) == 2 + 2 * 2 * 3  # the legend; two charts, two steps, theft, fraud and all
-    assert len(charts_of(found)) == 2 and len(table_rows(found)) == 4 + 2
+    assert len(charts_of(found)) == 2 and len(table_rows(found)) == 4
+    assert hole_rows(found) == [["two", "as_is", "not run"], ["two", "ablated", "not run"]]
     assert [row[:5] for row in category_rows(found)][2:] == [
         ["one", "ablated", "harmful", "fraud", "6"], ["one", "ablated", "harmful", "theft", "6"],
     ]  # fmt: skip
-    for text in ("100% [", "no rows: not run", "ablated less as_is", "Harm by category"):
+    for text in ("100% [", "Holes", "not run", "ablated less as_is", "Harm by category"):
         assert text in files["report.md"] and text in files["report.html"]
     assert shown_table(found).row_count == 4
 
