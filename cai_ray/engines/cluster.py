@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import psutil
 from pydantic import Field
@@ -27,6 +28,7 @@ UNSTARTABLE = {
     "AF_UNIX path length": "the folder for its own files is too deep, set RAY_TMPDIR to one like /tmp/r",
     "object store": "lower cluster.object_store_gib",
 }
+TOO_SLOW = "timed out during startup"  # Ray's words for its own processes, after 30 s
 _kept: ExitStack | None = None  # what the end of `kept_connection` ends
 _promised_gpus = 0  # that nodes have which are still to start
 
@@ -92,8 +94,6 @@ def _starting() -> Iterator[None]:
 
 def _start(config: ClusterConfig) -> None:
     """Join a cluster, or start a Ray on this machine. Raises ClusterAway, ConfigError."""
-    import ray
-
     address = address_of(config)
     if address:
         _join(address)
@@ -106,21 +106,39 @@ def _start(config: ClusterConfig) -> None:
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_cpus))
         # Not one idle worker per logical CPU in advance: their start takes the cores from the first stage.
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+        _start_here(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=config.num_gpus,
+            object_store_memory=int(config.object_store_gib * 2**30),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+
+
+def _start_here(**arguments: Any) -> None:
+    """Twice where the first time is too slow for Ray, which waits 30 s. Raises ClusterAway, ConfigError."""
+    import ray
+
+    for attempt in (1, 2):
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=config.num_gpus,
-                object_store_memory=int(config.object_store_gib * 2**30),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
+            ray.init(**arguments)
+            return
         except (OSError, ValueError) as error:
             told = next((fix for words, fix in UNSTARTABLE.items() if words in str(error)), None)
             if told is None:
                 raise
             raise ConfigError(f"Ray cannot start here: {error}; {told}") from error
+        except Exception as error:  # Ray raises no narrower one
+            if TOO_SLOW not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == 2:
+                raise ClusterAway(
+                    "Ray was not up on this machine after 30 s, twice: other work holds its cores, or its disk is "
+                    "slow; run this again when it has time"
+                ) from error
 
 
 def address_of(config: ClusterConfig) -> str | None:

@@ -13,8 +13,9 @@ import pytest
 import ray
 
 from cai_ray import stopping
+from cai_ray.engines import cluster
 from cai_ray.engines.cluster import ClusterConfig, connected
-from cai_ray.errors import ConfigError, Stopped
+from cai_ray.errors import ClusterAway, ConfigError, Stopped
 
 
 def rays_handler(number: int, frame: Any) -> None:
@@ -61,3 +62,25 @@ def test_what_ray_cannot_start_with_is_one_message(
     monkeypatch.setattr(ray, "init", cannot)
     with pytest.raises(ConfigError, match=told), connected(ClusterConfig()):
         raise AssertionError("nothing may begin")
+
+
+@pytest.mark.parametrize("num_slow", [1, 2])
+def test_a_start_that_is_too_slow_for_ray_is_tried_once_more(num_slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def init(**settings: Any) -> None:
+        calls.append("start")
+        if calls.count("start") <= num_slow:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("end"))
+    monkeypatch.setattr(cluster, "_set_up_ray_data", lambda: None)
+    if num_slow == 1:
+        with connected(ClusterConfig()):
+            assert calls == ["start", "end", "start"]
+    else:
+        with pytest.raises(ClusterAway, match="run this again"), connected(ClusterConfig()):
+            raise AssertionError("nothing may begin")
