@@ -36,6 +36,7 @@ from cai_ray.stages.context import Context
 from cai_ray.stages.inputs import load_prompts
 from cai_ray.stages.revision import revise
 
+TOKENS = ("num_prompt_tokens", "num_cached_tokens", "num_output_tokens")  # of a Usage, and counters of a stage
 # Of one call: each row's prompt, token ids, and how to sample -> each row's answer.
 Answer = Callable[[Sequence[tuple[list[int], SamplingConfig]]], list[Completion]]
 
@@ -70,7 +71,7 @@ class Timed:
     def add(self, usage: Usage) -> None:
         """One row that has ended."""
         self.ended.append(time.time())
-        for name in ("num_prompt_tokens", "num_cached_tokens", "num_output_tokens"):
+        for name in TOKENS:
             setattr(self.usage, name, getattr(self.usage, name) + getattr(usage, name))
 
 
@@ -99,7 +100,7 @@ def stage(recipe: Recipe) -> Timed:
     found = Timed(float(np.fromfile(clock).min()))
     for file in artifact.manifest.files:
         found.ended += [Path(artifact.folder.path(file.name)).stat().st_mtime] * file.num_rows
-    for name in ("num_prompt_tokens", "num_cached_tokens", "num_output_tokens"):
+    for name in TOKENS:
         setattr(found.usage, name, artifact.manifest.counters[name])
     found.ended += [max(found.ended)] * (len(units) - artifact.manifest.rows_out)  # dropped, which is work too
     return found

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file
-from benchmarks.real_model.recipe_run import CONVERSATIONS, finished_run, there
+from benchmarks.real_model.recipe_run import MAKERS, conversations, finished_run, sampled
 from cai_ray.quality.gates import GatesConfig
 
 NUM_ROWS = 48
-SAMPLED = {"temperature 1": {"temperature": 1.0}, "the makers'": {"temperature": 0.2, "top_p": 0.9}}
-TOKENS = {"answer": 80, "critique": 64, "revision": 80}
+SAMPLED = {"temperature 1": {"temperature": 1.0}, "the makers'": MAKERS}
 
 
-def sections(sampled: dict[str, float], scale: float) -> dict[str, Any]:
-    source = {"path": there(CONVERSATIONS), "layout": "hh_rlhf", "kind": "red_team"}
+def sections(how: dict[str, float], scale: float) -> dict[str, Any]:
     return {
-        "prompts": {"sources": [{**source, "limit": max(4, round(NUM_ROWS * scale))}], "test_fraction": 0},
+        "prompts": {"sources": [conversations(max(4, round(NUM_ROWS * scale)))], "test_fraction": 0},
         "revise": {
             "num_revisions": 2,
-            **{f"{step}_sampling": {**sampled, "max_tokens": most} for step, most in TOKENS.items()},
+            **sampled(how),
             "gates": {"incoherent": "flag"},
             "scaling": {"rows_per_task": 16, "rows_per_part": 64},
         },
@@ -35,8 +33,8 @@ def sections(sampled: dict[str, float], scale: float) -> dict[str, Any]:
 def run(scale: float, folder: Path) -> None:
     """`scale`: of the conversations."""
     found = {}
-    for name, sampled in SAMPLED.items():
-        done = finished_run("coherence", sections(sampled, scale))
+    for name, how in SAMPLED.items():
+        done = finished_run("coherence", sections(how, scale))
         found[name] = json.loads((done / "revise").read("summary.json"))["logprobs"]
     figures = {"scale": scale, "rows": NUM_ROWS, "cut": GatesConfig().incoherent_below, "sampled": found}
     claim = "SmolLM2-135M-Instruct writes what it finds likely as its makers sample it, and word salad at temperature 1"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file, revise_sides
-from benchmarks.real_model.recipe_run import CONVERSATIONS, MODEL, there
+from benchmarks.real_model.recipe_run import MAKERS, MAX_TOKENS, MODEL, conversations, sampled
 from benchmarks.real_model.weights import model_folder
 from cai_ray.pipeline.recipe import Recipe, build
 
@@ -33,7 +33,6 @@ NUM_ROWS = 64
 NUM_FEW_SHOT = 2
 SEED = 0
 FULL_BLOCKS = 320  # of 32 tokens: some eight conversations
-TOKENS = {"answer": 80, "critique": 64, "revision": 80}
 # dtype, KV cache, sides, and the share of the rows that each side gets.
 CASES: dict[str, tuple[str, str, dict[str, float]]] = {
     "bfloat16": (
@@ -49,7 +48,6 @@ TARGET_FULL = 1.5
 
 
 def recipe_of(folder: Path, dtype: str, cache: str, num_rows: int) -> Recipe:
-    sampling = {"temperature": 0.2, "top_p": 0.9}
     blocks = {"num_kv_blocks": FULL_BLOCKS} if cache == "full" else {}
     engine = {**MODEL["engine"], **blocks}
     return build(
@@ -59,14 +57,11 @@ def recipe_of(folder: Path, dtype: str, cache: str, num_rows: int) -> Recipe:
             "seed": SEED,
             "constitution": "harmlessness",
             "models": {"policy": {"path": model_folder(), **MODEL, "dtype": dtype, "engine": engine}},
-            "prompts": {
-                "sources": [{"path": there(CONVERSATIONS), "layout": "hh_rlhf", "kind": "red_team", "limit": num_rows}],
-                "test_fraction": 0,
-            },
+            "prompts": {"sources": [conversations(num_rows)], "test_fraction": 0},
             "revise": {
                 "num_revisions": 2,
                 "prompts": {"num_few_shot": NUM_FEW_SHOT},
-                **{f"{step}_sampling": {**sampling, "max_tokens": most} for step, most in TOKENS.items()},
+                **sampled(MAKERS),
                 "scaling": {"rows_per_task": 16, "rows_per_part": 16},
             },
         },
@@ -125,7 +120,7 @@ def run(scale: float, folder: Path) -> None:
             "rows": NUM_ROWS,
             "rounds": 2,
             "few_shot": NUM_FEW_SHOT,
-            "max_tokens": TOKENS,
+            "max_tokens": MAX_TOKENS,
             "full_cache_tokens": 32 * FULL_BLOCKS,
             "cases": cases,
         }

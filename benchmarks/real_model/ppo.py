@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import ppo_speed, ppo_speed_work, results_file
 from benchmarks.ppo_speed_work import BOTH, Case
 from benchmarks.real_model import training
-from benchmarks.real_model.recipe_run import CONVERSATIONS, finished_run, there
+from benchmarks.real_model.recipe_run import conversations, finished_run
 from cai_ray.artifacts.metrics_file import parse_metrics, read_metrics
 from cai_ray.stages.ppo.summary import steps_of
 
@@ -24,12 +24,11 @@ CASE = Case("smollm2_135m", 64, EPISODES, MINIBATCH, MAX_TOKENS, steps=4, warm_u
 
 
 def section(scale: float) -> dict[str, Any]:
-    prompts = {"path": there(CONVERSATIONS), "layout": "hh_rlhf", "kind": "red_team", "limit": 400}
     return {
         "ppo": {
             "model": "tuned",
             "preference_model": "people",
-            "prompts": {"sources": [prompts], "test_fraction": 0},
+            "prompts": {"sources": [conversations(400)], "test_fraction": 0},
             "num_steps": max(1, round(NUM_STEPS * scale)),
             "prompts_per_step": EPISODES,
             "sampling": {"max_tokens": MAX_TOKENS},

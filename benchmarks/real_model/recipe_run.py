@@ -25,6 +25,19 @@ MODEL = {
     "engine": {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "kv_cache_gib": 2},
 }
 
+MAKERS = {"temperature": 0.2, "top_p": 0.9}  # how the model's makers sample it
+MAX_TOKENS = {"answer": 80, "critique": 64, "revision": 80}
+
+
+def conversations(limit: int) -> dict[str, Any]:
+    """The recipe's source of prompts: the first conversations of people."""
+    return {"path": there(CONVERSATIONS), "layout": "hh_rlhf", "kind": "red_team", "limit": limit}
+
+
+def sampled(how: Mapping[str, float]) -> dict[str, Any]:
+    """The samplings of the recipe's section `revise`."""
+    return {f"{step}_sampling": {**how, "max_tokens": most} for step, most in MAX_TOKENS.items()}
+
 
 def finished_run(
     name: str, sections: dict[str, Any], model: str = "policy", seed: int = 0, others: Mapping[str, str] | None = None

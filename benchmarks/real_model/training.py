@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,6 +76,10 @@ def _record(pair: ParsedPair) -> dict[str, Any]:
     answers = {"chosen": pair.chosen, "rejected": pair.rejected}
     said = {side: [{"role": "assistant", "content": text}] for side, text in answers.items()}
     return {"prompt": [dict(message) for message in pair.messages], **said}
+
+
+def held_out_rows(files: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (files / "test.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 # --- The sides ------------------------------------------------------------------------------------------
@@ -168,12 +173,13 @@ def one_run(side: str, kind: str, seed: int, files: Path) -> dict[str, Any]:
             "tokens_per_s": (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]),
             "peak_gib": memory.num_bytes / 2**30,
         }
-        test = [json.loads(line) for line in (files / "test.jsonl").read_text(encoding="utf-8").splitlines()]
         if kind == "preference_model":
             return figures | of_margins(found["margins"])
         if kind == "sft":
-            return figures | {"held_out_nats": mean_nats(answer_logprobs(str(model), test, ("chosen",)))}
-        return figures | of_dpo(str(model), test)
+            return figures | {
+                "held_out_nats": mean_nats(answer_logprobs(str(model), held_out_rows(files), ("chosen",)))
+            }
+        return figures | of_dpo(str(model), files)
 
 
 # --- The figures ----------------------------------------------------------------------------------------
@@ -196,14 +202,20 @@ def mean_nats(found: Sequence[Sequence[tuple[float, int]]]) -> float:
     return -sum(one[0][0] for one in found) / sum(one[0][1] for one in found)
 
 
-def of_dpo(model: str, test: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def of_dpo(model: str, files: Path) -> dict[str, Any]:
     """The loss that DPO minimises, on held-out pairs, and how often its implied reward ranks them as people did."""
-    policy, reference = (answer_logprobs(path, test, ("chosen", "rejected")) for path in (model, model_folder()))
+    policy = answer_logprobs(model, held_out_rows(files), ("chosen", "rejected"))
     margins = [
         BETA * ((own[0][0] - base[0][0]) - (own[1][0] - base[1][0]))
-        for own, base in zip(policy, reference, strict=True)
+        for own, base in zip(policy, reference(files), strict=True)
     ]
     return of_margins(margins)
+
+
+@cache
+def reference(files: Path) -> list[list[tuple[float, int]]]:
+    """What every DPO is held against, computed once."""
+    return answer_logprobs(model_folder(), held_out_rows(files), ("chosen", "rejected"))
 
 
 def compared(kind: str, runs: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -78,14 +78,13 @@ class ProbeBackend(Unasked):
 
     async def together(self, kind: str, change: str, size: int, ids: list[int], extra: Any = None) -> Any:
         """`kind` of request on one text, computed with others of the same kind, change and `size`. Raises DropRow."""
-        is_kept = change == AS_IS and kind in ("first", "answer")
+        key, request = (kind, change, size), (ids, extra)
+        if change != AS_IS or kind not in ("first", "answer"):
+            return await self._texts.ask(key, request, len(ids))
         text = (kind, size, tuple(ids))
-        if is_kept and text in self._known:
-            return await asyncio.shield(self._known[text])
-        answer = self._texts.ask((kind, change, size), (ids, extra), len(ids))
-        if is_kept:
-            self._known[text] = answer
-        return await asyncio.shield(answer)  # another row may wait for it when this one's time is up
+        if text not in self._known:
+            self._known[text] = self._texts.ask(key, request, len(ids))
+        return await asyncio.shield(self._known[text])  # another row may wait for it when this one's time is up
 
     def _compute(self, key: Key, asked: list[Text]) -> Sequence[Any]:
         kind, change, size = key
