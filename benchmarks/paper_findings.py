@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -391,7 +392,8 @@ def main() -> None:
             claim, content, draw = FINDINGS[name](study)
             asked = {"question": study.ablation.question, "source": study.ablation.source, "set": chosen.overrides}
             folder = runs if chosen.overrides else results_file.RESULTS
-            command = f"python -m benchmarks.paper_findings {name}"
+            trials = [word for one in chosen.overrides for word in ("--set", one)]
+            command = shlex.join(["python", "-m", "benchmarks.paper_findings", name, *trials])
             found = {**asked, **plain(content)}
             path = results_file.write(f"paper_{name}", claim, found, chosen.seeds, folder, command)
             draw(path.with_suffix(".svg"))
