@@ -1,6 +1,6 @@
 """What the loop drives: learners, rollout engines, and the weights' way from the ones to the others.
 
-Tested in tests/stages/ppo/test_train_ppo.py.
+Tested whole in tests/stages/ppo/test_train_ppo.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cai_ray.algorithms.episodes import Episode, EpisodeRequest, Scored
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.learners.job import LearnersJob
 from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST, TOLERANCE
+from cai_ray.engines.models.reading import dtype_of
 from cai_ray.engines.training.proof import judged
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import STAGE, Config
@@ -197,6 +198,18 @@ def leaving_for(
     return "all"
 
 
+def tolerances(config: Config, policy: ModelConfig, has_gpus: bool) -> tuple[float, float]:
+    """How far engines and learners may be apart: nats per token on average, and nats of the worst token.
+
+    Learners on a CPU compute in float32 whatever the engines do; on GPUs neither side is exact.
+    """
+    import torch
+
+    exact = not has_gpus and dtype_of(policy) == torch.float32
+    of_mean, of_worst = (TOLERANCE, TOLERANCE) if exact else (HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST)
+    return config.proof.tolerance or of_mean, config.proof.tolerance or of_worst
+
+
 def build_machines(config: Config, context: Context, models: Models) -> Machines:
     """Nothing is started yet; Ray is connected."""
     import ray
@@ -208,14 +221,11 @@ def build_machines(config: Config, context: Context, models: Models) -> Machines
 
     learners = Learners(learners_job(config, context, models), can_grow=context.cluster.address is not None)
     engines = RolloutEngines(models.policy, config.rollouts, config.sampling)
-    exact = not num_gpus()
-    tolerance, worst = (
-        config.proof.tolerance or (TOLERANCE if exact else half)
-        for half in (HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST)
-    )
+    has_gpus = num_gpus() > 0
+    tolerance, worst = tolerances(config, models.policy, has_gpus)
 
     def leaving(model: ModelConfig, scaling: ScalingConfig) -> Leaving:
-        return leaving_for(config, models.policy, not exact, ray.available_resources(), model, scaling)
+        return leaving_for(config, models.policy, has_gpus, ray.available_resources(), model, scaling)
 
     judges = judges_of(config.constitution, context) if config.constitution else None
     return Machines(learners, engines, WeightSync(learners, engines), config, tolerance, leaving, worst, judges)
