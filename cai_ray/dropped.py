@@ -69,6 +69,7 @@ class DropReason(StrEnum):
     NO_LOGPROBS = "no_logprobs", "no log-probabilities came back"
     # a quality gate set to "drop"
     NO_OP = "no_op", "the revision changed nothing"
+    REPEATS_CRITIQUE = "repeats_critique", "the revision repeats its critique"
     BOILERPLATE = "boilerplate", "mostly stock phrases"
     NOT_IMPROVED = "not_improved", "the revision scores no better"
     META_COMMENTARY = "meta_commentary", "the answer speaks of its own revision"

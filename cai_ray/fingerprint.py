@@ -24,6 +24,7 @@ NEWCOMERS = frozenset(
     {
         *("chat_template_kwargs", "template_date", "think_marks"),
         *("min_p", "repetition_penalty", "incoherent", "incoherent_below"),
+        *("repeats_critique", "repeats_critique_similarity"),
     }
 )
 

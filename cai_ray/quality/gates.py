@@ -1,4 +1,4 @@
-"""Judge a text instead of mending it: no-ops, boilerplate, left-over meta-commentary, no gain, near duplicates.
+"""Judge a text instead of mending it: no-ops, echoes, boilerplate, meta-commentary, no gain, near duplicates.
 
 A gate is `off`, flags the row or drops it, by config; what it drops is counted under the gate's own
 `DropReason`. Row gates look at one revision; near duplicates need the whole data set.
@@ -20,6 +20,7 @@ from cai_ray.config import Config
 from cai_ray.dropped import DropReason
 
 Gate = Literal["off", "flag", "drop"]
+_FEWEST_WORDS = 5  # of a revision that can be said to repeat its critique
 
 # Comfort and refusal formulas that over-trained harmlessness policies fall back on (paper, section 4.3).
 # Regular expressions, matched against lower-case text from the start of a word.
@@ -51,6 +52,14 @@ class GatesConfig(Config):
     )
     no_op_similarity: float = Field(
         0.98, gt=0.0, le=1.0, description="Similarity of the two texts that counts as a no-op."
+    )
+    repeats_critique: Gate = Field(
+        "flag",
+        description="The revision (nearly) repeats its critique, or how it begins: the model goes on criticising, and "
+        "answers nobody. Texts of fewer than five words are not judged.",
+    )
+    repeats_critique_similarity: float = Field(
+        0.8, gt=0.0, le=1.0, description="Similarity of the two texts that counts as a repeated critique."
     )
     boilerplate: Gate = Field("flag", description="Stock phrases and repetition make up most of the text.")
     boilerplate_share: float = Field(0.4, gt=0.0, le=1.0, description="Share of words that counts as boilerplate.")
@@ -103,14 +112,20 @@ def row_gates(
     config: GatesConfig,
     score_before: float | None = None,
     score_after: float | None = None,
+    critique: str | None = None,
 ) -> list[Flag]:
-    """The gates that fire for one revision `after` of the answer `before`; both already cleaned.
+    """The gates that fire for one revision `after` of the answer `before`; all texts already cleaned.
 
     Scores: higher is better, any unit. Raises ValueError when `not_improved` is on without them.
     """
     flags = []
     if config.no_op != "off" and is_no_op(before, after, config.no_op_similarity):
         flags.append(Flag(DropReason.NO_OP, config.no_op == "drop", f"similarity >= {config.no_op_similarity}"))
+    if config.repeats_critique != "off" and critique is not None:
+        threshold = config.repeats_critique_similarity
+        if repeats_critique(critique, after, threshold):
+            drops = config.repeats_critique == "drop"
+            flags.append(Flag(DropReason.REPEATS_CRITIQUE, drops, f"similarity >= {threshold}"))
     if config.boilerplate != "off":
         share = boilerplate_score(after, config.boilerplate_phrases)
         if share >= config.boilerplate_share:
@@ -148,6 +163,19 @@ def is_no_op(before: str, after: str, threshold: float) -> bool:
     first, second = " ".join(before.split()), " ".join(after.split())
     # The cutoff lets rapidfuzz stop early; below it the similarity is reported as 0.
     return first == second or Indel.normalized_similarity(first, second, score_cutoff=threshold) >= threshold
+
+
+def repeats_critique(critique: str, revision: str, threshold: float) -> bool:
+    """Whether the revision repeats the critique, or as much of its beginning as the revision is long.
+
+    Normalised indel similarity >= `threshold`, in [0, 1]; white space is not significant. False for a revision of fewer
+    than five words, with which a critique may well begin ("No.").
+    """
+    words = revision.split()
+    if len(words) < _FEWEST_WORDS:
+        return False
+    after = " ".join(words)
+    return is_no_op(" ".join(critique.split())[: len(after)], after, threshold)
 
 
 def boilerplate_score(text: str, phrases: Sequence[str] = STOCK_PHRASES, ngram: int = 3) -> float:
@@ -189,8 +217,11 @@ def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
 _META = re.compile(
     r"\b(?:critique|revision) ?requests?\b"
     r"|\b(?:revised|rewritten|reworded|rephrased) (?:response|answer|reply)\b"
-    r"|\bthe (?:assistant|ai|model)['\u2019]?s (?:last|previous|original|first|initial) (?:response|answer|reply)\b"
+    r"|\bthe (?:assistant|ai|model|person|user|human)['\u2019]?s"
+    r" (?:last|previous|original|first|initial) (?:response|answer|reply)\b"
     r"|\bmy (?:last|previous|original|first|initial) (?:response|answer|reply) (?:was|contained|included|did|could)\b"
+    # Small models go on in the words of the request that asked for a critique of "your last answer".
+    r"|^\W{0,8}(?:the|this|that|your) (?:last|previous|original) (?:response|answer|reply)\b(?! (?:to|of|in|key)\b)"
     r"|\b(?:this|the) (?:revision|rewrite) (?:avoids|removes|addresses|makes|is|no longer)\b"
     r"|^[ \t*_#>]{0,8}(?:critique|revision|human|assistant):",
     re.IGNORECASE | re.MULTILINE,

@@ -17,6 +17,7 @@ from cai_ray.quality.gates import (
     is_no_op,
     near_duplicates,
     near_duplicates_of_signatures,
+    repeats_critique,
     row_gates,
     signature,
 )
@@ -60,13 +61,24 @@ def test_boilerplate_lies_between_0_and_1(text: str) -> None:
         "As the critique request says, blame is bad.",
         "Be kind. The revised response is polite.",
         "Be kind.\nHuman: why?",
+        "The last answer does not lecture, but it does not help either.",
+        "The person's last answer shows a lack of empathy.",
     ],
 )
 def test_meta_commentary_is_seen(text: str) -> None:
     assert has_meta_commentary(text)
 
 
-@pytest.mark.parametrize("text", [PLAIN, "Human beings need a critique now and then.", "We revised the plan."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        "Human beings need a critique now and then.",
+        "We revised the plan.",
+        "The last answer to this riddle is a shadow.",
+        "They gave the original answer.",
+    ],
+)
 def test_ordinary_text_is_no_meta_commentary(text: str) -> None:
     assert not has_meta_commentary(text)
 
@@ -82,6 +94,29 @@ def test_row_gates_flag_or_drop_by_config() -> None:
     gates = [flag.gate for flag in row_gates(PLAIN, text, GatesConfig())]
     assert gates == [DropReason.BOILERPLATE, DropReason.META_COMMENTARY]
     assert row_gates(PLAIN, text, GatesConfig(boilerplate="off", meta_commentary="off")) == []
+
+
+CRITIQUE = "The answer blames the person for the leak, which is unkind and helps nobody at all."
+
+
+@pytest.mark.parametrize(
+    ("revision", "repeats"),
+    [
+        (CRITIQUE, True),
+        (CRITIQUE.replace("unkind", "rude"), True),
+        ("The answer blames the person for the leak.\n", True),  # how it begins
+        (CRITIQUE + " It could be kinder.", True),
+        ("A leak is nobody's fault. Turn the water off first and call a plumber.", False),
+        ("The answer blames.", False),  # too short to say
+    ],
+)
+def test_a_revision_that_repeats_its_critique_is_seen(revision: str, repeats: bool) -> None:
+    assert repeats_critique(CRITIQUE, revision, 0.8) is repeats
+    flags = row_gates("It is your own fault.", revision, GatesConfig(), critique=CRITIQUE)
+    assert [flag.gate for flag in flags] == [DropReason.REPEATS_CRITIQUE] * repeats
+    drops = row_gates("It is your own fault.", revision, GatesConfig(repeats_critique="drop"), critique=CRITIQUE)
+    assert [flag.drop for flag in drops] == [True] * repeats
+    assert row_gates("It is your own fault.", revision, GatesConfig()) == [], "without a critique there is none"
 
 
 def test_not_improved_needs_scores_and_a_real_gain() -> None:

@@ -117,8 +117,9 @@ async def revise(
             critique, critique_flags = await dialogue.critique(asked, config.critique_sampling)
         asked = revision_prompt(messages, initial, rounds, principle, critique, config.prompts, few_shot)
         revised, revision_flags = await dialogue.answer(asked, config.revision_sampling)
-        gate_flags = await _gates(config, ask, messages, current, revised, principle, row[ROW_ID], seed)
-        rounds.append(Round(principle, critique, revised))
+        done = Round(principle, critique, revised)
+        gate_flags = await _gates(config, ask, messages, current, done, row[ROW_ID], seed)
+        rounds.append(done)
         flags.append([*critique_flags, *revision_flags, *gate_flags])
         current = revised
     return {
@@ -163,15 +164,15 @@ async def _gates(
     ask: Ask,
     messages: list[Message],
     before: str,
-    after: str,
-    principle: Principle,
+    done: Round,
     row_id: str,
     seed: int,
 ) -> list[str]:
+    principle, after = done.principle, done.revision
     scores: tuple[float, float] | tuple[None, None] = (None, None)
     if config.gates.not_improved != "off" and config.scorer is not None:
         scores = await improvement(config.scorer, ask, messages, before, after, principle, row_id, seed)
-    fired = row_gates(before, after, config.gates, *scores)
+    fired = row_gates(before, after, config.gates, scores[0], scores[1], done.critique)
     for flag in fired:
         if flag.drop:
             raise DropRow(flag.gate, f"principle {principle.id}: {flag.detail}")

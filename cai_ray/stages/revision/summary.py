@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from cai_ray.artifacts.artifact import Artifact, Manifest
-from cai_ray.artifacts.counters import logprobs_of
+from cai_ray.artifacts.counters import flag_counter, logprobs_of
 from cai_ray.artifacts.summaries.revision import RevisionSummary, TextLogprobs
+from cai_ray.dropped import DropReason
 from cai_ray.metrics.intervals import Estimate, mean, rate
 from cai_ray.quality.gates import GatesConfig
 from cai_ray.stages.cells import cell
@@ -99,8 +100,23 @@ def warn_of_word_salad(summary: RevisionSummary, manifest: Manifest) -> None:
         )
 
 
+def warn_of_repeated_critiques(summary: RevisionSummary, manifest: Manifest) -> None:
+    """One line where most revisions were flagged for repeating their critique."""
+    num_revisions = sum(int(rounds) * count for rounds, count in summary.num_rounds.items())
+    num_repeats = summary.counters.get(flag_counter(DropReason.REPEATS_CRITIQUE), 0)
+    if 2 * num_repeats > num_revisions:
+        logger.warning(
+            "%s: %d of %d revisions repeat their critique: the model goes on criticising and answers nobody. Show it "
+            "examples (revise.prompts.num_few_shot), ask for revisions without a critique (revise.critique: false), "
+            "choose a larger model, or drop such rows by revise.gates.repeats_critique",
+            manifest.stage,
+            num_repeats,
+            num_revisions,
+        )
+
+
 def summarise(artifact: Artifact) -> RevisionSummary:
-    """Count the stage's rows; warns of a model that writes word salad."""
+    """Count the stage's rows; warns of a model that writes word salad, or goes on criticising."""
     manifest = artifact.manifest
     principles: Counter[str] = Counter()
     rounds: Counter[int] = Counter()
@@ -124,6 +140,7 @@ def summarise(artifact: Artifact) -> RevisionSummary:
         meta_rate=scores.meta_rate if scores else None,
     )
     warn_of_word_salad(summary, manifest)
+    warn_of_repeated_critiques(summary, manifest)
     return summary
 
 

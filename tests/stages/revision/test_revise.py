@@ -164,7 +164,7 @@ def test_a_no_op_revision_is_flagged_or_dropped() -> None:
         return "Take two tools and be careful."
 
     row = run(ScriptedAsk(same), num_revisions=1)
-    assert row["revisions"][0]["flags"] == ["no_op"]
+    assert row["revisions"][0]["flags"] == ["no_op", "repeats_critique"]  # all three are the same text
     drop = dropped(ScriptedAsk(same), num_revisions=1, gates=GatesConfig(no_op="drop"))
     assert drop.reason == DropReason.NO_OP
 

@@ -67,6 +67,15 @@ def values(found: tuple[Estimate, ...] | None) -> list[float]:
     return [one.value for one in found]
 
 
+@pytest.mark.parametrize(("num_repeats", "warned"), [(2, True), (1, False)])
+def test_a_model_that_goes_on_criticising_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, num_repeats: int, warned: bool
+) -> None:
+    dialogues = [(list(REQUEST.messages), [HELP, HELP, REFUSAL])]
+    summarise(revised(tmp_path, dialogues, {"flag.repeats_critique": num_repeats}))
+    assert ("2 of 2 revisions repeat their critique" in caplog.text) is warned
+
+
 def test_numbers_by_hand(tmp_path: Path) -> None:
     harmful, harmless = list(REQUEST.messages), list(KIND.messages)
     kind = comply(random.Random(5), KIND.task)
