@@ -28,9 +28,10 @@ WAYS: dict[str, tuple[dict[str, Any], float]] = {
     "four_principles": ({"principles_per_pair": 4}, 0.5),
     "sixteen_principles": ({"principles_per_pair": 16}, 0.2),
     "few_shot": ({"num_few_shot": 2}, 1.0),
-    "chain_of_thought": ({"chain_of_thought": 1, "clamp": None}, 0.3),
-    "five_chains_of_thought": ({"chain_of_thought": 5, "clamp": None}, 0.1),
+    "chain_of_thought": ({"chain_of_thought": 1, "clamp": None, "truncated": "keep"}, 0.3),
+    "five_chains_of_thought": ({"chain_of_thought": 5, "clamp": None, "truncated": "keep"}, 0.1),
 }
+# A model this small seldom comes to an end by itself; a chain that was cut counts with what it says.
 COT_SAMPLING = {"max_tokens": 96, "temperature": 0.7, "top_p": 0.9}
 
 
