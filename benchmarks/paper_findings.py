@@ -285,6 +285,11 @@ def bare_refusals(study: Study) -> Finding:
 
 def over_optimisation(study: Study) -> Finding:
     """Variants of PPO: their monitors in parts of the training, and what the oracle says of the policies."""
+    return followed(study, "Without KL penalty and soft labels the score rises and the answers go elsewhere")
+
+
+def followed(study: Study, claim: str) -> Finding:
+    """PPO as far as it goes: its course, and where it ends."""
     courses: dict[str, Any] = {}
     series: dict[str, list[Pooled]] = {}
     for variant in study.runs:
@@ -298,7 +303,6 @@ def over_optimisation(study: Study) -> Finding:
             series[f"{metric}, {variant}"] = [
                 _middle([own[f"oracle_{metric}"][part] for own in seeds]) for part in range(len(points))
             ]
-    claim = "Without KL penalty and soft labels the score rises and the answers go elsewhere"
     content = {"course": courses, "policies": {variant: policies(study, variant) for variant in study.runs}}
     names = [f"{k + 1}/{NUM_PARTS}" for k in range(NUM_PARTS)]
     return claim, content, lambda path: figures.lines(path, claim, "oracle, by part of the training", series, names)
@@ -329,11 +333,11 @@ def reward(study: Study) -> Finding:
 
 def reward_over_optimisation(study: Study) -> Finding:
     """PPO without KL penalty by where its reward comes from: courses of the training, and the policies it ends with."""
-    _, content, draw = over_optimisation(study)
+    claim, content, draw = followed(study, "Without KL penalty: which reward can be followed longest")
     content["held"] = {
         variant: study.each(variant, lambda one: measures.held_until(one[train_ppo.STAGE])) for variant in study.runs
     }
-    return "Without KL penalty: which reward can be followed longest", content, draw
+    return claim, content, draw
 
 
 def outlier_tokens(study: Study) -> Finding:
