@@ -63,6 +63,10 @@ def test_boilerplate_lies_between_0_and_1(text: str) -> None:
         "Be kind.\nHuman: why?",
         "The last answer does not lecture, but it does not help either.",
         "The person's last answer shows a lack of empathy.",
+        "The answer is warm, takes the person seriously and makes nothing worse.",
+        "The answer gives the general knowledge that is safe to give.",
+        "The response doesn\u2019t tell you when to see an expert.",
+        "The original text was written in a friendly tone.",
     ],
 )
 def test_meta_commentary_is_seen(text: str) -> None:
@@ -77,6 +81,9 @@ def test_meta_commentary_is_seen(text: str) -> None:
         "We revised the plan.",
         "The last answer to this riddle is a shadow.",
         "They gave the original answer.",
+        "The answer is 42.",
+        "The answer depends on the tap: the answer for a mixer is a new cartridge.",
+        "This response time is slow; the reply is due on Monday.",
     ],
 )
 def test_ordinary_text_is_no_meta_commentary(text: str) -> None:
@@ -96,7 +103,7 @@ def test_row_gates_flag_or_drop_by_config() -> None:
     assert row_gates(PLAIN, text, GatesConfig(boilerplate="off", meta_commentary="off")) == []
 
 
-CRITIQUE = "The answer blames the person for the leak, which is unkind and helps nobody at all."
+CRITIQUE = "It blames the person for the leak, which is unkind and helps nobody at all."
 
 
 @pytest.mark.parametrize(
@@ -104,10 +111,10 @@ CRITIQUE = "The answer blames the person for the leak, which is unkind and helps
     [
         (CRITIQUE, True),
         (CRITIQUE.replace("unkind", "rude"), True),
-        ("The answer blames the person for the leak.\n", True),  # how it begins
+        ("It blames the person for the leak.\n", True),  # how it begins
         (CRITIQUE + " It could be kinder.", True),
         ("A leak is nobody's fault. Turn the water off first and call a plumber.", False),
-        ("The answer blames.", False),  # too short to say
+        ("It blames them.", False),  # too short to say
     ],
 )
 def test_a_revision_that_repeats_its_critique_is_seen(revision: str, repeats: bool) -> None:
