@@ -5,6 +5,7 @@ Right-padded batches, each conversation at its true last token (see `scored_toke
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from cai_ray.engines.models.load_classifier import load_classifier
 from cai_ray.engines.models.reading import context_length, read_config
 from cai_ray.engines.models.scored_tokens import ScoredTokens
 from cai_ray.errors import ConfigError
+from cai_ray.progress.line import LiveLine
 
 
 class Scorer:
-    """A saved classifier with one output, on a GPU where there is one.
+    """A saved classifier with one output, on a GPU where there is one. What takes long shows its progress.
+
+    Args:
+        stage: who asks, as the line of progress calls it.
 
     Attributes:
         model: the transformers model, in eval mode.
@@ -32,7 +37,8 @@ class Scorer:
     Raises ConfigError when `folder` holds no such model.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, stage: str = "scoring") -> None:
+        self._stage = stage
         config = ModelConfig(path=str(folder))
         num_labels = read_config(config, "classifier").num_labels
         if num_labels != 1:
@@ -72,10 +78,15 @@ class Scorer:
             if not len(sequence) or sequence[-1] == pad_id:
                 raise ValueError(f"conversation {position} is empty or ends in padding: it has no token to score at")
         waiting = sorted(range(len(ids)), key=lambda k: -len(ids[k]))
-        while waiting:
-            size = self._loaded.batch_size(len(ids[waiting[0]]))
-            chosen, waiting = waiting[:size], waiting[size:]
-            yield chosen, [{"input_ids": ids[k]} for k in chosen]
+        began = time.monotonic()
+        with LiveLine(self._stage, "scoring", len(ids)) as line:
+            while waiting:
+                size = self._loaded.batch_size(len(ids[waiting[0]]))
+                chosen, waiting = waiting[:size], waiting[size:]
+                yield chosen, [{"input_ids": ids[k]} for k in chosen]
+                num = len(ids) - len(waiting)
+                speed = f"{num / max(1e-9, time.monotonic() - began):,.1f} conversations/s"
+                line.show(num, len(ids), speed, f"{num} of {len(ids)} conversations scored, {speed}")
 
 
 def replace_tensor(folder: Path, name: str, value: NDArray[np.floating]) -> None:

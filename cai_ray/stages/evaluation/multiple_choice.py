@@ -201,7 +201,7 @@ def score_items(name: str, model: ModelConfig, items: Sequence[Item]) -> list[Ou
 
     Raises ConfigError when there is no such model at `model.path`.
     """
-    scorer = Scorer(model.path)
+    scorer = Scorer(model.path, STAGE)
     correct = scorer.score([(item.conversation, item.text_correct) for item in items])
     incorrect = scorer.score([(item.conversation, item.text_incorrect) for item in items])
 

@@ -95,7 +95,7 @@ def dialogues(source: Artifact, chosen: set[str]) -> Iterator[dict[str, Any]]:
 
 
 def run(config: Config, context: Context, source_stage: str) -> Artifact:
-    """Score every answer of the chosen dialogues. It takes seconds a thousand, so an interrupted pass starts over."""
+    """Score every answer of the chosen dialogues. An interrupted pass starts over."""
     source = context.artifact(source_stage)
     return derive(context.spec(STAGE, config, EVALUATION_IDS, source), _scored(config, context, source), EVALUATION)
 
@@ -105,7 +105,7 @@ def _scored(config: Config, context: Context, source: Artifact) -> Iterator[list
     chosen = chosen_dialogues(source, config.limit, context.seed)
     known = in_microworld(row["messages"] for row in dialogues(source, chosen))
     scorers = [RuleScorer(name) for name in (("microworld",) if known else TEXT_SCORERS)]
-    score = Classifier(context.model(config.model).path).score
+    score = Classifier(context.model(config.model).path, STAGE).score
     found = dialogues(source, chosen)
 
     def scored(answer: Answer, value: float) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class CentreAndScore:
         )
         answers = self._training_answers()
         centred = _centre(folder, answers)
-        scorer = Scorer(folder)
+        scorer = Scorer(folder, STAGE)
         scores = scorer.scores(answers)
         found = {
             "score_mean": float(scores.mean()),
@@ -124,7 +124,7 @@ class CentreAndScore:
 
 def _centre(folder: Path, answers: list[list[int]]) -> Centred:
     """Change the saved head."""
-    scorer = Scorer(folder)
+    scorer = Scorer(folder, STAGE)
     weight = scorer.model.score.weight.detach().float().cpu().numpy()[0]
     centred = centred_head(weight, scorer.states(answers))
     replace_tensor(folder, HEAD, centred.weight)

@@ -10,6 +10,7 @@ import pytest
 from cai_ray.engines import models
 from cai_ray.engines.models.scoring import Scorer, replace_tensor
 from cai_ray.errors import ConfigError
+from cai_ray.progress import line
 from tests.tiny_policy import save_tiny_policy
 
 pytestmark = pytest.mark.slow
@@ -55,6 +56,20 @@ def test_scores_are_those_of_transformers(classifier: Path, monkeypatch: pytest.
         ]
     assert np.ptp(alone) > 0.01
     assert scores == pytest.approx(alone, abs=1e-5)
+
+
+def test_what_takes_long_shows_its_progress(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models.classifier, "BATCH_TOKENS", 120)
+    scorer = Scorer(classifier, "score_rounds")
+    caplog.set_level("INFO", "cai_ray")
+    scorer.score(CONVERSATIONS)
+    assert not caplog.messages, "what is quick says nothing"
+    monkeypatch.setattr(line, "LOG_EVERY_S", 0.0)
+    scorer.score(CONVERSATIONS)
+    assert any(f"of {len(CONVERSATIONS)} conversations" in told for told in caplog.messages), caplog.messages
+    assert all(told.startswith("score_rounds: ") for told in caplog.messages)
 
 
 def test_states_are_what_the_head_sees(classifier: Path) -> None:
