@@ -90,10 +90,12 @@ def run(scale: float, folder: Path) -> None:
     assert revised is not None, "cai-ray run says that it finished"
     rows = [row for row in revised.rows() if row["revisions"]]
     summary = json.loads((done / "revise").read("summary.json"))
+    labels = json.loads((done / "label_comparisons").read("summary.json"))
     figures = {
         "scale": scale,
         "rounds": [of_round(rows, k) for k in range(1 + len(rows[0]["revisions"]))],
         "logprobs": summary["logprobs"],
+        "labels": {name: labels[name] for name in ("order_flip_rate", "position_bias")},
         "stages": accounts(done),
         "prompt_tokens": revised.manifest.counters["num_prompt_tokens"],
         "cached_tokens": revised.manifest.counters["num_cached_tokens"],

@@ -192,6 +192,7 @@ def summarise(artifact: Artifact) -> EvaluationSummary:
     for row in artifact.dropped():
         reasons[_policy_of(row["row_id"])][row["reason"]] += 1
     policies = {name: scores.estimates(name) for name in names}
+    num_asked = manifest.rows_in - sum(manifest.rows_left_out.values())  # by every policy together
     games = games_of(artifact, [answers_artifact(artifact, name) for name in names])
     elo = elo_by_judge(games, reference)
     return EvaluationSummary(
@@ -199,7 +200,7 @@ def summarise(artifact: Artifact) -> EvaluationSummary:
         rows_out=manifest.rows_out,
         rows_dropped=manifest.rows_dropped,
         rows_left_out=manifest.rows_left_out,
-        num_prompts=manifest.rows_in // (len(names) * manifest.config["samples_per_prompt"]),
+        num_prompts=num_asked // (len(names) * manifest.config["samples_per_prompt"]),
         samples_per_prompt=manifest.config["samples_per_prompt"],
         policies=policies,
         categories={name: scores.by_category(name) for name in names},

@@ -83,6 +83,14 @@ def test_policies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert change.startswith("change -100.0 [-100.0, -") and "missing" not in shown
 
 
+def test_prompts_that_were_left_out_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prompts(tmp_path, PROMPTS)
+    scripted = Scripted(monkeypatch, tmp_path, {"policy": answering(1.0), "sl_cai": answering(0.0)})
+    summary = summarise(scripted.run(Config(limit=10)))
+    assert sum(summary.rows_left_out.values()) == 2 * 22
+    assert summary.num_prompts == 10 and rendered(summary).startswith("Answers to 10 prompts")
+
+
 def test_several_answers_per_prompt_are_clustered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prompts(tmp_path, PROMPTS)
     scripted = Scripted(monkeypatch, tmp_path, {"policy": answering(0.5)})
