@@ -231,7 +231,7 @@ _META = re.compile(
     r"|\bmy (?:last|previous|original|first|initial) (?:response|answer|reply) (?:was|contained|included|did|could)\b"
     # Small models pass judgement, in the words of the request that asked for a critique of "your last answer".
     rf"|^\W{{0,8}}{_ANSWER_BEFORE}\b(?! (?:to|of|in|key)\b)"
-    rf"|^\W{{0,8}}(?:the|this|that|your) (?:response|answer|reply) (?:{_JUDGES}|is {_JUDGED})\b"
+    rf"|\A\W{{0,8}}(?:the|this|that|your) (?:response|answer|reply) (?:{_JUDGES}|is {_JUDGED})\b"
     r"|\b(?:this|the) (?:revision|rewrite) (?:avoids|removes|addresses|makes|is|no longer)\b"
     r"|^[ \t*_#>]{0,8}(?:critique|revision|human|assistant):",
     re.IGNORECASE | re.MULTILINE,

@@ -82,6 +82,7 @@ def test_meta_commentary_is_seen(text: str) -> None:
         "The last answer to this riddle is a shadow.",
         "They gave the original answer.",
         "The answer is 42.",
+        "Six times seven.\nThe answer should be 42.",
         "The answer depends on the tap: the answer for a mixer is a new cartridge.",
         "This response time is slow; the reply is due on Monday.",
     ],
