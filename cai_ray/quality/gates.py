@@ -110,9 +110,9 @@ def row_gates(
     before: str,
     after: str,
     config: GatesConfig,
+    critique: str | None = None,
     score_before: float | None = None,
     score_after: float | None = None,
-    critique: str | None = None,
 ) -> list[Flag]:
     """The gates that fire for one revision `after` of the answer `before`; all texts already cleaned.
 

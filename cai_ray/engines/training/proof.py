@@ -30,9 +30,9 @@ from cai_ray.algorithms.logprobs import token_logprobs
 from cai_ray.artifacts.storage import shown
 from cai_ray.config import ModelConfig, ProofConfig
 from cai_ray.engines.conversations.sampled import Sampled
-from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, TOLERANCE, largest_gap
+from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, TOLERANCE, is_exact, largest_gap
 from cai_ray.engines.models.files import weights_folder
-from cai_ray.engines.models.reading import dtype_of, read_config
+from cai_ray.engines.models.reading import read_config
 from cai_ray.engines.models.trainable import output_scaled
 from cai_ray.errors import ConfigError
 
@@ -98,6 +98,7 @@ def prove(proof: Proof, wrapped: Any, inner: Any, device: Device) -> str:
     if hasattr(base, "score") and head is None:
         return ""
     vocabulary = read_config(proof.model).get_text_config().vocab_size
+    exact = not device.has_bf16 and is_exact(proof.model, device.is_gpu)
     was_training = wrapped.training
     wrapped.eval()
     try:
@@ -113,7 +114,7 @@ def prove(proof: Proof, wrapped: Any, inner: Any, device: Device) -> str:
         proof.section,
         found,
         expected,
-        proof.config.tolerance or (TOLERANCE if _is_exact(proof, device) else HALF_PRECISION_TOLERANCE),
+        proof.config.tolerance or (TOLERANCE if exact else HALF_PRECISION_TOLERANCE),
         learner=f"{type(base).__name__} of {shown(proof.model.path)!r} with attention {attention!r}",
         other=f"the engine that sampled them in {proof.sampled_in}" if proof.sampled_in else "plain (eager) attention",
     )
@@ -149,12 +150,6 @@ def judged(
         f"a dtype of half precision), or choose another model; to train all the same, write {section}: "
         f"{{proof: {{tolerance: {mean * 2:.2g}}}}} or {section}: {{proof: off}}"
     )
-
-
-def _is_exact(proof: Proof, device: Device) -> bool:
-    import torch
-
-    return not device.is_gpu and not device.has_bf16 and dtype_of(proof.model) == torch.float32
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from cai_ray.algorithms.episodes import Episode, EpisodeRequest, Scored
 from cai_ray.config import ModelConfig, ScalingConfig
 from cai_ray.engines.learners.job import LearnersJob
-from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST, TOLERANCE
-from cai_ray.engines.models.reading import dtype_of
+from cai_ray.engines.models.agreement import HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST, TOLERANCE, is_exact
 from cai_ray.engines.training.proof import judged
 from cai_ray.stages.context import Context
 from cai_ray.stages.ppo.config import STAGE, Config
@@ -203,9 +202,7 @@ def tolerances(config: Config, policy: ModelConfig, has_gpus: bool) -> tuple[flo
 
     Learners on a CPU compute in float32 whatever the engines do; on GPUs neither side is exact.
     """
-    import torch
-
-    exact = not has_gpus and dtype_of(policy) == torch.float32
+    exact = is_exact(policy, has_gpus)
     of_mean, of_worst = (TOLERANCE, TOLERANCE) if exact else (HALF_PRECISION_TOLERANCE, HALF_PRECISION_WORST)
     return config.proof.tolerance or of_mean, config.proof.tolerance or of_worst
 

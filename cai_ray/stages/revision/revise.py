@@ -172,7 +172,7 @@ async def _gates(
     scores: tuple[float, float] | tuple[None, None] = (None, None)
     if config.gates.not_improved != "off" and config.scorer is not None:
         scores = await improvement(config.scorer, ask, messages, before, after, principle, row_id, seed)
-    fired = row_gates(before, after, config.gates, scores[0], scores[1], done.critique)
+    fired = row_gates(before, after, config.gates, done.critique, *scores)
     for flag in fired:
         if flag.drop:
             raise DropRow(flag.gate, f"principle {principle.id}: {flag.detail}")
