@@ -21,7 +21,7 @@ from cai_ray.artifacts.artifact import find
 from cai_ray.artifacts.storage import Storage
 from cai_ray.metrics.diversity import self_repetition
 from cai_ray.metrics.refusals import read
-from cai_ray.quality.gates import has_meta_commentary
+from cai_ray.quality.meta_commentary import has_meta_commentary
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "smollm2-135m.yaml"
 STAGES = (

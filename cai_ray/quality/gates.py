@@ -18,6 +18,7 @@ from rapidfuzz.distance import Indel
 
 from cai_ray.config import Config
 from cai_ray.dropped import DropReason
+from cai_ray.quality.meta_commentary import has_meta_commentary
 
 Gate = Literal["off", "flag", "drop"]
 _FEWEST_WORDS = 5  # of a revision that can be said to repeat its critique
@@ -211,41 +212,6 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
     # Tried at the starts of words only, and against lower-case text: ignoring case in the search costs twice.
     return re.compile(rf"\b(?:{'|'.join(f'(?:{phrase})' for phrase in phrases)})") if phrases else None
-
-
-_ANSWER_BEFORE = r"(?:the|this|that|your) (?:last|previous|original) (?:response|answer|reply|text)"
-_JUDGES = (
-    r"(?:(?:does|did|could|should)(?: not|n['\u2019]?t)?|gives|takes|tells|explains|ignores|reveals|suggests|provides"
-    r"|addresses|avoids|contains|shows|blames|lectures|helps|supports|encourages|protects)"
-)
-_JUDGED = (
-    r"(?:not |no longer |only )?(?:an? )?(?:designed|intended|meant|written|warm|kind|cold|polite|rude|wrong|helpful"
-    r"|harmful|harmless|safe|fit|appropriate|inappropriate|respectful|honest|misleading|way to)"
-)
-# Broader than the cleaning rules: here a hit is looked at or dropped, not cut out of the text.
-_META = re.compile(
-    r"\b(?:critique|revision) ?requests?\b"
-    r"|\b(?:revised|rewritten|reworded|rephrased) (?:response|answer|reply)\b"
-    r"|\bthe (?:assistant|ai|model|person|user|human)['\u2019]?s"
-    r" (?:last|previous|original|first|initial) (?:response|answer|reply)\b"
-    r"|\bmy (?:last|previous|original|first|initial) (?:response|answer|reply) (?:was|contained|included|did|could)\b"
-    # Small models pass judgement, in the words of the request that asked for a critique of "your last answer".
-    rf"|^\W{{0,8}}{_ANSWER_BEFORE}\b(?! (?:to|of|in|key)\b)"
-    rf"|\A\W{{0,8}}(?:the|this|that|your) (?:response|answer|reply) (?:{_JUDGES}|is {_JUDGED})\b"
-    r"|\b(?:this|the) (?:revision|rewrite) (?:avoids|removes|addresses|makes|is|no longer)\b"
-    r"|^[ \t*_#>]{0,8}(?:critique|revision|human|assistant):",
-    re.IGNORECASE | re.MULTILINE,
-)
-_META_NAMES = ("critique", "revision", "rewrite", "response", "answer", "reply", "text", "human:", "assistant:")
-
-
-def has_meta_commentary(text: str) -> bool:
-    """Whether the text speaks of critiques and revisions of itself, or shows a dialogue label at a line's start."""
-    lowered = text.lower()
-    for name in _META_NAMES:  # tests for substrings first: most texts hold none, and the search costs ten times as much
-        if name in lowered:
-            return _META.search(text) is not None
-    return False
 
 
 # --- Near duplicates ---------------------------------------------------------------------------------

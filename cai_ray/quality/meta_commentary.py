@@ -5,7 +5,7 @@ Each is anchored to the start of the text or of a sentence and bounded in length
 linear. To be meta-commentary a sentence must name a response (or "version") *and* say that it was
 revised; announcements of content ("Here is how to ...", "Sure. First, ...") match nothing.
 
-Tested in tests/quality/test_cleaning.py.
+Tested in tests/quality/test_cleaning.py and, what the gate sees, in tests/quality/test_gates.py.
 """
 
 from __future__ import annotations
@@ -157,3 +157,40 @@ def drop_closer(text: str) -> str:
         return text[: match.start()].rstrip()
     match = _OPENING_REMARK.match(text)
     return text[match.end() :] if match else text
+
+
+# --- What cleaning leaves, for the gate -------------------------------------------------------------
+
+_ANSWER_BEFORE = r"(?:the|this|that|your) (?:last|previous|original) (?:response|answer|reply|text)"
+_JUDGES = (
+    r"(?:(?:does|did|could|should)(?: not|n['\u2019]?t)?|gives|takes|tells|explains|ignores|reveals|suggests|provides"
+    r"|addresses|avoids|contains|shows|blames|lectures|helps|supports|encourages|protects)"
+)
+_JUDGED = (
+    r"(?:not |no longer |only )?(?:an? )?(?:designed|intended|meant|written|warm|kind|cold|polite|rude|wrong|helpful"
+    r"|harmful|harmless|safe|fit|appropriate|inappropriate|respectful|honest|misleading|way to)"
+)
+# Broader than the cleaning rules: here a hit is looked at or dropped, not cut out of the text.
+_META = re.compile(
+    r"\b(?:critique|revision) ?requests?\b"
+    r"|\b(?:revised|rewritten|reworded|rephrased) (?:response|answer|reply)\b"
+    r"|\bthe (?:assistant|ai|model|person|user|human)['\u2019]?s"
+    r" (?:last|previous|original|first|initial) (?:response|answer|reply)\b"
+    r"|\bmy (?:last|previous|original|first|initial) (?:response|answer|reply) (?:was|contained|included|did|could)\b"
+    # Small models pass judgement, in the words of the request that asked for a critique of "your last answer".
+    rf"|^\W{{0,8}}{_ANSWER_BEFORE}\b(?! (?:to|of|in|key)\b)"
+    rf"|\A\W{{0,8}}(?:the|this|that|your) (?:response|answer|reply) (?:{_JUDGES}|is {_JUDGED})\b"
+    r"|\b(?:this|the) (?:revision|rewrite) (?:avoids|removes|addresses|makes|is|no longer)\b"
+    r"|^[ \t*_#>]{0,8}(?:critique|revision|human|assistant):",
+    re.IGNORECASE | re.MULTILINE,
+)
+_META_NAMES = ("critique", "revision", "rewrite", "response", "answer", "reply", "text", "human:", "assistant:")
+
+
+def has_meta_commentary(text: str) -> bool:
+    """Whether the text speaks of critiques and revisions of itself, or shows a dialogue label at a line's start."""
+    lowered = text.lower()
+    for name in _META_NAMES:  # tests for substrings first: most texts hold none, and the search costs ten times as much
+        if name in lowered:
+            return _META.search(text) is not None
+    return False

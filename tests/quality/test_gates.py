@@ -13,7 +13,6 @@ from cai_ray.dropped import DropReason
 from cai_ray.quality.gates import (
     GatesConfig,
     boilerplate_score,
-    has_meta_commentary,
     is_no_op,
     near_duplicates,
     near_duplicates_of_signatures,
@@ -21,6 +20,7 @@ from cai_ray.quality.gates import (
     row_gates,
     signature,
 )
+from cai_ray.quality.meta_commentary import has_meta_commentary
 
 PLAIN = "To fix the tap, turn the water off, take out the old washer and put in a new one."
 

@@ -28,7 +28,8 @@ from cai_ray.metrics.names import (
 )
 from cai_ray.metrics.preachiness import is_preachy
 from cai_ray.metrics.refusals import read
-from cai_ray.quality.gates import boilerplate_score, has_meta_commentary
+from cai_ray.quality.gates import boilerplate_score
+from cai_ray.quality.meta_commentary import has_meta_commentary
 
 ScorerName = Literal["microworld", "refusals", "preachiness", "meta_commentary", "repetition", "offensiveness"]
 PROFANITY = "alt-profanity-check"
