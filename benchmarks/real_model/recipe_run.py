@@ -30,12 +30,12 @@ MAX_TOKENS = {"answer": 80, "critique": 64, "revision": 80}
 
 
 def conversations(limit: int) -> dict[str, Any]:
-    """The recipe's source of prompts: the first conversations of people."""
+    """A source of prompts: the first conversations of people."""
     return {"path": there(CONVERSATIONS), "layout": "hh_rlhf", "kind": "red_team", "limit": limit}
 
 
 def sampled(how: Mapping[str, float]) -> dict[str, Any]:
-    """The samplings of the recipe's section `revise`."""
+    """The samplings of a section `revise`."""
     return {f"{step}_sampling": {**how, "max_tokens": most} for step, most in MAX_TOKENS.items()}
 
 
