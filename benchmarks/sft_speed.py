@@ -94,7 +94,7 @@ def launched(model: Path, folder: Path, workers: WorkersConfig) -> float:
         files.write(("train", token_row(str(k), 1.0, tokenise(one))) for k, one in enumerate(examples()))
     optim = OptimConfig(learning_rate=LEARNING_RATE, batch_size=BATCH, epochs=1, max_steps=STEPS)
     make = MakeSftTrainer(storage, config, Config(optim=optim, workers=workers), small_llama.CONTEXT, SEED)
-    job = TrainingJob("train_sft", storage, "speed", SEED, BATCH * STEPS, make, optim, workers, evaluate=False)
+    job = TrainingJob("train_sft", storage, "speed", SEED, BATCH * STEPS, config, make, optim, workers, evaluate=False)
     train(job, ClusterConfig(object_store_gib=0.5))
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     return _rate([(line["elapsed_s"], line["num_tokens"]) for line in lines if line.get("step", 0) >= FIRST])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import OptimConfig, WorkersConfig
+from cai_ray.config import ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.training.job import TrainingJob
 from cai_ray.errors import ConfigError
 
@@ -106,6 +106,7 @@ def tiny_job(folder: Path | Storage, trainer: TinyTraining, **workers: Any) -> T
         fingerprint="f" * 32,
         seed=3,
         num_examples=NUM_ROWS,
+        model=ModelConfig(path=trainer.model),
         make_trainer=trainer,
         optim=OptimConfig(learning_rate=1e-2, batch_size=BATCH, warmup_steps=2, schedule="cosine"),
         workers=WorkersConfig(**{"steps_per_checkpoint": 2, "threads": 1, **workers}),

@@ -13,7 +13,8 @@ from cai_ray.artifacts.derived import Outcome
 from cai_ray.chat import Message
 from cai_ray.config import LoraConfig, OptimConfig, WorkersConfig
 from cai_ray.dropped import DropRow
-from cai_ray.engines.training.arguments import plan_batches
+from cai_ray.engines.models.files import SMALL_WEIGHTS_BYTES
+from cai_ray.engines.training.arguments import most_per_pass, plan_batches
 from cai_ray.planning.own_sets import examples_of, preference_set
 from cai_ray.planning.stand_in_engine import Sample
 from cai_ray.planning.work import StagePlan, TrainingLoad, Work, training_work
@@ -155,7 +156,9 @@ class _Training:
         tokens = _tokens(learned) * self.optim.epochs * share
         evaluations = 1 + int(steps * share) // self.workers.steps_per_checkpoint
         evaluated = _tokens(held_out) * min(1.0, self.most_evaluated / max(1.0, _number(held_out))) * evaluations
-        micro = plan_batches(self.optim.batch_size, self.workers).micro_batch_size
+        is_small = 2 * self.model.shape.params < SMALL_WEIGHTS_BYTES
+        most = most_per_pass(world.hardware.device.is_gpu, is_small)
+        micro = plan_batches(self.optim.batch_size, self.workers, most).micro_batch_size
         load = TrainingLoad(
             tokens=tokens,
             forward_tokens=evaluated + (tokens if self.has_reference else 0),

@@ -19,12 +19,21 @@ from cai_ray.errors import ConfigError
 from cai_ray.lookup import location
 from cai_ray.seeding import stable_id
 
+SMALL_WEIGHTS_BYTES = 256 * 2**20
+
 
 def localised(model: ModelConfig) -> ModelConfig:
     """The model with URIs of weights and tokenizer replaced by this node's copies, an adapter by the whole model."""
     tokenizer = None if model.tokenizer is None else local_folder(model.tokenizer)
     path = weights_folder(model.path, model.trust_remote_code)
     return model.model_copy(update={"path": path, "tokenizer": tokenizer})
+
+
+def has_small_weights(path: str) -> bool:
+    """A folder of a model so small that what it computes at once does not keep the cores of a CPU busy."""
+    folder = Path(path)
+    num_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    return 0 < num_bytes < SMALL_WEIGHTS_BYTES
 
 
 def cache_root() -> Path:

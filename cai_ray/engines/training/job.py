@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cai_ray.artifacts.parts import FileRecord
 from cai_ray.artifacts.storage import Storage
-from cai_ray.config import Config, OptimConfig, WorkersConfig
+from cai_ray.config import Config, ModelConfig, OptimConfig, WorkersConfig
 from cai_ray.engines.training.arguments import TrainerArgs
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class TrainingJob:
     fingerprint: str
     seed: int
     num_examples: int  # training rows (or pairs) that the trainer is given, >= 1
+    model: ModelConfig  # what learns
     make_trainer: MakeTrainer
     optim: OptimConfig
     workers: WorkersConfig

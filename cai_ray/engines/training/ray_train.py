@@ -6,6 +6,7 @@ Tested in tests/cluster/test_training.py.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MAX_PREEMPTIONS = 32  # nodes taken back by a cloud
 MAX_STARTS = 60  # tries of a minute each to get all workers up, while a cluster grows or is busy
+# Of glibc's malloc: one arena for all threads, no mapping of its own for large blocks, nothing given back.
+KEEPING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 # Of the process that calls fit(): relative paths mean what they mean here, and a lost worker is seen soon.
 ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+
+
+def memory_kept() -> dict[str, str]:
+    """Variables that have a process keep its memory from step to step; values the user has set win.
+
+    The C library gives tensors of many MiB back to the system as soon as they are freed, at once in a thread (as Ray
+    Train runs a loop in): to have their pages made anew costs 15 to 20% of a 135M model's step on a CPU.
+    """
+    return {name: os.environ.get(name, value) for name, value in KEEPING.items()}
 
 
 def torch_trainer(
@@ -37,7 +49,7 @@ def torch_trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
-    environment = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    environment = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", **memory_kept()}
     trainer = TorchTrainer(
         loop,
         train_loop_config=config,

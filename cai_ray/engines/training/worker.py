@@ -19,6 +19,7 @@ from cai_ray.artifacts.files import download, files_below, record_file, upload
 from cai_ray.artifacts.metrics_file import MetricsFile
 from cai_ray.artifacts.storage import Storage
 from cai_ray.engines.models.export import export_model
+from cai_ray.engines.models.files import has_small_weights, localised
 from cai_ray.engines.training import checkpoints
 from cai_ray.engines.training.arguments import Device, deepspeed_config, trainer_args
 from cai_ray.engines.training.attempt import Attempt, Verdict, check_owner, failure, tell_failure
@@ -146,6 +147,7 @@ def _fit(
             device=device,
             evaluate=job.evaluate,
             run_name=job.stage,
+            is_small=has_small_weights(localised(job.model).path),
         )
     )
     watch = watch_of(job, attempt, place, layout, scratch, metrics)

@@ -116,6 +116,7 @@ def job_of(config: Config, context: Context, model: ModelConfig, pairs: WrittenP
         fingerprint=context.fingerprints[STAGE],
         seed=context.seed,
         num_examples=pairs.num_train,
+        model=model,
         make_trainer=partial(make_trainer, model=model, files=pairs.files, config=config),
         optim=config.optim,
         workers=config.workers,

@@ -210,6 +210,7 @@ def job_of(config: Config, context: Context, model: ModelConfig, max_length: int
         fingerprint=context.fingerprints[STAGE],
         seed=context.seed,
         num_examples=num_examples,
+        model=model,
         make_trainer=MakeSftTrainer(folder, model, config, max_length, context.seed),
         # The epochs are laid out in the data already, each with its own draw.
         optim=config.optim.model_copy(update={"epochs": 1.0}),

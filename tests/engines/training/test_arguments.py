@@ -49,6 +49,20 @@ def test_micro_batch_and_accumulation() -> None:
     assert (plan.micro_batch_size, plan.accumulation_steps) == (8, 6)
 
 
+@pytest.mark.parametrize(
+    ("device", "is_small", "passes"), [(CPU, True, (8, 1)), (CPU, False, (1, 8)), (GPU, False, (8, 1))]
+)
+def test_on_a_cpu_a_larger_model_learns_one_by_one(device: Device, is_small: bool, passes: tuple[int, int]) -> None:
+    found = arguments(OptimConfig(batch_size=8), device, is_small)
+    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == passes
+    assert found["per_device_eval_batch_size"] == 8  # a mean of passes' means: the same on every device
+
+
+def test_what_the_recipe_says_of_passes_goes() -> None:
+    found = arguments(OptimConfig(batch_size=8), is_small=False, micro_batch_size=4)
+    assert found["per_device_train_batch_size"] == found["per_device_eval_batch_size"] == 4
+
+
 def test_one_cpu_worker_needs_no_deepspeed() -> None:
     assert deepspeed_config(WorkersConfig(zero_stage=3), CPU) is None
     assert deepspeed_config(WorkersConfig(zero_stage=2), GPU) is not None  # keeps float32 master weights
@@ -79,7 +93,7 @@ def test_offloading_that_the_stage_does_not_know_is_refused(workers: dict[str, A
         deepspeed_config(WorkersConfig(**workers), GPU)
 
 
-def arguments(optim: OptimConfig, device: Device = CPU, **workers: Any) -> dict[str, Any]:
+def arguments(optim: OptimConfig, device: Device = CPU, is_small: bool = True, **workers: Any) -> dict[str, Any]:
     return trainer_args(
         output_dir="out",
         seed=1,
@@ -88,6 +102,7 @@ def arguments(optim: OptimConfig, device: Device = CPU, **workers: Any) -> dict[
         device=device,
         evaluate=True,
         run_name="x",
+        is_small=is_small,
     )
 
 

@@ -64,6 +64,7 @@ def arguments(folder: Path, steps: int, learning_rate: float = 3e-3) -> dict[str
         device=Device(is_gpu=False, has_bf16=False),
         evaluate=True,
         run_name="test",
+        is_small=True,
     )
     return {**found, "save_strategy": "no", "eval_strategy": "no"}
 

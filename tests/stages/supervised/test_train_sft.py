@@ -155,6 +155,7 @@ def first_loss(folder: Path, model: ModelConfig, config: Config) -> tuple[Any, f
         device=Device(is_gpu=False, has_bf16=False),
         evaluate=True,
         run_name="x",
+        is_small=True,
     )
     make = MakeSftTrainer(Storage(str(folder / "train_sft")), model, config, max_length=400, seed=0)
     trainer = make(arguments)
