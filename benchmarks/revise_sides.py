@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.idle_ray import idle_ray
 from cai_ray.chat import Message, Renderer
 from cai_ray.config import ModelConfig, SamplingConfig
 from cai_ray.dropped import DropRow
@@ -142,6 +143,12 @@ def direct(recipe: Recipe) -> Timed:
         return found
 
     return asyncio.run(everything())
+
+
+def beside_ray(recipe: Recipe) -> Timed:
+    """`direct` while a Ray idles on the same cores."""
+    with idle_ray():
+        return direct(recipe)
 
 
 class Turns:

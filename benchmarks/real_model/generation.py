@@ -6,6 +6,7 @@ does not count:
 
 - `stage`: the product's.
 - `direct`: the rows on a bare AsyncLLM.
+- `beside_ray`: the same while a Ray idles on the same cores: what is lost to that and not to the stage.
 - `staged`: a script of vLLM's `LLM`, all rows at one turn, then all at the next, prefix cache on.
 - `batched`, `one_by_one`: transformers' `generate`, 32 rows at a time and one, on as many rows as they have time for.
 
@@ -38,12 +39,12 @@ CASES: dict[str, tuple[str, str, dict[str, float]]] = {
     "bfloat16": (
         "bfloat16",
         "ample",
-        {"stage": 1.0, "direct": 1.0, "staged": 1.0, "batched": 0.5, "one_by_one": 0.1},
+        {"stage": 1.0, "direct": 1.0, "beside_ray": 1.0, "staged": 1.0, "batched": 0.5, "one_by_one": 0.1},
     ),
     "bfloat16_full_cache": ("bfloat16", "full", {"stage": 1.0, "staged": 1.0}),
     "float32": ("float32", "ample", {"stage": 0.5, "direct": 0.5, "staged": 0.5}),
 }
-TARGETS = {"direct": 0.95, "staged": 1.0, "batched": 3.0, "one_by_one": 8.0}
+TARGETS = {"direct": 0.95, "beside_ray": 0.95, "staged": 1.0, "batched": 3.0, "one_by_one": 8.0}
 TARGET_FULL = 1.5
 
 
@@ -74,7 +75,12 @@ def one_side(side: str, recipe: Recipe) -> dict[str, float]:
         return revise_sides.hugging_face(recipe, 32).figures()
     if side == "one_by_one":
         return revise_sides.hugging_face(recipe, 1).figures()
-    sides = {"stage": revise_sides.stage, "direct": revise_sides.direct, "staged": revise_sides.staged}
+    sides = {
+        "stage": revise_sides.stage,
+        "direct": revise_sides.direct,
+        "beside_ray": revise_sides.beside_ray,
+        "staged": revise_sides.staged,
+    }
     return sides[side](recipe).figures()
 
 

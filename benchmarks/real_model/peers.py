@@ -1,6 +1,7 @@
 """Stock TRL on the files of `training`: what a script of TRL's own trainers gives, with the same settings.
 
-`python -m benchmarks.real_model.peers KIND SEED FOLDER OUT` trains on FOLDER/train.jsonl and writes the model to OUT.
+`python -m benchmarks.real_model.peers KIND SEED FOLDER OUT PER_PASS` trains on FOLDER/train.jsonl, with PER_PASS
+examples per forward pass, and writes the model to OUT.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def trainer_of(kind: str, arguments: dict[str, Any], **given: Any) -> Any:
     return RewardTrainer(model_folder(), args=scores, **given)
 
 
-def train(kind: str, seed: int, folder: Path, out: Path) -> dict[str, Any]:
+def train(kind: str, seed: int, folder: Path, out: Path, per_pass: int) -> dict[str, Any]:
     """(seconds, tokens so far) at every step; of a preference model the margins of the held-out pairs, too."""
     import torch
     from datasets import Dataset
@@ -62,7 +63,8 @@ def train(kind: str, seed: int, folder: Path, out: Path) -> dict[str, Any]:
 
     arguments = {
         "output_dir": str(out / "trainer"),
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": per_pass,
+        "gradient_accumulation_steps": BATCH // per_pass,
         "num_train_epochs": 1,
         "learning_rate": LEARNING_RATES[kind],
         "lr_scheduler_type": "constant",
@@ -102,4 +104,5 @@ def margins(trainer: Any) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(train(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))))
+    kind, seed, folder, out, per_pass = sys.argv[1:]
+    print(json.dumps(train(kind, int(seed), Path(folder), Path(out), int(per_pass))))

@@ -1,8 +1,11 @@
 """Fine-tuning, DPO and preference model on human data: our stages against stock TRL, same settings, three seeds.
 
 Conversations of people are split once, by conversation. The sides train in turn, each in a process of its own, on the
-same files; held-out figures of both are computed in one way. Training 135M parameters takes two cores about ten
-seconds per 1,000 tokens, which is why the sets are small; `--scale` makes them larger.
+same files; held-out figures of both are computed in one way. Both sides learn one example per pass, eight per update:
+ours by itself on a CPU, TRL because it is told to. What that is worth is measured by `padded`, TRL with eight per pass;
+what Ray's idle processes cost on the same cores by `beside_ray`, TRL while they are there.
+Training 135M parameters takes two cores about six seconds per 1,000 tokens, which is why the sets are small; `--scale`
+makes them larger.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +27,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from benchmarks import results_file
+from benchmarks.idle_ray import idle_ray
 from benchmarks.real_model.held_out import answer_logprobs
 from benchmarks.real_model.peers import BATCH, BETA, CENTRING, LEARNING_RATES, MAX_LENGTH
 from benchmarks.real_model.recipe_run import CONVERSATIONS, finished_run, there
@@ -37,13 +42,15 @@ from cai_ray.row_ids import text_key
 from cai_ray.rows import EVAL_SCORES
 
 SEEDS = (0, 1, 2)
-SIZES = {"sft": (128, 64), "preference_model": (96, 96), "dpo": (64, 64)}  # rows to learn from, and held out
+SIZES = {"sft": (96, 64), "preference_model": (80, 80), "dpo": (64, 64)}  # rows to learn from, and held out
 LONGEST = 1_400  # characters of conversation and answer: under MAX_LENGTH tokens, so that neither side cuts or drops
 FIRST = 2  # steps before are warm-up
 SPLIT = 0
 STAGES = {"sft": "train_sft", "preference_model": "train_preference_model", "dpo": "train_dpo"}
 TARGET_SPEED = 0.95
 SIDES = ("ours", "trl")
+PER_PASS = 1  # of both
+OTHERS = {"sft": ("padded", "beside_ray")}  # one run of each
 
 
 # --- The data -------------------------------------------------------------------------------------------
@@ -157,17 +164,22 @@ def model_of(kind: str, scale: float) -> str:
     return str(ours(kind, 0, files_of(kind, scale))[1])
 
 
-def trl(kind: str, seed: int, files: Path, out: Path) -> tuple[dict[str, Any], Path]:
-    command = [sys.executable, "-m", "benchmarks.real_model.peers", kind, str(seed), str(files), str(out)]
+def trl(kind: str, seed: int, files: Path, out: Path, per_pass: int) -> tuple[dict[str, Any], Path]:
+    given = [kind, str(seed), str(files), str(out), str(per_pass)]
+    command = [sys.executable, "-m", "benchmarks.real_model.peers", *given]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(told.strip().splitlines()[-1]), out
 
 
 def one_run(side: str, kind: str, seed: int, files: Path) -> dict[str, Any]:
-    """Figures of one training."""
+    """Figures of one training: `ours`, `trl`, `padded` or `beside_ray`."""
     with tempfile.TemporaryDirectory() as scratch:
         with PeakMemory() as memory:
-            found, model = ours(kind, seed, files) if side == "ours" else trl(kind, seed, files, Path(scratch))
+            if side == "ours":
+                found, model = ours(kind, seed, files)
+            else:
+                with idle_ray() if side == "beside_ray" else nullcontext():
+                    found, model = trl(kind, seed, files, Path(scratch), BATCH if side == "padded" else PER_PASS)
         seen = found["seen"][FIRST - 1 :]
         figures = {
             "tokens_per_s": (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]),
@@ -239,7 +251,7 @@ def run(scale: float, folder: Path, kind: str) -> None:
     before = json.loads(done.read_text()) if done.is_file() else {}
     runs: dict[str, dict[str, dict[str, Any]]] = before.get("runs", {}) if before.get("scale") == scale else {}
     for seed in SEEDS:
-        for side in SIDES:
+        for side in (*SIDES, *(OTHERS.get(kind, ()) if seed == SEEDS[-1] else ())):
             if str(seed) in runs.get(side, {}):
                 continue  # a run that was ended goes on
             runs.setdefault(side, {})[str(seed)] = one_run(side, kind, seed, files)
