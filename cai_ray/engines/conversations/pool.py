@@ -25,7 +25,7 @@ from cai_ray.engines.conversations.generation import ConversationActor, Conversa
 from cai_ray.engines.conversations.outcomes import commit_outcomes
 from cai_ray.engines.conversations.purse import Purse
 from cai_ray.engines.conversations.read_ahead import ReadAhead, most_ahead
-from cai_ray.engines.conversations.row_gate import tasks_in_flight
+from cai_ray.engines.conversations.row_gate import share_of_tasks, tasks_in_flight
 from cai_ray.engines.conversations.units import FileLeft, read_units, reading_tasks
 from cai_ray.engines.groups import Groups, given_back
 from cai_ray.engines.peers import Peers, forgetting
@@ -101,7 +101,8 @@ def _records(work: Work, place: int, key: str, ahead: ReadAhead, peers: Peers, g
 
     job, scaling = work.job, work.scaling
     source, folder, expand, lease = work.source, work.folder, job.expand, work.lease
-    num_tasks = tasks_in_flight(job.engine, scaling)
+    num_left = sum(file.num_left for file in work.files)
+    num_tasks = min(tasks_in_flight(job.engine, scaling), share_of_tasks(scaling, num_left))
     purse = Purse(work.allowance, work.price, key)
 
     def read(task: pa.Table) -> Iterator[pa.Table]:

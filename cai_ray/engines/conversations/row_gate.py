@@ -89,3 +89,11 @@ def tasks_in_flight(engine: EngineConfig, scaling: ScalingConfig) -> int:
     """Batches handed to one engine at a time: half as many rows again as it can hold open, so that it never waits."""
     most_rows = engine.rows_in_flight or round(1.1 * engine.max_num_seqs)
     return math.ceil(1.5 * most_rows / scaling.rows_per_task) + 1
+
+
+def share_of_tasks(scaling: ScalingConfig, num_rows: int) -> int:
+    """Batches of one engine, >= 1, when `num_rows` are dealt out evenly to the engines that are sure to come.
+
+    Without it the engine that is up first would take all rows of a small set, and the others would have none.
+    """
+    return max(1, math.ceil(math.ceil(num_rows / scaling.rows_per_task) / scaling.min_engines))

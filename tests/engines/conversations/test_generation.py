@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cai_ray.artifacts.allowance import Allowance, Spent
 from cai_ray.artifacts.parts import read_table
@@ -23,7 +26,7 @@ from cai_ray.engines.conversations.ending import parted, raise_first
 from cai_ray.engines.conversations.generation import ConversationActor, ConversationJob
 from cai_ray.engines.conversations.outcomes import commit_outcomes
 from cai_ray.engines.conversations.purse import Purse
-from cai_ray.engines.conversations.row_gate import tasks_in_flight
+from cai_ray.engines.conversations.row_gate import share_of_tasks, tasks_in_flight
 from cai_ray.engines.conversations.stage import _measured
 from cai_ray.errors import ConfigError, EngineGaveUp, LimitReached
 
@@ -152,6 +155,15 @@ def test_an_engine_always_has_rows_waiting() -> None:
     engine = EngineConfig(max_num_seqs=128)
     assert tasks_in_flight(engine, ScalingConfig(rows_per_task=32)) * 32 >= 1.5 * 1.1 * 128
     assert tasks_in_flight(EngineConfig(rows_in_flight=4), ScalingConfig(rows_per_task=32)) == 2
+
+
+@given(st.integers(0, 10_000), st.integers(1, 64), st.integers(1, 16))
+def test_engines_that_are_sure_to_come_share_all_rows(num_rows: int, rows_per_task: int, num_engines: int) -> None:
+    scaling = ScalingConfig(rows_per_task=rows_per_task, min_engines=num_engines, max_engines=16)
+    num_tasks = math.ceil(num_rows / rows_per_task)
+    share = share_of_tasks(scaling, num_rows)
+    assert share * num_engines >= num_tasks  # nothing waits once all are up
+    assert share == 1 or (share - 1) * num_engines < num_tasks  # and none has more than its share
 
 
 def test_about_as_many_rows_are_measured_as_a_job_wants() -> None:
