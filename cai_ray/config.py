@@ -301,10 +301,7 @@ class WorkersConfig(Placement):
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs reserved per worker.")
     threads: int | None = Field(None, ge=1, description="Torch threads of a CPU worker; null: cores / num_workers.")
     micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="Examples per forward pass and worker; null: batch_size / num_workers, at most 16; on CPUs "
-        "1 for models whose weights have 256 MiB or more: padding is then pure cost.",
+        None, ge=1, description="Examples per pass and worker; null: at most 16, on CPUs 1 if weights have >= 256 MiB."
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="What DeepSpeed shards: +optimiser, +gradients, +weights.")
     offload_optimizer: bool = Field(False, description="Optimiser states in CPU memory (ZeRO 1-3).")
