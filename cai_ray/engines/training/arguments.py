@@ -127,7 +127,8 @@ def trainer_args(
         "learning_rate": optim.learning_rate,
         "lr_scheduler_type": SCHEDULES[optim.schedule],
         "warmup_steps": optim.warmup_steps,
-        "optim": "adamw_torch_fused",
+        # Fused it rounds otherwise, and only a larger model's update is long enough to gain by it.
+        "optim": "adamw_torch" if is_small else "adamw_torch_fused",
         "weight_decay": optim.weight_decay,
         "adam_beta1": optim.betas[0],
         "adam_beta2": optim.betas[1],
