@@ -21,6 +21,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ CASES: dict[str, tuple[str, str, dict[str, float]]] = {
     ),
     "bfloat16_full_cache": ("bfloat16", "full", {"stage": 1.0, "staged": 1.0}),
     "float32": ("float32", "ample", {"stage": 0.5, "direct": 0.5, "staged": 0.5}),
+}
+SIDES: dict[str, Callable[[Recipe], revise_sides.Timed]] = {
+    "stage": revise_sides.stage,
+    "direct": revise_sides.direct,
+    "beside_ray": revise_sides.beside_ray,
+    "staged": revise_sides.staged,
+    "batched": lambda recipe: revise_sides.hugging_face(recipe, 32),
+    "one_by_one": lambda recipe: revise_sides.hugging_face(recipe, 1),
 }
 TARGETS = {"direct": 0.95, "beside_ray": 0.95, "staged": 1.0, "batched": 3.0, "one_by_one": 8.0}
 TARGET_FULL = 1.5
@@ -71,17 +80,7 @@ def recipe_of(folder: Path, dtype: str, cache: str, num_rows: int) -> Recipe:
 
 
 def one_side(side: str, recipe: Recipe) -> dict[str, float]:
-    if side == "batched":
-        return revise_sides.hugging_face(recipe, 32).figures()
-    if side == "one_by_one":
-        return revise_sides.hugging_face(recipe, 1).figures()
-    sides = {
-        "stage": revise_sides.stage,
-        "direct": revise_sides.direct,
-        "beside_ray": revise_sides.beside_ray,
-        "staged": revise_sides.staged,
-    }
-    return sides[side](recipe).figures()
+    return SIDES[side](recipe).figures()
 
 
 def measured(case: str, scale: float) -> dict[str, list[dict[str, float]]]:

@@ -96,4 +96,4 @@ def share_of_tasks(scaling: ScalingConfig, num_rows: int) -> int:
 
     Without it the engine that is up first would take all rows of a small set, and the others would have none.
     """
-    return max(1, math.ceil(math.ceil(num_rows / scaling.rows_per_task) / scaling.min_engines))
+    return max(1, math.ceil(num_rows / (scaling.rows_per_task * scaling.min_engines)))
